@@ -1,0 +1,170 @@
+"""What can be known to be wrong before any model loads: the trainer's arguments."""
+
+from typing import Any
+
+from datasets import Dataset, IterableDataset
+from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
+from trl.data_utils import is_conversational
+from trl.trainer.utils import get_config_model_id
+
+from .config import MultiAgentGRPOConfig
+from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit
+from .topology import Topology
+
+
+def models_by_role(model: Any, sharing: str, roles: tuple[str, ...]) -> dict[str, Any]:
+    """
+    The model of each role, ids and objects as given.
+
+    Args:
+        model (`str`, `PreTrainedModel` or `dict`): one for all roles or one per role.
+        sharing (`str`): `policy_sharing`.
+        roles (`tuple[str, ...]`): the topology's roles.
+
+    Raises:
+        `ValueError`: a role without a model, a model without a role, or several models where one is shared.
+    """
+    if not isinstance(model, dict):
+        return dict.fromkeys(roles, model)
+    if unknown := sorted(set(model) - set(roles)):
+        raise ValueError(f"`model` names the roles {unknown}, which the topology does not have; it has {list(roles)}.")
+    if missing := [role for role in roles if role not in model]:
+        raise ValueError(f"`model` has no entry for the roles {missing}. Give one model, or one per role.")
+    if len(roles) > 1:
+        first, *others = (model[role] for role in roles)
+        same = [other is first or (isinstance(other, str) and other == first) for other in others]
+        if sharing != "separate" and not all(same):
+            raise ValueError(
+                f"`policy_sharing={sharing!r}` has one model for all roles, but `model` gives different ones. Give one "
+                "model, or set `policy_sharing='separate'`."
+            )
+        if sharing == "separate" and any(other is first for other in others) and not isinstance(first, str):
+            raise ValueError(
+                "`model` gives the same object to several roles with `policy_sharing='separate'`. Load it once per "
+                "role, or set `policy_sharing='shared'`."
+            )
+    return model
+
+
+def check_arguments(
+    models: dict[str, Any],
+    allocators: list[CreditAllocator],
+    args: MultiAgentGRPOConfig,
+    train_dataset: Any,
+    topology: Topology,
+    peft_config: Any,
+) -> None:
+    """Raise a `ValueError` that names field, value and remedy for trainer arguments that cannot be right together."""
+    roles = topology.role_names
+    if args.start_role is not None and args.start_role not in roles:
+        raise ValueError(f"`start_role={args.start_role!r}` is not a role of the topology; it has {list(roles)}.")
+    if unknown := sorted(set(args.role_kwargs or {}) - set(roles)):
+        raise ValueError(f"`role_kwargs` names {unknown}, which the topology does not have; it has {list(roles)}.")
+    if args.policy_sharing == "adapters" and len(roles) > 1 and peft_config is None:
+        raise ValueError(
+            "`policy_sharing='adapters'` needs `peft_config` (got None): pass peft.LoraConfig(...), or set "
+            "`policy_sharing='separate'`."
+        )
+    solos = args.num_solos or args.num_generations
+    for allocator in allocators:
+        if len(roles) == 1 and isinstance(allocator, CounterfactualCredit | SelfEvaluatedCredit):
+            raise ValueError(
+                f"`{allocator.__name__}` divides credit between a thinker and a solver, but the topology has only "
+                f"{list(roles)}. Use `topology=ThinkSolve()` or a plain reward function."
+            )
+        if isinstance(allocator, CounterfactualCredit) and allocator.baseline == "paired":
+            if solos != args.num_generations:
+                raise ValueError(
+                    f"`baseline='paired'` needs as many solos as thoughts, got `num_solos={solos}` and "
+                    f"`num_generations={args.num_generations}`. Make them equal or use `baseline='group'`."
+                )
+    if len(roles) > 1:
+        _check_several_roles(args)
+    elif args.advantage_estimator == "counterfactual":
+        raise ValueError("`advantage_estimator='counterfactual'` needs a thinker; the topology has one role only.")
+    _check_dataset(train_dataset, allocators)
+    for role, model in models.items():
+        _check_model(role, model, args)
+
+
+def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
+    for name, why in (
+        ("use_vllm", "generation is transformers' own in this version"),
+        ("cast_lm_head_to_fp32", "TRL casts the head of one model only"),
+        ("sync_ref_model", "TRL's callback syncs one reference only"),
+    ):
+        if getattr(args, name):
+            raise ValueError(f"`{name}=True` is not supported with several roles ({why}). Set `{name}=False`.")
+
+
+def _check_dataset(dataset: Any, allocators: list[CreditAllocator]) -> None:
+    if dataset is None:
+        raise ValueError("`train_dataset` is required, got None.")
+    if isinstance(dataset, Dataset) and len(dataset) == 0:
+        raise ValueError("`train_dataset` is empty (0 rows). Check its split and filters.")
+    columns = dataset.column_names if isinstance(dataset, Dataset | IterableDataset) else None
+    required = ["prompt"] + [c for a in allocators for c in getattr(a.outcome, "required_columns", ())]
+    for column in required if columns is not None else ():
+        if column not in columns:
+            raise ValueError(
+                f"`train_dataset` has no column {column!r}; it has {columns}. Rename it, e.g. with "
+                "ccpo.data.load_problems(..., problem_column=..., solution_column=...)."
+            )
+
+
+def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig) -> None:
+    if isinstance(model, str):
+        revision = (args.model_init_kwargs or {}).get("revision")
+        try:
+            AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"`model` of role {role!r}: {model!r} could not be found or read. Give a folder written by "
+                f"save_pretrained or a model id of the Hub. ({error})"
+            ) from error
+    elif args.beta != 0 and not get_config_model_id(model.config) and args.policy_sharing != "adapters":
+        raise ValueError(
+            f"`beta={args.beta}` needs a reference, which is loaded from where the model came from, but the model of "
+            f"role {role!r} came from nowhere. Save it with save_pretrained and pass the folder, or set `beta=0`."
+        )
+
+
+def load_tokenizers(
+    models: dict[str, Any], processing_class: Any, args: MultiAgentGRPOConfig, dataset: Any
+) -> dict[str, PreTrainedTokenizerBase]:
+    """
+    The tokenizer of each role, as TRL loads it; a pad token where there is none.
+
+    Raises:
+        `ValueError`: conversational prompts and a tokenizer without a chat template, or a model that names no tokenizer.
+    """
+    tokenizers = {}
+    for role, model in models.items():
+        given = processing_class.get(role) if isinstance(processing_class, dict) else processing_class
+        if given is None:
+            model_id = model if isinstance(model, str) else get_config_model_id(model.config)
+            if not model_id:
+                raise ValueError(
+                    f"`processing_class` of role {role!r} is None and its model came from no id or folder. Pass it."
+                )
+            given = AutoProcessor.from_pretrained(
+                model_id,
+                revision=(args.model_init_kwargs or {}).get("revision"),
+                truncation_side="left",
+                padding_side="left",
+                trust_remote_code=args.trust_remote_code,
+            )
+        if not isinstance(given, PreTrainedTokenizerBase) and len(models) > 1:
+            raise ValueError(
+                f"`processing_class` of role {role!r} must be a tokenizer, got {type(given).__name__}: several roles "
+                "exchange text only."
+            )
+        if isinstance(given, PreTrainedTokenizerBase) and given.pad_token is None:
+            given.pad_token = given.eos_token
+        if is_conversational(next(iter(dataset))) and getattr(given, "chat_template", None) is None:
+            raise ValueError(
+                f"`train_dataset` has conversational prompts, but the tokenizer of role {role!r} has no chat template. "
+                "Set `tokenizer.chat_template`, use an instruct model, or give text prompts."
+            )
+        tokenizers[role] = given
+    return tokenizers

@@ -1,0 +1,172 @@
+"""Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+ROLE_KEYS = (
+    "max_completion_length",
+    "learning_rate",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "generation_kwargs",
+)
+_CHOICES = {
+    "policy_sharing": ("separate", "shared", "adapters"),
+    "schedule": ("alternate", "joint"),
+    "advantage_estimator": ("group", "reinforce++", "reinforce++-baseline", "counterfactual"),
+}
+
+
+@dataclass
+class MultiAgentGRPOConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`MultiAgentGRPOTrainer`]: [`~trl.GRPOConfig`] and what several roles need.
+
+    Args:
+        > Parameters that control the policies
+
+        policy_sharing (`str`, *optional*, defaults to `"separate"`):
+            `"separate"`: a full model per role. `"shared"`: one model plays all roles. `"adapters"`: one frozen base
+            and one LoRA adapter per role.
+        role_kwargs (`dict[str, dict]`, *optional*):
+            Per role what differs from the common value, e.g. `{"thinker": {"max_completion_length": 4096}}`. Keys:
+            `max_completion_length`, `learning_rate`, `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`,
+            `generation_kwargs`.
+
+        > Parameters that control the rollout
+
+        num_solves (`int`, *optional*, defaults to `1`):
+            K, answers per thought.
+        num_solos (`int`, *optional*):
+            S, solo answers per prompt. Defaults to `num_generations`.
+
+        > Parameters that control the credit
+
+        advantage_estimator (`str`, *optional*, defaults to `"group"`):
+            `"group"`, `"reinforce++"`, `"reinforce++-baseline"` or `"counterfactual"`.
+        scale_rewards (`str` or `bool`, *optional*, defaults to `"none"`):
+            As in TRL, with another default: the public recipes do not divide by the group's std.
+
+        > Parameters that control the schedule
+
+        schedule (`str`, *optional*, defaults to `"alternate"`):
+            `"alternate"`: one role is trained in a block of `alternate_period` generation batches. `"joint"`: all roles
+            are trained from every generation batch.
+        alternate_period (`int`, *optional*, defaults to `10`):
+            Generation batches in a block.
+        start_role (`str`, *optional*):
+            The role trained in the first block. Defaults to the first role of the topology.
+    """
+
+    _VALID_DICT_FIELDS = GRPOConfig._VALID_DICT_FIELDS + ["role_kwargs"]
+
+    # Parameters that control the policies
+    policy_sharing: str = field(
+        default="separate",
+        metadata={
+            "help": "'separate': a full model per role; 'shared': one model plays all roles; 'adapters': one frozen "
+            "base and one LoRA adapter per role.",
+            "choices": list(_CHOICES["policy_sharing"]),
+        },
+    )
+    role_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Per role what differs from the common value, e.g. {'thinker': {'max_completion_length': 4096}}. "
+            f"Keys: {', '.join(ROLE_KEYS)}."
+        },
+    )
+
+    # Parameters that control the rollout
+    num_solves: int = field(default=1, metadata={"help": "K, answers per thought."})
+    num_solos: int | None = field(
+        default=None, metadata={"help": "S, solo answers per prompt. Defaults to `num_generations`."}
+    )
+
+    # Parameters that control the credit
+    advantage_estimator: str = field(
+        default="group",
+        metadata={
+            "help": "How rewards become advantages.",
+            "choices": list(_CHOICES["advantage_estimator"]),
+        },
+    )
+    scale_rewards: str = field(
+        default="none",
+        metadata={
+            "help": "As in TRL ('group', 'batch' or 'none'). The default is 'none', as in the paper's public recipes.",
+        },
+    )
+
+    # Parameters that control the schedule
+    schedule: str = field(
+        default="alternate",
+        metadata={
+            "help": "'alternate': one role is trained in a block of `alternate_period` generation batches; 'joint': all "
+            "roles are trained from every generation batch.",
+            "choices": list(_CHOICES["schedule"]),
+        },
+    )
+    alternate_period: int = field(default=10, metadata={"help": "Generation batches in a block of 'alternate'."})
+    start_role: str | None = field(
+        default=None,
+        metadata={"help": "The role trained in the first block. Defaults to the first role of the topology."},
+    )
+
+    def __post_init__(self):
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
+        for name in ("num_solves", "num_solos", "alternate_period"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+        super().__post_init__()
+        self._check_role_kwargs()
+        if self.advantage_estimator.startswith("reinforce++") and self.scale_rewards != "none":
+            raise ValueError(
+                f"`advantage_estimator={self.advantage_estimator!r}` divides by the batch's std itself, so "
+                f"`scale_rewards` must be 'none', got {self.scale_rewards!r}."
+            )
+        if self.multi_objective_aggregation != "sum_then_normalize" and self.advantage_estimator != "group":
+            raise ValueError(
+                f"`multi_objective_aggregation={self.multi_objective_aggregation!r}` normalises by group, so it needs "
+                f"`advantage_estimator='group'`, got {self.advantage_estimator!r}."
+            )
+        # With two policies, the role out of turn has unused parameters.
+        if self.ddp_find_unused_parameters is None and self.policy_sharing != "shared":
+            self.ddp_find_unused_parameters = True
+
+    def _check_role_kwargs(self):
+        for role, overrides in (self.role_kwargs or {}).items():
+            if not isinstance(overrides, dict):
+                raise ValueError(f"`role_kwargs[{role!r}]` must be a mapping, got {overrides!r}.")
+            if unknown := sorted(set(overrides) - set(ROLE_KEYS)):
+                raise ValueError(f"`role_kwargs[{role!r}]` has unknown keys {unknown}; known: {list(ROLE_KEYS)}.")
+            for key in ("max_completion_length", "temperature", "learning_rate"):
+                value = overrides.get(key, 1)
+                if isinstance(value, str):  # YAML reads 1e-6 as a string
+                    value = overrides[key] = float(value)
+                if value < 0 or (value == 0 and key != "learning_rate"):
+                    raise ValueError(f"`role_kwargs[{role!r}][{key!r}]` must be positive, got {value}.")
+            if self.policy_sharing == "shared" and "learning_rate" in overrides:
+                raise ValueError(
+                    f"`role_kwargs[{role!r}]['learning_rate']` cannot be set with `policy_sharing='shared'`: the roles "
+                    "are one set of weights. Set `learning_rate`, or use 'separate' or 'adapters'."
+                )
+            if self.policy_sharing != "separate" and "temperature" in overrides:
+                temperatures = {r: o.get("temperature", self.temperature) for r, o in self.role_kwargs.items()}
+                if set(temperatures.values()) != {overrides["temperature"]} or len(temperatures) < 2:
+                    raise ValueError(
+                        f"`role_kwargs[{role!r}]['temperature']` needs `policy_sharing='separate'`: one model has one "
+                        f"temperature in its log-probabilities, got {self.policy_sharing!r}. Set `temperature`."
+                    )
+
+    def for_role(self, role: str, key: str) -> Any:
+        """The value of `key` for a role: its override in `role_kwargs`, else the common one."""
+        return (self.role_kwargs or {}).get(role, {}).get(key, getattr(self, key))

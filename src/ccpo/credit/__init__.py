@@ -1,0 +1,7 @@
+"""Credit schemes as pure functions of tensors: one scheme a file."""
+
+from .counterfactual import counterfactual_credit, solo_baseline
+from .self_evaluated import self_evaluated_credit
+from .shared import shared_credit
+
+__all__ = ["counterfactual_credit", "self_evaluated_credit", "shared_credit", "solo_baseline"]

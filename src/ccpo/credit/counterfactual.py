@@ -1,0 +1,87 @@
+"""CCPO: the joint outcome against what the Solver does without the Thinker."""
+
+import torch
+
+from .groups import as_outcomes, check_coefficient, team_outcome
+
+
+def solo_baseline(solo: torch.Tensor, shape: tuple[int, int], baseline: str = "group") -> torch.Tensor:
+    """
+    The counterfactual baseline b of each thought.
+
+    Args:
+        solo (`torch.Tensor` of shape `(P, S)`):
+            Outcomes of the answers that read the problem alone, NaN where unscorable.
+        shape (`tuple[int, int]`):
+            `(P, G)` of the thoughts.
+        baseline (`str`):
+            `"group"`: the mean of the prompt's `solo`. `"paired"`: the row's own solo, which needs S = G.
+
+    Returns:
+        `torch.Tensor` of shape `(P, G)`; NaN where every solo it rests on is unscorable.
+
+    Raises:
+        `ValueError`: wrong shape, unknown `baseline`, or `"paired"` with S != G.
+    """
+    if solo.ndim != 2 or solo.shape[0] != shape[0] or solo.shape[1] == 0:
+        raise ValueError(f"`solo` must have shape (P, S) with P = {shape[0]} and S >= 1, got {tuple(solo.shape)}.")
+    if baseline == "group":
+        return torch.nanmean(solo, dim=1, keepdim=True).expand(shape)  # (P, G)
+    if baseline == "paired":
+        if solo.shape[1] != shape[1]:
+            raise ValueError(
+                f"`baseline='paired'` needs as many solos as thoughts (S = G), got S = {solo.shape[1]} and "
+                f"G = {shape[1]}. Set `num_solos` to `num_generations` or use `baseline='group'`."
+            )
+        return solo
+    raise ValueError(f"`baseline` must be 'group' or 'paired', got {baseline!r}.")
+
+
+def counterfactual_credit(
+    joint: torch.Tensor,
+    solo: torch.Tensor,
+    *,
+    coef: float = 0.2,
+    bonus: str = "event",
+    baseline: str = "group",
+) -> dict[str, torch.Tensor]:
+    """
+    CCPO credit ([arXiv 2603.21563](https://huggingface.co/papers/2603.21563)).
+
+        event       bonus = 1[R > 0 and b < 0] - 1[R < 0 and b > 0]      (b = 0: no bonus)
+        difference  bonus = (R - b) / 2
+        r_thinker = R + coef * bonus          r_solver = R
+
+    Args:
+        joint (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`):
+            Outcome of each answer that read the thought: +1 right, -1 wrong, NaN unscorable. With K > 1 the
+            Thinker's R is the mean over its K answers.
+        solo (`torch.Tensor` of shape `(P, S)`):
+            Outcome of each answer that read the problem alone.
+        coef (`float`, defaults to 0.2):
+            λ. With 0 this is [`shared_credit`].
+        bonus (`str`, defaults to `"event"`):
+            `"event"` or `"difference"`.
+        baseline (`str`, defaults to `"group"`):
+            b is the mean of the prompt's solos, or with `"paired"` the row's own solo (S = G).
+
+    Returns:
+        `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `joint`. NaN where R, or
+        with `coef > 0` the baseline, is unscorable.
+
+    Raises:
+        `ValueError`: a shape, option or coefficient that cannot be right.
+    """
+    check_coefficient("coef", coef)
+    if bonus not in ("event", "difference"):
+        raise ValueError(f"`bonus` must be 'event' or 'difference', got {bonus!r}.")
+    reward = team_outcome(as_outcomes(joint))  # (P, G)
+    b = solo_baseline(solo, tuple(reward.shape), baseline)  # (P, G)
+    if coef == 0:
+        return {"thinker": reward, "solver": joint}
+    if bonus == "event":
+        helped, hurt = (reward > 0) & (b < 0), (reward < 0) & (b > 0)
+        delta = (helped.to(reward.dtype) - hurt.to(reward.dtype)).masked_fill(b.isnan(), torch.nan)
+    else:
+        delta = (reward - b) / 2
+    return {"thinker": reward + coef * delta, "solver": joint}

@@ -1,0 +1,49 @@
+"""Shapes and means that the credit schemes share. A group is an axis, an unscorable outcome is NaN."""
+
+import math
+
+import torch
+
+
+def as_outcomes(outcome: torch.Tensor, name: str = "joint") -> torch.Tensor:
+    """
+    Check an outcome tensor and give it its K axis.
+
+    Args:
+        outcome (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`):
+            Outcomes, NaN where unscorable; `(P, G)` stands for K = 1.
+        name (`str`):
+            Name of the argument, for the error.
+
+    Returns:
+        `torch.Tensor` of shape `(P, G, K)`.
+
+    Raises:
+        `TypeError`: not a floating-point tensor. `ValueError`: another number of dimensions.
+    """
+    if not isinstance(outcome, torch.Tensor) or not outcome.is_floating_point():
+        kind = outcome.dtype if isinstance(outcome, torch.Tensor) else type(outcome).__name__
+        raise TypeError(f"`{name}` must be a floating-point tensor (NaN marks the unscorable), got {kind}.")
+    if outcome.ndim not in (2, 3):
+        raise ValueError(f"`{name}` must have shape (P, G) or (P, G, K), got {tuple(outcome.shape)}.")
+    return outcome.unsqueeze(-1) if outcome.ndim == 2 else outcome  # (P, G, K)
+
+
+def team_outcome(joint: torch.Tensor) -> torch.Tensor:
+    """
+    A thought's outcome: the mean over its K answers, unscorable ones left out; NaN if all are.
+
+    Args:
+        joint (`torch.Tensor` of shape `(P, G, K)`): outcomes of the answers.
+
+    Returns:
+        `torch.Tensor` of shape `(P, G)`.
+    """
+    return torch.nanmean(joint, dim=-1)  # (P, G)
+
+
+def check_coefficient(name: str, value: float, upper: float = math.inf) -> None:
+    """Raise a `ValueError` that names the coefficient unless `0 <= value <= upper` and it is finite."""
+    if not (math.isfinite(value) and 0 <= value <= upper):
+        bound = "a finite number >= 0" if upper == math.inf else f"between 0 and {upper:g}"
+        raise ValueError(f"`{name}` must be {bound}, got {value}. Use 0 to switch the term off.")

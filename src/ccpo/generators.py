@@ -1,0 +1,481 @@
+"""Callables that turn prompts into text: a local transformers model, or any OpenAI-compatible endpoint.
+
+The drop-in reward functions reach the partner through one, and evaluation both roles. A generator maps a list of
+prompts, plain texts or conversations, to the list of their completions, in the same order.
+"""
+
+import copy
+import logging
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import KW_ONLY, dataclass, field
+from urllib.parse import urlsplit
+
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers.integrations import deepspeed
+
+
+logger = logging.getLogger(__name__)
+
+_LOCAL_LOCK = threading.RLock()  # the random state and a shared model's mode belong to the process: one call at a time
+_CLIENT_LOCK = threading.Lock()
+_RESERVED = {"max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "eos_token_id", "pad_token_id"}
+_RESERVED |= {"num_return_sequences", "return_dict_in_generate"}
+
+
+def _check_prompts(prompts) -> list:
+    if isinstance(prompts, (str, Mapping)):
+        raise TypeError(f"prompts must be a list of prompts, got one {type(prompts).__name__}: pass [prompt].")
+    prompts = list(prompts)
+    if prompts and all(isinstance(prompt, Mapping) for prompt in prompts):
+        raise TypeError("prompts must be a list of prompts, got the messages of one conversation: pass [messages].")
+    for i, prompt in enumerate(prompts):
+        is_chat = isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt)
+        if not isinstance(prompt, str) and not (prompt and is_chat):
+            raise TypeError(f"prompts[{i}] must be a str or a non-empty list of messages, got {prompt!r:.100}.")
+    return prompts
+
+
+def _check_range(name: str, value, low, high=float("inf"), *, whole: bool = True) -> None:
+    if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
+        kind = "an integer" if whole else "a number"
+        raise ValueError(f"{name} must be {kind} from {low:g} to {high:g}, got {value!r}.")
+
+
+@contextmanager
+def _unsharded_loading() -> Iterator[None]:
+    """Load a frozen model whole on every process: ZeRO-3 would shard it at birth, with no engine to gather it, and
+    FSDP's `cpu_ram_efficient_loading` would leave it without weights on every rank but the first."""
+    name, config = "FSDP_CPU_RAM_EFFICIENT_LOADING", deepspeed._hf_deepspeed_config_weak_ref
+    fsdp = os.environ.pop(name, None)
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
+        os.environ.update({} if fsdp is None else {name: fsdp})
+
+
+@contextmanager
+def _evaluating(model) -> Iterator[None]:
+    """Evaluation mode without gradients; afterwards each module is back in the mode it was in."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _left_pad(rows: list[list[int]], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask  # (B, L), (B, L)
+
+
+@dataclass(eq=False, repr=False)
+class TransformersGenerator:
+    """
+    A local, frozen model that generates text, in evaluation mode and without gradients.
+
+    Sampling follows the arguments given here. Of the model's `generation_config`, all end-of-sequence ids are used,
+    and the options on which the arguments are silent (`min_p`, `suppress_tokens`, ...).
+
+    Args:
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            Model id or path: loaded at the first call, whole on every process whatever the training strategy, and
+            loaded again by a pickled copy. Or a model, not sharded: used as it is, put back into the mode it was in.
+        processing_class (`str` or [`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer, never modified, or its id. By default the model's.
+        max_new_tokens (`int`, *optional*, defaults to `512`): Longest completion.
+        temperature (`float`, *optional*, defaults to `1.0`): Sampling temperature; `0` is greedy decoding.
+        top_p (`float`, *optional*, defaults to `1.0`): Probability mass to sample from.
+        top_k (`int`, *optional*): Number of likeliest tokens to sample from; `None` or `0` means all.
+        batch_size (`int`, *optional*): Prompts run at a time. By default all.
+        seed (`int`, *optional*):
+            Seed of a random state of its own, which runs on from call to call and leaves the global one untouched. The
+            process rank is added, or a group split over processes would draw the same answers. By default the global
+            random state is used.
+        generation_kwargs (`dict`, *optional*): More options of [`~transformers.GenerationConfig`].
+        model_init_kwargs (`dict`, *optional*): Options of `AutoModelForCausalLM.from_pretrained`, for a `str`.
+        chat_template_kwargs (`dict`, *optional*): Options of `apply_chat_template`.
+
+    Attributes:
+        completion_tokens (`int`): Tokens sampled so far, end-of-sequence tokens included.
+    """
+
+    model: object
+    processing_class: object = None
+    _: KW_ONLY
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    generation_kwargs: dict | None = None
+    model_init_kwargs: dict | None = None
+    chat_template_kwargs: dict | None = None
+    completion_tokens: int = field(default=0, init=False)
+    _loaded: tuple | None = field(default=None, init=False)
+    _random_state: torch.Tensor | None = field(default=None, init=False)
+
+    def __post_init__(self):
+        if isinstance(self.model, os.PathLike):
+            self.model = os.fspath(self.model)
+        is_name = isinstance(self.model, str)
+        if not is_name and not hasattr(self.model, "generate"):
+            raise TypeError(f"model must be a model id or an unwrapped model, got {type(self.model).__name__}.")
+        if self.model_init_kwargs and not is_name:
+            raise ValueError("model_init_kwargs needs a model id: load the model object with them instead.")
+        if self.processing_class is None:
+            self.processing_class = self.model if is_name else self.model.config._name_or_path or None
+        if not isinstance(self.processing_class, (str, PreTrainedTokenizerBase)):
+            given = type(self.processing_class).__name__
+            raise ValueError(f"processing_class must be a tokenizer or its id (the model names none), got {given}.")
+        _check_range("max_new_tokens", self.max_new_tokens, 1)
+        _check_range("temperature", self.temperature, 0, whole=False)
+        _check_range("top_p", self.top_p, torch.finfo().tiny, 1, whole=False)
+        _check_range("top_k", 0 if self.top_k is None else self.top_k, 0)
+        _check_range("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
+        if reserved := sorted(_RESERVED & set(self.generation_kwargs or {})):
+            raise ValueError(f"generation_kwargs must not hold {reserved}: the generator sets them itself.")
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_loaded": None}
+
+    def __repr__(self) -> str:
+        name = self.model if isinstance(self.model, str) else type(self.model).__name__
+        return f"TransformersGenerator({name!r}, max_new_tokens={self.max_new_tokens}, temperature={self.temperature})"
+
+    def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
+        """
+        Generate one completion per prompt.
+
+        Args:
+            prompts (`list[str]` or `list[list[dict]]`): Texts or conversations; a last assistant message is continued.
+            max_new_tokens (`int`, *optional*): Longest completion, in place of the generator's own.
+
+        Returns:
+            `list[str]`: The completions without special tokens.
+
+        Raises:
+            `ValueError`: A prompt and its completion exceed the model's context, or a conversation meets a tokenizer
+                without chat template. Nothing has been generated then.
+        """
+        prompts = _check_prompts(prompts)
+        max_new_tokens = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        _check_range("max_new_tokens", max_new_tokens, 1)
+        if not prompts:
+            return []
+        texts = []
+        with _LOCAL_LOCK:
+            model, tokenizer, pad_id = self._load()
+            batches = self._batches(prompts, max_new_tokens)
+            config = self._generation_config(max_new_tokens)
+            eos, options = config.eos_token_id or [], {"tokenizer": tokenizer} if config.stop_strings else {}
+            ends = {*eos, pad_id} if config.stop_strings else {*eos}  # a stop string is followed by pads
+            with _evaluating(model), self._own_random_state():
+                for batch in batches:
+                    ids, mask = _left_pad(batch, pad_id, model.device)
+                    # synced_gpus: the model is whole here, so that it never waits for the other processes
+                    output = model.generate(
+                        input_ids=ids, attention_mask=mask, generation_config=config, synced_gpus=False, **options
+                    )
+                    for row in output[:, ids.shape[1] :].tolist():
+                        end = next((i for i, token in enumerate(row) if token in ends), len(row))
+                        self.completion_tokens += end + (row[end : end + 1] != [] and row[end] in eos)
+                        texts.append(tokenizer.decode(row[:end], skip_special_tokens=True))
+        return texts
+
+    def score(self, prompts: list, choices: Sequence[str]) -> torch.Tensor:
+        """
+        Log-probability of each choice as the continuation of each prompt, at temperature 1.
+
+        A prompt is run once; every choice continues a copy of its key-value cache. A choice is tokenized on its own,
+        the way it would be sampled, and what follows it is not scored: no choice should be the beginning of another.
+
+        Args:
+            prompts (`list[str]` or `list[list[dict]]`): Texts or conversations.
+            choices (`list[str]`): Continuations, the same for every prompt.
+
+        Returns:
+            `torch.Tensor`: Summed log-probabilities, float32 on the CPU, of shape `(len(prompts), len(choices))`.
+
+        Raises:
+            `ValueError`: A choice has no tokens or unknown ones, or does not fit into the context behind a prompt.
+        """
+        prompts = _check_prompts(prompts)
+        if isinstance(choices, str) or not choices:
+            raise TypeError(f"choices must be a non-empty list of str, got {choices!r}.")
+        with _LOCAL_LOCK:
+            if not prompts:
+                return torch.zeros(0, len(choices))
+            model, tokenizer, pad_id = self._load()
+            choice_ids = [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
+            for choice, ids in zip(choices, choice_ids, strict=True):
+                if not ids or tokenizer.unk_token_id in ids:
+                    raise ValueError(f"choice {choice!r} is empty or holds a token that the tokenizer does not know.")
+            batches = self._batches(prompts, max(map(len, choice_ids)))
+            with _evaluating(model):
+                scores = [self._score(model, *_left_pad(ids, pad_id, model.device), choice_ids) for ids in batches]
+        return torch.cat(scores)
+
+    @staticmethod
+    def _score(model, ids: torch.Tensor, mask: torch.Tensor, choice_ids: list[list[int]]) -> torch.Tensor:
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, L)
+        prompt = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
+        if getattr(prompt, "past_key_values", None) is None:
+            raise ValueError(f"score needs a model with a key-value cache: {type(model).__name__} returned none.")
+        first = prompt.logits[:, -1].float().log_softmax(-1)  # (B, V)
+        scores = []
+        for choice in choice_ids:
+            tokens = torch.tensor(choice, device=ids.device).expand(len(ids), -1)  # (B, T)
+            scores.append(first[:, choice[0]])
+            if len(choice) > 1:
+                logits = model(
+                    input_ids=tokens[:, :-1],
+                    attention_mask=torch.cat([mask, torch.ones_like(tokens[:, 1:])], dim=1),
+                    position_ids=positions[:, -1:] + torch.arange(1, len(choice), device=ids.device),
+                    past_key_values=copy.deepcopy(prompt.past_key_values),
+                    use_cache=True,
+                ).logits  # (B, T - 1, V)
+                scores[-1] = scores[-1] + logits.float().log_softmax(-1).gather(2, tokens[:, 1:, None]).sum((1, 2))
+        return torch.stack(scores, dim=1).cpu()  # (B, C)
+
+    def _load(self) -> tuple:
+        """The model, its tokenizer and the token to pad with; what was given by name is loaded the first time."""
+        if self._loaded is None:
+            model, tokenizer, options = self.model, self.processing_class, dict(self.model_init_kwargs or {})
+            if isinstance(tokenizer, str):
+                hub = {"revision", "trust_remote_code", "token", "cache_dir", "subfolder", "local_files_only"}
+                shared = {name: value for name, value in options.items() if name in hub and tokenizer == model}
+                tokenizer = AutoTokenizer.from_pretrained(tokenizer, **shared)
+            if isinstance(model, str):
+                if (device := PartialState().device).type != "cpu":
+                    options.setdefault("device_map", {"": device})
+                with _unsharded_loading():
+                    model = AutoModelForCausalLM.from_pretrained(model, **options).requires_grad_(False)
+            pad_ids = [i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None]
+            self._loaded = model, tokenizer, pad_ids[0]  # pads are masked: without a token for them any will do
+        return self._loaded
+
+    def _batches(self, prompts: list, room: int) -> list[list[list[int]]]:
+        """Token ids of the prompts in batches; behind every prompt the model's context has room for `room` tokens."""
+        model, tokenizer, _ = self._load()
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
+        rows, template_kwargs = [], self.chat_template_kwargs or {}
+        for i, prompt in enumerate(prompts):
+            if isinstance(prompt, str):
+                ids = tokenizer(prompt)["input_ids"]
+            elif not (tokenizer.chat_template or template_kwargs.get("chat_template")):
+                raise ValueError(
+                    f"prompts[{i}] is a conversation and the tokenizer has no chat template: pass text prompts, or "
+                    'chat_template_kwargs={"chat_template": ...}.'
+                )
+            else:
+                continued = prompt[-1]["role"] == "assistant"
+                options = {"add_generation_prompt": not continued, "continue_final_message": continued}
+                options |= {"tokenize": True, "return_dict": True, **template_kwargs}
+                ids = tokenizer.apply_chat_template(prompt, **options)["input_ids"]
+            if not ids:
+                raise ValueError(f"prompts[{i}] has no tokens: there is nothing to continue.")
+            if len(ids) + room > limit:
+                raise ValueError(
+                    f"prompts[{i}] has {len(ids)} tokens; with {room} to follow that exceeds the model's limit of "
+                    f"{limit} (`max_position_embeddings`). Shorten the prompt, lower `max_new_tokens`, or use a model "
+                    "with a longer context."
+                )
+            rows.append(list(ids))
+        size = self.batch_size or len(rows)
+        return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+    def _generation_config(self, max_new_tokens: int) -> GenerationConfig:
+        model, tokenizer, pad_id = self._load()
+        eos = model.generation_config.eos_token_id
+        eos = {*([eos] if isinstance(eos, int) else eos or []), tokenizer.eos_token_id} - {None}
+        # What is left out is taken from the model's generation_config, and then from defaults such as top_k=50
+        sampling = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}  # greedy: the neutral values
+        if self.temperature > 0:
+            sampling = {"do_sample": True, "temperature": float(self.temperature), "top_p": float(self.top_p)}
+            sampling["top_k"] = self.top_k or 0
+        options = {"eos_token_id": sorted(eos) or None, "repetition_penalty": 1.0, "disable_compile": True, **sampling}
+        options |= {"max_new_tokens": max_new_tokens, "pad_token_id": pad_id, **(self.generation_kwargs or {})}
+        return GenerationConfig(**options)
+
+    @contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """The generator's own random state in place of the global one, if it has a seed."""
+        if self.seed is None:
+            yield
+            return
+        device = self._load()[0].device
+        where = [] if device.type == "cpu" else [device]
+        rng = torch.get_device_module(device) if where else torch.random
+        with torch.random.fork_rng(devices=where, device_type=device.type if where else None):
+            if self._random_state is None:
+                rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+                self._random_state = torch.Generator(device).manual_seed(self.seed + rank).get_state()
+            rng.set_rng_state(self._random_state, *where)
+            yield
+            self._random_state = rng.get_rng_state(*where)
+
+
+@dataclass(eq=False)
+class OpenAIGenerator:
+    """
+    A model behind an OpenAI-compatible endpoint: `vllm serve`, `transformers serve`, or a hosted one.
+
+    Conversations go to the chat endpoint, texts to the completions endpoint, one request a prompt. What fails in
+    passing (connection, HTTP 408, 409, 429, 5xx) is repeated by the `openai` client, with exponential back-off. The
+    key shows in no message and not in the `repr`.
+
+    Args:
+        model (`str`): Name under which the endpoint serves the model.
+        base_url (`str`, *optional*): E.g. `http://localhost:8000/v1`. By default `OPENAI_BASE_URL`, then OpenAI's.
+        api_key (`str`, *optional*):
+            Key, part of a pickled copy. By default `OPENAI_API_KEY`, read at the first call and not part of a copy, or
+            a dummy for local servers.
+        max_tokens (`int`, *optional*, defaults to `512`): Longest completion; what is cut there is returned as it is.
+        temperature (`float`, *optional*, defaults to `1.0`): Sampling temperature; `0` is greedy decoding.
+        top_p (`float`, *optional*, defaults to `1.0`): Probability mass to sample from.
+        max_concurrency (`int`, *optional*, defaults to `32`): Requests in flight at a time.
+        max_retries (`int`, *optional*, defaults to `5`): Repetitions of a request that failed.
+        timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer.
+        extra_body (`dict`, *optional*): More fields of the request, e.g. `{"top_k": 20}`.
+
+    Attributes:
+        completion_tokens (`int`): Tokens generated so far, by the endpoint's own count.
+    """
+
+    model: str
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    _: KW_ONLY
+    max_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_concurrency: int = 32
+    max_retries: int = 5
+    timeout: float = 600.0
+    extra_body: dict | None = field(default=None, repr=False)
+    completion_tokens: int = field(default=0, init=False)
+    _client: object = field(default=None, init=False, repr=False)
+
+    def __post_init__(self):
+        address = urlsplit(self.base_url or "https://default")
+        if address.scheme not in ("http", "https") or not address.hostname or "@" in address.netloc or address.query:
+            raise ValueError("base_url must look like http://localhost:8000/v1, without user name, password or query.")
+        _check_range("max_tokens", self.max_tokens, 1)
+        _check_range("temperature", self.temperature, 0, whole=False)
+        _check_range("top_p", self.top_p, torch.finfo().tiny, 1, whole=False)
+        _check_range("max_concurrency", self.max_concurrency, 1)
+        _check_range("max_retries", self.max_retries, 0)
+        _check_range("timeout", self.timeout, torch.finfo().tiny, whole=False)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_client": None}
+
+    def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
+        """
+        Generate one completion per prompt. The first request that fails for good ends the call.
+
+        Args:
+            prompts (`list[str]` or `list[list[dict]]`): Texts or conversations.
+            max_new_tokens (`int`, *optional*): Longest completion, in place of `max_tokens`.
+
+        Returns:
+            `list[str]`: The completions; an answer without content is `""`.
+
+        Raises:
+            `ConnectionError`: No answer from the endpoint, after all repetitions.
+            `PermissionError`: The key was refused.
+            `ValueError`: The endpoint does not serve the model, or rejected the request, e.g. an over-long prompt.
+            `RuntimeError`: The endpoint kept failing, or its answer is not that of an OpenAI-compatible one.
+        """
+        prompts = _check_prompts(prompts)
+        max_tokens = self.max_tokens if max_new_tokens is None else max_new_tokens
+        _check_range("max_new_tokens", max_tokens, 1)
+        if not prompts:
+            return []
+        client = self._connect()
+        pool = ThreadPoolExecutor(min(self.max_concurrency, len(prompts)))
+        try:
+            futures = [pool.submit(self._complete, client, prompt, max_tokens) for prompt in prompts]
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        texts, counts = zip(*[future.result() for future in futures], strict=True)
+        with _CLIENT_LOCK:
+            self.completion_tokens += sum(count or 0 for count in counts)
+        if None in counts:
+            logger.warning("%s reports no token usage: completion_tokens is too low.", client.base_url)
+        return list(texts)
+
+    def _connect(self):
+        try:
+            import openai
+        except ImportError as error:
+            raise ImportError("OpenAIGenerator needs the openai client: pip install ccpo[serve]") from error
+        with _CLIENT_LOCK:
+            if self._client is None:
+                key = os.environ.get("OPENAI_API_KEY") or "EMPTY" if self.api_key is None else self.api_key
+                if not key or not key.isascii() or not key.isprintable() or " " in key:  # the client would quote it
+                    raise ValueError("api_key (or OPENAI_API_KEY) is empty or holds blanks or unprintable characters.")
+                timeout = openai.Timeout(self.timeout, connect=min(self.timeout, 10.0))
+                options = {"base_url": self.base_url, "timeout": timeout, "max_retries": self.max_retries}
+                self._client = openai.OpenAI(api_key=key, **options)
+            return self._client
+
+    def _complete(self, client, prompt, max_tokens: int) -> tuple[str, int | None]:
+        """The completion of one prompt, and its number of tokens if the endpoint tells."""
+        import openai
+
+        options = {"model": self.model, "max_tokens": max_tokens, "temperature": self.temperature, "top_p": self.top_p}
+        failure = None
+        try:
+            if isinstance(prompt, str):
+                answer = client.completions.create(prompt=prompt, **options, extra_body=self.extra_body)
+            else:
+                answer = client.chat.completions.create(messages=prompt, **options, extra_body=self.extra_body)
+        except (openai.OpenAIError, ValueError) as error:
+            failure = self._explain(client, error)
+        if failure is not None:
+            raise failure  # outside the handler: the client's own exception holds the request, and with it the key
+        if not getattr(answer, "choices", None):
+            said = repr(answer).replace(client.api_key, "<key>")
+            raise RuntimeError(f"{client.base_url} does not answer as an OpenAI-compatible endpoint: {said:.200}")
+        text = answer.choices[0].text if isinstance(prompt, str) else answer.choices[0].message.content
+        return text or "", answer.usage and answer.usage.completion_tokens
+
+    def _explain(self, client, error: Exception) -> Exception:
+        """The exception that tells what to do about the client's, without the key."""
+        import openai
+
+        url, status = client.base_url, getattr(error, "status_code", None)
+        said = f"{getattr(error, 'body', None) or error}".replace(client.api_key, "<key>")[:500]
+        if isinstance(error, openai.APIConnectionError):
+            return ConnectionError(
+                f"No answer from {url} in {self.max_retries + 1} attempts: {said} Is it running (`vllm serve "
+                f"{self.model}`)? If it is slow, raise timeout (now {self.timeout:g} s) or lower max_concurrency."
+            )
+        if status in (401, 403):
+            return PermissionError(f"{url} refused the API key (HTTP {status}): pass another api_key. It said: {said}")
+        if status == 404:
+            return ValueError(
+                f"{url} has no model {self.model!r} or no such path (HTTP 404). Its models are listed at {url}models; "
+                f"base_url mostly ends in /v1. It said: {said}"
+            )
+        if status is not None and status < 500 and status not in (408, 409, 429):
+            return ValueError(f"{url} rejected the request (HTTP {status}): {said}")
+        return RuntimeError(
+            f"{url} failed, {type(error).__name__} after up to {self.max_retries + 1} attempts: {said}"
+        )

@@ -1,0 +1,118 @@
+"""What a run shows: a compact progress line, curves and a table."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from transformers import ProgressCallback
+
+from .evaluation import TeamEvaluation
+
+_CURVES = (
+    ("Accuracy of a batch", {"credit/joint_accuracy": "joint", "credit/solo_accuracy": "solo"}),
+    (
+        "Correlation with shared credit",
+        {"credit/thinker/shared_correlation": "thinker", "credit/solver/shared_correlation": "solver"},
+    ),
+    (
+        "Rates of a batch",
+        {"credit/help_rate": "help", "credit/hurt_rate": "hurt", "credit/leak_rate": "leak"},
+    ),
+)
+
+
+class TeamProgressCallback(ProgressCallback):
+    """TRL's progress bar, with the team's accuracy behind it instead of every metric printed."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is not None and logs:
+            names = {"credit/joint_accuracy": "joint", "credit/solo_accuracy": "solo", "credit/leak_rate": "leak"}
+            shown = {label: f"{logs[name]:.2f}" for name, label in names.items() if logs.get(name) is not None}
+            if shown:
+                self.training_bar.set_postfix(shown)
+
+
+def smooth(values: list[float], weight: float = 0.8) -> list[float]:
+    """Exponential moving average, unbiased at the start."""
+    smoothed, total, norm = [], 0.0, 0.0
+    for value in values:
+        total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)
+        smoothed.append(total / norm)
+    return smoothed
+
+
+def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str = "") -> Path:
+    """
+    Draw the credit metrics of a run over its steps, raw and smoothed.
+
+    Args:
+        log_history (`list[dict]`): `trainer.state.log_history`.
+        path (`str` or `Path`): the PNG to write.
+        title (`str`, *optional*): above the panels.
+
+    Returns:
+        `Path`: where it was written.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(_CURVES), figsize=(4.6 * len(_CURVES), 3.4), layout="constrained")
+    for axis, (label, names) in zip(axes, _CURVES, strict=True):
+        for color, (name, curve) in enumerate(names.items()):
+            points = [(row["step"], row[name]) for row in log_history if row.get(name) is not None]
+            if points:
+                steps, values = zip(*points, strict=True)
+                axis.plot(steps, values, color=f"C{color}", alpha=0.25, linewidth=1)
+                axis.plot(steps, smooth(list(values)), color=f"C{color}", label=curve, linewidth=2)
+        axis.set_title(label, fontsize=11)
+        axis.set_xlabel("step")
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(frameon=False)
+    axes[0].set_ylim(0, 1)
+    if title:
+        figure.suptitle(title)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return Path(path)
+
+
+def summarize(before: TeamEvaluation, after: TeamEvaluation, **extra: Any) -> dict[str, Any]:
+    """The summary of a run: accuracies before and after, with 95 % intervals, and what else is given."""
+    summary: dict[str, Any] = {"num_eval_problems": after.leak.total}
+    for when, result in (("before", before), ("after", after)):
+        summary |= {
+            f"joint_accuracy_{when}": result.joint.value,
+            f"solo_accuracy_{when}": result.solo.value,
+            f"leak_rate_{when}": result.leak.value,
+            when: result.to_dict(),
+        }
+    return summary | extra
+
+
+def write_json(content: dict[str, Any], path: str | Path) -> Path:
+    """Write a JSON file, its folder included, and return its path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return path
+
+
+def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str, Path], seconds: float) -> None:
+    """Print one table, before against after with 95 % intervals, and where the run's files are."""
+    table = Table(title=f"{after.leak.total} held-out problems, 95 % intervals")
+    for column in ("", "before", "after"):
+        table.add_column(column, justify="left" if not column else "right")
+    for label, name in (("joint accuracy", "joint"), ("solo accuracy", "solo"), ("leak rate", "leak")):
+        table.add_row(label, str(getattr(before, name)), str(getattr(after, name)))
+    console = Console()
+    console.print(table)
+    for label, path in paths.items():
+        console.print(f"{label}: {path}", soft_wrap=True)
+    console.print(f"{seconds:.0f} seconds")

@@ -1,0 +1,149 @@
+"""One pass of the team over a batch of problems. The same code serves training, evaluation and the drop-in rewards."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from .prompts import build_solo_messages, build_solver_messages, build_thinker_messages, has_boxed, strip_boxed
+from .topology import Role, ThinkSolve
+
+Prompt = str | list[dict]
+Generate = Callable[[list[Prompt]], list[str]]
+
+
+@dataclass
+class Episodes:
+    """
+    What was said, row by row. `n` rows of one thought each, K answers per thought, `m` solo answers.
+
+    Attributes:
+        prompts (`list`): the dataset's prompts, length n.
+        thoughts (`list[str]`): what the Thinker wrote, length n.
+        answers (`list[str]`): the Solver's answers with the thought, length n·K, the K of a thought side by side.
+        solos (`list[str]`): the Solver's answers without it, length m.
+        solo_rows (`list[int]`): the row whose problem each solo answers, length m.
+        role_prompts (`dict[str, list]`): what each role was asked, in the order of its texts (joint only).
+    """
+
+    prompts: list[Prompt]
+    thoughts: list[str]
+    answers: list[str]
+    solos: list[str] = field(default_factory=list)
+    solo_rows: list[int] = field(default_factory=list)
+    role_prompts: dict[str, list[Prompt]] = field(default_factory=dict)
+
+    @property
+    def leaked(self) -> list[bool]:
+        """Whether each thought had a box, which the leak guard took out before the Solver read it."""
+        return [has_boxed(thought) for thought in self.thoughts]
+
+    @property
+    def views(self) -> list[str]:
+        """The thoughts as the Solver reads them."""
+        return [strip_boxed(thought) for thought in self.thoughts]
+
+
+def run_solver(
+    topology: ThinkSolve,
+    prompts: list[Prompt],
+    thoughts: list[str],
+    generate: Generate,
+    *,
+    num_solves: int = 1,
+    solo_rows: Sequence[int] = (),
+) -> Episodes:
+    """
+    The Solver's half of an episode: joint and solo answers, in one generation call since they do not depend on each other.
+
+    Args:
+        topology ([`ThinkSolve`]): the prompts' templates.
+        prompts (`list`): the dataset's prompts, length n, text or chat messages.
+        thoughts (`list[str]`): the Thinker's texts, length n.
+        generate (`Callable`): takes prompts and returns their completions.
+        num_solves (`int`, defaults to 1): K answers per thought.
+        solo_rows (`Sequence[int]`): rows to answer without the thought, one solo each; repeat a row for several.
+
+    Returns:
+        [`Episodes`]
+    """
+    joint = [
+        build_solver_messages(prompt, thought, topology.solver_prompt)
+        for prompt, thought in zip(prompts, thoughts, strict=True)
+        for _ in range(num_solves)
+    ]
+    solo = [build_solo_messages(prompts[row], topology.solo_prompt) for row in solo_rows]
+    texts = generate(joint + solo)
+    return Episodes(
+        prompts=prompts,
+        thoughts=thoughts,
+        answers=texts[: len(joint)],
+        solos=texts[len(joint) :],
+        solo_rows=list(solo_rows),
+        role_prompts={"solver": joint},
+    )
+
+
+def run_episodes(
+    topology: ThinkSolve,
+    prompts: list[Prompt],
+    generate: dict[str, Generate],
+    *,
+    num_solves: int = 1,
+    solo_rows: Sequence[int] = (),
+) -> Episodes:
+    """
+    Run the topology: the Thinker reads each problem, the Solver reads problem and thought, and the solos the problem alone.
+
+    Args:
+        topology ([`ThinkSolve`]): who speaks and with which prompts.
+        prompts (`list`): the dataset's prompts, length n, text or chat messages; one thought is drawn for each.
+        generate (`dict[str, Callable]`): a generator per role: takes prompts, returns completions in the same order.
+        num_solves (`int`, defaults to 1): K answers per thought.
+        solo_rows (`Sequence[int]`): rows to answer without the thought.
+
+    Returns:
+        [`Episodes`]
+
+    Raises:
+        `ValueError`: a role has no generator.
+    """
+    if missing := [name for name in topology.role_names if name not in generate]:
+        raise ValueError(f"`generate` has no generator for the roles {missing}; it has {sorted(generate)}.")
+
+    def speak(role: Role, read: dict[str, Episodes | list[str]]):
+        if role.name == "thinker":
+            asked["thinker"] = [build_thinker_messages(prompt, topology.thinker_prompt) for prompt in prompts]
+            return generate["thinker"](asked["thinker"])
+        thoughts = read["thinker"]
+        return run_solver(topology, prompts, thoughts, generate["solver"], num_solves=num_solves, solo_rows=solo_rows)
+
+    asked: dict[str, list[Prompt]] = {}
+    episodes = topology.run(speak)["solver"]
+    episodes.role_prompts = {**asked, **episodes.role_prompts}
+    return episodes
+
+
+def assign_solos(rows: int, num_processes: int, group: int, num_solos: int) -> tuple[list[list[int]], list[bool]]:
+    """
+    Which row answers its problem alone, so that every prompt gets S solos though its group may be split over processes.
+
+    Every process gets equally many, at least one, since sharded generation is a collective; the surplus is dropped.
+
+    Args:
+        rows (`int`): rows per process, n.
+        num_processes (`int`): W.
+        group (`int`): G, rows of one prompt, side by side in the global order.
+        num_solos (`int`): S.
+
+    Returns:
+        `tuple[list[list[int]], list[bool]]`: per process the local rows, repeated for several solos, all of length m;
+        and for the W·m solos in the order of the processes whether each counts. Those that do are sorted by prompt.
+    """
+
+    def count(row: int) -> int:
+        place = row % group
+        return (place + 1) * num_solos // group - place * num_solos // group
+
+    mine = [[row for row in range(rows) for _ in range(count(rank * rows + row))] for rank in range(num_processes)]
+    size = max(1, *map(len, mine))
+    padded = [local + [0] * (size - len(local)) for local in mine]
+    return padded, [i < len(local) for local in mine for i in range(size)]

@@ -1,0 +1,1 @@
+"""Embedded tasks: problems and policies that need no download."""

@@ -1,0 +1,542 @@
+"""[`MultiAgentGRPOTrainer`]: TRL's GRPO for several roles."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import DistributedType, gather, gather_object, set_seed
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers.trainer import TRAINING_ARGS_NAME
+from trl import GRPOTrainer
+from trl.data_utils import is_conversational
+from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model, get_callable_name
+
+from .checks import check_arguments, load_tokenizers, models_by_role
+from .config import MultiAgentGRPOConfig
+from .credit import solo_baseline
+from .credit.advantages import correlation, estimate_advantages
+from .policies import (
+    RolePolicies,
+    activate,
+    add_role_adapters,
+    build_policy,
+    build_reference,
+    prepare_reference,
+    save_policies,
+    split_param_groups,
+)
+from .policy_generator import PolicyGenerator
+from .rewards import CreditAllocator, SharedCredit, credit_metrics, rating_metrics
+from .rollout import Episodes, assign_solos, run_episodes
+from .topology import ThinkSolve, Topology
+
+
+class MultiAgentGRPOTrainer(GRPOTrainer):
+    """
+    Trainer for several cooperating policies with TRL's GRPO ([`~trl.GRPOTrainer`]).
+
+    Every generation batch is one pass of the team through the topology. The outcome function judges the team's answers,
+    the allocator turns outcomes into rewards per role, and the roles in turn are updated with TRL's own loss.
+
+    Overrides, each of which calls `super()` and edits the result:
+
+    - `_generate_and_score_completions`: the team's pass, then TRL's method once per role in turn, with the role's
+      completions replayed through `rollout_func` and its rewards in place of `_calculate_rewards`;
+    - `_calculate_rewards`: the role's credit, while TRL's method scores a role;
+    - `compute_loss`: TRL's, once per role in turn;
+    - `create_optimizer`: parameter groups per role, and a hook that keeps a role out of turn from moving;
+    - `_save`: a folder per role.
+
+    With [`Solo`] all of them are TRL's own.
+
+    Args:
+        model (`str`, `PreTrainedModel` or `dict[str, str | PreTrainedModel]`):
+            One model for all roles, or one per role with `policy_sharing="separate"`, which loads (or copies) one model
+            once per role.
+        reward_funcs ([`CreditAllocator`], `Callable` or a list of them):
+            The allocator. A plain TRL reward function judges the team's answer, and every role gets its value (shared
+            credit). Several are summed with `reward_weights`, as in TRL.
+        args ([`MultiAgentGRPOConfig`], *optional*):
+            Configuration.
+        train_dataset, eval_dataset ([`~datasets.Dataset`]):
+            As in TRL: the column `prompt` (text or chat messages) states the problem; the other columns are passed on to
+            the reward functions.
+        processing_class (`PreTrainedTokenizerBase` or `dict[str, PreTrainedTokenizerBase]`, *optional*):
+            Tokenizer, or one per role. Loaded with the model if not given.
+        peft_config (`PeftConfig`, *optional*):
+            LoRA configuration, one adapter per role on one base with `policy_sharing="adapters"`.
+        topology ([`Topology`], *optional*):
+            Defaults to [`ThinkSolve`].
+        reward_processing_classes, callbacks, optimizers, quantization_config:
+            As in TRL.
+
+    Raises:
+        `ValueError`: arguments that cannot be right, before a model loads.
+    """
+
+    _tag_names = ["trl", "grpo", "ccpo"]
+
+    def __init__(
+        self,
+        model,
+        reward_funcs: CreditAllocator | Callable | list,
+        args: MultiAgentGRPOConfig | None = None,
+        train_dataset=None,
+        eval_dataset=None,
+        processing_class: PreTrainedTokenizerBase | dict[str, PreTrainedTokenizerBase] | None = None,
+        reward_processing_classes=None,
+        callbacks=None,
+        optimizers=(None, None),
+        quantization_config=None,
+        peft_config=None,
+        topology: Topology | None = None,
+    ):
+        args = MultiAgentGRPOConfig("ccpo-output") if args is None else args
+        self.topology = ThinkSolve() if topology is None else topology
+        self.roles = self.topology.role_names
+        reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+        self.allocators = [f if isinstance(f, CreditAllocator) else SharedCredit(f) for f in reward_funcs]
+        models = models_by_role(model, args.policy_sharing, self.roles)
+        check_arguments(models, self.allocators, args, train_dataset, self.topology, peft_config)
+        tokenizers = load_tokenizers(models, processing_class, args, train_dataset)
+
+        first, *others = self.roles
+        policies = {}
+        for role in others if args.policy_sharing == "separate" else ():
+            set_seed(args.seed)
+            source = copy.deepcopy(models[role]) if models[role] is models[first] else models[role]
+            policies[role] = build_policy(source, args, tokenizers[role], peft_config, quantization_config)
+        super().__init__(
+            model=models[first],
+            reward_funcs=[allocator.outcome for allocator in self.allocators],
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=tokenizers[first],
+            reward_processing_classes=reward_processing_classes,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
+        )
+        self.reward_func_names = [
+            get_callable_name(f) if isinstance(f, CreditAllocator) else name
+            for f, name in zip(reward_funcs, self.reward_func_names, strict=True)
+        ]
+        self.tokenizers = tokenizers
+        self._replay = None  # what TRL's method scores next: (samples, rewards)
+        self._moved_roles: set[str] = set()  # roles that a loss of the current optimizer step touched
+        self._step_ends = False  # whether the last loss completed an optimizer step's gradient
+        if len(self.roles) > 1:
+            self._init_roles(policies)
+
+    def _init_roles(self, policies: dict[str, Any]) -> None:
+        """What `GRPOTrainer.__init__` did for the first role's model, for the others; and each role's own settings."""
+        args, first = self.args, self.roles[0]
+        references = dict.fromkeys(self.roles, self.ref_model)
+        if policies:
+            for role, policy in policies.items():
+                if self.place_model_on_device:
+                    self._move_model_to_device(policy, args.device)
+                references[role] = build_reference(policy, args)
+            policies = {first: self.model, **policies}
+            for role, policy in policies.items():
+                self._add_fused_head(policy, role, self.model, outputs=("log_probs", "entropy"))
+                if references[role] is not None:
+                    self._add_fused_head(references[role], role, self.ref_model, outputs=("log_probs",))
+                    if role != first:
+                        references[role] = prepare_reference(references[role], self.accelerator)
+            self.model = self.model_wrapped = RolePolicies(policies)
+            self.model.train(policies[first].training)
+        elif args.policy_sharing == "adapters":
+            set_seed(args.seed)
+            add_role_adapters(self.model, self.roles)
+            if args.disable_dropout:
+                disable_dropout_in_model(self.model)
+            set_seed(args.seed, device_specific=True)
+        self.callback_handler.model = self.model
+        self.rollout_func = self._replay_samples
+        self._role_state = {role: self._settings(role, references[role]) for role in self.roles}
+        rows = args.generation_batch_size * args.num_solves
+        self._logs |= {key: deque(maxlen=rows) for key in ("prompt", "completion", "advantages")}
+        self._logs |= {key: defaultdict(lambda: deque(maxlen=rows)) for key in ("rewards", "extra")}
+        self._empty_logs = copy.deepcopy(self._logs)
+
+    def _add_fused_head(self, model, role: str, done, outputs: tuple[str, ...]) -> None:
+        """TRL's log-probability head, unless TRL gave the model one of this role's temperature already."""
+        temperature = self.args.for_role(role, "temperature")
+        if model is not done or temperature != self.temperature:
+            base = model.get_base_model() if hasattr(model, "peft_config") else model
+            add_fused_lm_head(base, temperature=temperature, outputs=outputs)
+
+    def _settings(self, role: str, reference) -> dict[str, Any]:
+        """The attributes in which TRL keeps what is one model's, as they are for this role."""
+        self._activate(role)
+        tokenizer, model = self.tokenizers[role], self.model
+        eos = model.generation_config.eos_token_id
+        eos = [eos] if isinstance(eos, int) else list(eos or [])
+        eos = eos if tokenizer.eos_token_id in eos else [tokenizer.eos_token_id, *eos]
+        names = ("max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        settings = {name: self.args.for_role(role, name) for name in names}
+        sampling = {name: value for name, value in settings.items() if name != "max_completion_length"}
+        generation_kwargs = {
+            **self.generation_kwargs,
+            **sampling,
+            "max_new_tokens": settings["max_completion_length"],
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": eos,
+            **(self.args.for_role(role, "generation_kwargs") or {}),
+        }
+        config = model.config.get_text_config()
+        coef = self.args.router_aux_loss_coef
+        coef = getattr(config, "router_aux_loss_coef", 0.0) if coef is None else coef
+        answers = 1 if role == "thinker" else self.args.num_solves
+        return settings | {
+            "processing_class": tokenizer,
+            "_tokenizer": tokenizer,
+            "eos_token_ids": eos,
+            "generation_kwargs": generation_kwargs,
+            "generation_config": GenerationConfig(**generation_kwargs, disable_compile=True),
+            "ref_model": reference,
+            "router_aux_loss_coef": coef,
+            "aux_loss_enabled": hasattr(config, "output_router_logits") and coef != 0.0,
+            "num_generations": self.num_generations * answers,
+            "num_generations_eval": self.num_generations_eval * answers,
+        }
+
+    # ---- Roles and turns ----
+
+    def _activate(self, role: str) -> None:
+        activate(self.model, role, self.roles)
+
+    @contextmanager
+    def as_role(self, role: str) -> Iterator[None]:
+        """
+        Be the trainer of one role: its policy, tokenizer, generation settings and reference; metrics get its name.
+
+        The policy stays the role's afterwards, since the backward pass comes later.
+        """
+        self._activate(role)
+        pending = set(self._pending_metrics)  # what outcome functions log is the team's
+        saved = {name: getattr(self, name) for name in self._role_state[role]}
+        metrics, self._metrics = self._metrics, {"train": defaultdict(list), "eval": defaultdict(list)}
+        vars(self).update(self._role_state[role])
+        try:
+            yield
+        finally:
+            vars(self).update(saved)
+            role_metrics, self._metrics = self._metrics, metrics
+            for mode, values in role_metrics.items():
+                for name, value in values.items():
+                    if name == "num_tokens":
+                        metrics[mode][name] = value
+                    elif name.startswith("credit/") or name in pending:
+                        metrics[mode][name].extend(value)
+                    else:
+                        metrics[mode][f"{role}/{name}"].extend(value)
+
+    def roles_in_turn(self) -> tuple[str, ...]:
+        """The roles trained from the current generation batch; all of them in evaluation."""
+        if not self.model.training or self.args.schedule == "joint":
+            return self.roles
+        start = self.roles.index(self.args.start_role) if self.args.start_role else 0
+        batch = self._step // (self.args.steps_per_generation * self.num_iterations)
+        return (self.roles[(start + batch // self.args.alternate_period) % len(self.roles)],)
+
+    def create_optimizer(self, model=None):
+        optimizer = super().create_optimizer(model)
+        if len(self.roles) > 1 and not any("role" in group for group in optimizer.param_groups):
+            split_param_groups(optimizer, self.model, self.args, self.roles)
+            optimizer.register_step_pre_hook(self._hold_roles_out_of_turn)
+        return optimizer
+
+    def _hold_roles_out_of_turn(self, optimizer, args, kwargs) -> None:
+        """
+        Drop the gradient of every role that no loss of this optimizer step touched.
+
+        Under ZeRO such a gradient is zeros, not None, and AdamW would decay weights and moments with it. An optimizer
+        passes a parameter without a gradient over, on every backend.
+        """
+        for group in optimizer.param_groups:
+            if group.get("role") is not None and group["role"] not in self._moved_roles:
+                for parameter in group["params"]:
+                    parameter.grad = None
+
+    # ---- Rollout, outcome and credit ----
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        if len(self.roles) == 1:
+            return self._estimate_solo(super()._generate_and_score_completions(inputs), len(inputs))
+        in_turn = self.roles_in_turn()
+        rollout = self._roll_out(inputs, in_turn)
+        rewards = self._allocate(rollout)
+        batch, table = {}, {}
+        for role in self.roles:
+            rows = [{"prompt": prompt} for prompt in rollout.episodes.role_prompts[role]]
+            self._replay = (rollout.samples[role], rewards[role].flatten(0, 1))
+            logs, self._logs = (
+                self._logs,
+                copy.deepcopy(self._empty_logs),
+            )  # TRL logs the role's rows, the table is ours
+            with self.as_role(role):
+                if role in in_turn:
+                    output = super()._generate_and_score_completions(rows)
+                    table[role] = self._set_advantages(output, role, rewards[role], rollout)
+                    batch |= {f"{role}/{name}": _by_episode(x, len(inputs)) for name, x in output.items()}
+                else:  # its lengths belong into the metrics all the same
+                    self._generate([row["prompt"] for row in rows])
+            self._replay, self._logs = None, logs
+        self._log_rollout(rollout, rewards, table)
+        return batch
+
+    def _replay_samples(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
+        """TRL's `rollout_func`: the completions that the team's pass has drawn already."""
+        prompt_ids, completion_ids, log_probs = zip(*self._replay[0], strict=True)
+        sampled = None if log_probs[0] is None else list(log_probs)
+        return {"prompt_ids": list(prompt_ids), "completion_ids": list(completion_ids), "logprobs": sampled}
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        if self._replay is not None:
+            return self._replay[1]  # the role's credit, gathered already
+        self._rewards_per_func = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return self._rewards_per_func
+
+    def _roll_out(self, inputs: list[dict[str, Any]], in_turn: tuple[str, ...]) -> Rollout:
+        """One pass of the team, its outcomes over the global batch, and what else the credit of this step uses."""
+        training, state = self.model.training, self.accelerator
+        group = self.num_generations if training else self.num_generations_eval
+        answers, solos = self.args.num_solves, self.args.num_solos or group
+        needs_solo = not training or (self.args.advantage_estimator == "counterfactual" and "thinker" in in_turn)
+        solo_rows, valid = [], None
+        if needs_solo or any(allocator.needs_solo(in_turn) for allocator in self.allocators):
+            rows, valid = assign_solos(len(inputs), state.num_processes, group, solos)
+            solo_rows = rows[state.process_index]
+        generators = {role: PolicyGenerator(self, role) for role in self.roles}
+        prompts = [row["prompt"] for row in inputs]
+        episodes = run_episodes(self.topology, prompts, generators, num_solves=answers, solo_rows=solo_rows)
+        samples = {role: list(generator.samples) for role, generator in generators.items()}
+        solo_samples = samples["solver"][len(episodes.answers) :]
+        samples["solver"] = samples["solver"][: len(episodes.answers)]
+
+        # The outcome functions judge joint and solo answers in one call; TRL gathers.
+        judged = [row for row in inputs for _ in range(answers)] + [inputs[i] for i in solo_rows]
+        texts = episodes.answers + episodes.solos
+        chat = is_conversational(inputs[0])
+        outcome = self._calculate_rewards(
+            judged,
+            [row["prompt"] for row in judged],
+            [[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
+            [completion for _, completion, _ in samples["solver"] + solo_samples],
+        ).view(state.num_processes, len(judged), -1)  # (W, nK + m, F)
+        joint = outcome[:, : len(episodes.answers)].reshape(-1, group, answers, outcome.size(-1))  # (P, G, K, F)
+        solo = None
+        if solo_rows:
+            solo = outcome[:, len(episodes.answers) :].flatten(0, 1)[torch.tensor(valid)]
+            solo = solo.view(-1, solos, outcome.size(-1))  # (P, S, F)
+        drawn = {role: len(generator.samples) for role, generator in generators.items()}
+        shares = {}
+        for column, allocator in enumerate(self.allocators):
+            allocator.check_outcomes(joint[..., column], None if solo is None else solo[..., column])
+            if allocator.needs_ratings(in_turn):
+                verdicts = joint[..., column].reshape(state.num_processes, -1)[state.process_index]
+                rated = allocator.rate(generators, episodes, verdicts.cpu())
+                shares[column] = {
+                    f"{role}_share": gather(share.to(state.device)).view(joint.shape[:3])
+                    for role, share in rated.items()
+                }
+        tokens = {
+            "thought": sum(len(ids) for _, ids, _ in samples["thinker"]),
+            "joint": sum(len(ids) for _, ids, _ in samples["solver"]),
+            "solo": sum(len(ids) for _, ids, _ in solo_samples),
+            "rating": sum(
+                generator.scored_tokens + sum(len(ids) for _, ids, _ in generator.samples[drawn[role] :])
+                for role, generator in generators.items()
+            ),
+        }
+        return Rollout(episodes, samples, joint, solo, shares, tokens)
+
+    def _allocate(self, rollout: Rollout) -> dict[str, torch.Tensor]:
+        """Rewards `(P, N, F)` of each role over the global batch, a column per allocator."""
+        columns = [
+            allocator.allocate(
+                rollout.joint[..., f],
+                None if rollout.solo is None else rollout.solo[..., f],
+                **rollout.shares.get(f, {}),
+            )
+            for f, allocator in enumerate(self.allocators)
+        ]
+        return {role: torch.stack([credit[role].flatten(1) for credit in columns], dim=-1) for role in self.roles}
+
+    def _combine(self, rewards: torch.Tensor) -> torch.Tensor:
+        """The weighted sum over the last axis, as TRL does it: NaN only where every column is."""
+        total = (rewards * self.reward_weights.to(rewards.device)).nansum(dim=-1)
+        return total.masked_fill(rewards.isnan().all(dim=-1), torch.nan)
+
+    def _set_advantages(self, output: dict, role: str, rewards: torch.Tensor, rollout: Rollout) -> torch.Tensor:
+        """
+        The estimator's advantages in place of TRL's, which are `"group"`'s.
+
+        Returns:
+            `torch.Tensor` of shape `(P, N)`: the role's advantages over the global batch.
+        """
+        estimator = self.args.advantage_estimator
+        joint, thinks = rollout.joint, role == "thinker"
+        shared = self._combine(joint.nanmean(dim=2) if thinks else joint.flatten(1, 2))  # (P, N)
+        advantages = gather(output["advantages"]).view(shared.shape)
+        if estimator.startswith("reinforce++"):
+            advantages = estimate_advantages(self._combine(rewards), estimator)
+        elif estimator == "counterfactual" and thinks:
+            baseline = torch.stack(
+                [
+                    solo_baseline(rollout.solo[..., f], shared.shape, getattr(allocator, "baseline", "group"))
+                    for f, allocator in enumerate(self.allocators)
+                ],
+                dim=-1,
+            )
+            advantages = estimate_advantages(shared, estimator, baseline=self._combine(baseline))
+        output["advantages"] = self._local(advantages)
+        reference = estimate_advantages(
+            shared, "group" if estimator == "counterfactual" else estimator, scale_rewards=self.scale_rewards
+        )
+        mode = "train" if self.model.training else "eval"
+        self._metrics[mode][f"credit/{role}/shared_correlation"].append(correlation(advantages, reference))
+        return advantages
+
+    def _local(self, values: torch.Tensor) -> torch.Tensor:
+        """This process's part of values over the global batch, `(P, N)` -> `(P * N / W,)`."""
+        return values.reshape(self.accelerator.num_processes, -1)[self.accelerator.process_index].clone()
+
+    def _estimate_solo(self, output: dict[str, torch.Tensor], rows: int) -> dict[str, torch.Tensor]:
+        """One role: TRL's output, with the advantages of another estimator where one is asked for."""
+        if self.args.advantage_estimator != "group":
+            group = self.num_generations if self.model.training else self.num_generations_eval
+            rewards = self._combine(self._rewards_per_func).view(-1, group)
+            advantages = estimate_advantages(rewards, self.args.advantage_estimator)
+            output["advantages"] = self._local(advantages)
+            logged = list(self._logs["advantages"])[: -advantages.numel()] + advantages.flatten().tolist()
+            self._logs["advantages"].clear()
+            self._logs["advantages"].extend(logged)
+        return output
+
+    # ---- Logging and saving ----
+
+    def _log_rollout(self, rollout: Rollout, rewards: dict, advantages: dict) -> None:
+        """The credit metrics, and one row of the completions table per answer."""
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        episodes, first = rollout.episodes, self.allocators[0]
+        values = credit_metrics(rollout.joint[..., 0], None if rollout.solo is None else rollout.solo[..., 0])
+        for share in rollout.shares.values():
+            values |= rating_metrics(rollout.joint[..., 0], **share)
+        counts = torch.tensor([sum(episodes.leaked), *rollout.tokens.values()], dtype=torch.float64)
+        leaked, *tokens = self.accelerator.reduce(counts.to(self.accelerator.device), reduction="sum").tolist()
+        values["credit/leak_rate"] = leaked / (len(episodes.thoughts) * self.accelerator.num_processes)
+        values |= {f"rollout/{arm}_tokens": count for arm, count in zip(rollout.tokens, tokens, strict=True)}
+        for name, value in values.items():
+            metrics[name].append(value)
+
+        k = self.args.num_solves
+        solos = dict(zip(reversed(episodes.solo_rows), reversed(episodes.solos), strict=True))  # a row's first solo
+        texts = [
+            (episodes.prompts[i // k], answer, episodes.thoughts[i // k], solos.get(i // k))
+            for i, answer in enumerate(episodes.answers)
+        ]
+        prompts, answers, thoughts, solo_answers = zip(*gather_object(texts), strict=True)
+        self._logs["prompt"].extend(prompts)
+        self._logs["completion"].extend(answers)
+        columns = {
+            "thought": thoughts,
+            "joint_answer": answers,
+            "solo_answer": solo_answers,
+            "outcome": rollout.joint[..., 0].flatten().tolist(),
+        }
+        for role in self.roles:
+            for kind, value in (("credit", self._combine(rewards[role])), ("advantage", advantages.get(role))):
+                spread = None if value is None else value.repeat_interleave(k if role == "thinker" else 1)
+                columns[f"{role}_{kind}"] = [None] * len(answers) if spread is None else spread.tolist()
+        for name in sorted(set(gather_object(list(self._pending_extra_logs)))):  # what the outcome functions log
+            mine = self._pending_extra_logs.get(name, [None] * len(texts))
+            columns[name] = gather_object(mine[: len(texts)])
+        self._pending_extra_logs.clear()
+        for name, values in columns.items():
+            self._logs["extra"][name].extend(values)
+        shown = advantages.get("solver")
+        self._logs["advantages"].extend([None] * len(answers) if shown is None else shown.flatten().tolist())
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        if len(self.roles) == 1:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        by_role = _by_role(inputs)
+        if torch.is_grad_enabled():
+            if self._step_ends:  # the last call completed an optimizer step's gradient
+                self._moved_roles.clear()
+            self._moved_roles |= set(by_role)
+            self._step_ends = self.accelerator.sync_gradients
+        total = torch.zeros((), device=self.accelerator.device)
+        for i, (role, role_inputs) in enumerate(by_role.items(), start=1):
+            with self.as_role(role):
+                loss = super().compute_loss(model, role_inputs, return_outputs, num_items_in_batch)
+            if i < len(by_role) and torch.is_grad_enabled():
+                self._backward(loss)
+            total = loss + total.detach()
+        return total  # `Trainer` runs the backward pass of the last role
+
+    def _backward(self, loss: torch.Tensor) -> None:
+        """Backward pass of a role that is not the last of its batch; DeepSpeed steps after the last."""
+        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        state, sync = self.accelerator.gradient_state, self.accelerator.sync_gradients
+        if deepspeed:
+            state._set_sync_gradients(False)
+        with torch.autocast(self.accelerator.device.type, enabled=False):
+            self.accelerator.backward(loss, **({"scale_wrt_gas": False} if deepspeed else {}))
+        if deepspeed:
+            state._set_sync_gradients(sync)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if len(self.roles) == 1:
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            save_policies(self.model, folder, self.tokenizers, state_dict)
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)
+
+
+@dataclass
+class Rollout:
+    """
+    One pass of the team: this process's texts and samples, and the outcomes and ratings of the global batch.
+
+    Attributes:
+        joint (`torch.Tensor` of shape `(P, G, K, F)`), solo (`torch.Tensor` of shape `(P, S, F)` or `None`):
+            outcomes by each of the F outcome functions.
+        shares (`dict[int, dict[str, torch.Tensor]]`): per column that rates, `<role>_share` of shape `(P, G, K)`.
+        tokens (`dict[str, int]`): tokens generated by this process, per arm.
+    """
+
+    episodes: Episodes
+    samples: dict[str, list]
+    joint: torch.Tensor
+    solo: torch.Tensor | None
+    shares: dict[int, dict[str, torch.Tensor]]
+    tokens: dict[str, int]
+
+
+def _by_episode(value: torch.Tensor, rows: int) -> torch.Tensor:
+    """`(n·K, …)` -> `(n, K, …)`, so that TRL's shuffling and splitting keep an episode together."""
+    return value if value.ndim == 0 else value.view(rows, -1, *value.shape[1:])
+
+
+def _by_role(inputs: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """`{"role/name": (n, K, …)}` -> `{"role": {"name": (n·K, …)}}`."""
+    by_role: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in inputs.items():
+        role, name = key.split("/", 1)
+        by_role.setdefault(role, {})[name] = value if value.ndim == 0 else value.flatten(0, 1)
+    return by_role
