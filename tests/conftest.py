@@ -101,7 +101,7 @@ def outcome():
 def make_config(tmp_path):
     """A configuration for seconds on a CPU; keyword arguments override."""
 
-    def build(**overrides):
+    def build(config_class=MultiAgentGRPOConfig, **overrides):
         settings = {
             "output_dir": str(tmp_path / "out"),
             "per_device_train_batch_size": 4,
@@ -117,6 +117,6 @@ def make_config(tmp_path):
             "save_strategy": "no",
             "disable_tqdm": True,
         }
-        return MultiAgentGRPOConfig(**settings | overrides)
+        return config_class(**settings | overrides)
 
     return build

@@ -1,11 +1,9 @@
 """
-The two halves of [`MathVerifier`] that need no process management: finding the answer in a text, and judging one pair.
+Finding the answer in a text (used by `verifier.py`; standard library only), and judging a pair, in a child interpreter
+that is given this *file*, not the package: a worker imports neither `ccpo` nor torch.
 
-The first half is imported by `verifier.py` and needs the standard library only. The second half, [`main`], runs in a child
-interpreter that is given this *file*, not the package, so that a worker never imports `ccpo` or torch.
-
-No text is ever evaluated: answers are read by math-verify's LaTeX grammar (ANTLR). math-verify's other reader, for plain
-expressions, calls SymPy's `parse_expr`, which calls `eval`; it is never used, and [`forbid_eval`] makes SymPy refuse it.
+No text is ever evaluated. Answers are read by math-verify's LaTeX grammar (ANTLR), never by its reader for plain
+expressions, which ends in `eval`; and [`forbid_eval`] makes SymPy refuse it.
 """
 
 import json
@@ -15,10 +13,9 @@ import sys
 import time
 from functools import lru_cache
 
-
 MAX_TEXT = 100_000  # characters of a text, counted from its end, in which a box is looked for
 MAX_PROSE = 4_000  # characters of an unboxed text, counted from its end, in which "answer is $...$" is looked for
-MAX_ANSWER = 2_000  # characters of an answer; a longer one counts as unparsable (the longest in MATH has 159)
+MAX_ANSWER = 2_000  # characters of an answer; a longer one counts as unreadable (the longest in MATH has 159)
 MAX_BARE = 200  # characters of a prediction that may be a bare answer
 MEMORY_LIMIT = 4 * 1024**3  # bytes of address space of a worker, which needs about 0.1 GiB
 
@@ -28,36 +25,24 @@ READY, ERROR, GOLD_READ, GOLD_UNREADABLE, RIGHT, WRONG = b"R", b"!", b"g", b"?",
 # `\\` is a line break unless it is a doubled backslash in front of a box; `\{` and `\}` are no grouping.
 _BRACES = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[{}]|[{}]")
 _ENVIRONMENT = re.compile(
-    r"\$\$(?P<display>(?:\\.|[^$\\])+)\$\$|\$(?P<inline>(?:\\.|[^$\\])+)\$"
-    r"|\\\((?P<paren>.+?)\\\)|\\\[(?P<bracket>.+?)\\\]",
-    re.DOTALL,
+    r"\$\$((?:\\.|[^$\\])+)\$\$|\$((?:\\.|[^$\\])+)\$|(?<!\\)\\\((.+?)\\\)|(?<!\\)\\\[(.+?)\\\]", re.DOTALL
 )
 _INTEGER = re.compile(r"-?(?:[1-9][0-9]{0,2}(?:,[0-9]{3}){1,9}|[0-9]{1,30})")
 _NUMERAL = re.compile(r"(?P<integer>[+-]?[0-9]+)|[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,)\s*(?=[0-9]{3}(?![0-9]))")  # 1,\!200  1{,}200  1\,200
-_TRAILING = re.compile(r"(?<!\\)[.,;:]\s*\Z")
-_TEXT_COMMAND = re.compile(r"\\(?:text\w*|mbox|math[a-z]+|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+")
-_TRAILING_WORDS = re.compile(r"(?:\s+[A-Za-z]+\.?){1,3}\Z")
+_TRAILING = re.compile(r"(?<!\\)[.,;:]\Z")
+# A text is prose if a word is followed by another word or a number, commands and up to three words at its end aside.
+_COMMAND = re.compile(r"\\(?:text\w*|mbox|math[a-z]+|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+")
+_LAST_WORDS = re.compile(r"(?:\s+[A-Za-z]+\.?){1,3}\Z")
 _PROSE = re.compile(r"(?!(?:and|or)\s)\b[A-Za-z]{2,}\s+[A-Za-z0-9]")
 
 
 def last_box(text):
-    r"""
-    Content of the last balanced `\boxed{...}` of a text, in linear time.
-
-    Args:
-        text (`str`):
-            Any text.
-
-    Returns:
-        `str` or `None`: What is inside the braces, or `None` without a balanced box. Of nested boxes, the inner one.
-    """
-    if "\\boxed" not in text:
-        return None
+    r"""Content of the last balanced `\boxed{...}`, of nested ones the inner, or `None`; in linear time."""
     opened, best = [], None  # opened: where the content of every open brace begins, None for a brace that is no box
-    for match in _BRACES.finditer(text):
+    for match in _BRACES.finditer(text) if "\\boxed" in text else ():
         token = match.group()
-        if token[-1] == "{" and token != "\\{":
+        if token == "{" or token.startswith("\\boxed"):
             opened.append(match.end() if token != "{" else None)
         elif token == "}" and opened:
             start = opened.pop()
@@ -74,20 +59,18 @@ def _unwrap(text):
     """Returns `(answer, is_prose)`: `$x$` gives x, and a text with such environments among others is prose."""
     text = _clean(text)
     match = _ENVIRONMENT.search(text)
-    if match is None:
-        return text, False
-    if match.span() == (0, len(text)):
-        return _clean(next(group for group in match.groups() if group is not None)), False
-    return text, True
+    if match is None or match.span() != (0, len(text)):
+        return text, match is not None
+    return _clean(match.group(match.lastindex)), False
 
 
 def extract_gold(text):
     r"""
-    The answer in a reference text: after a closing `#### `, else in the last balanced box, else the text itself.
+    The answer in a reference text: after a closing `####`, else in the last balanced box, else the text itself.
 
     Args:
         text (`str`):
-            `72`, `$\frac{1}{2}$`, a GSM8K solution, a solution with `\boxed{}`, or prose with LaTeX environments.
+            `72`, `$\frac{1}{2}$`, a GSM8K solution, a solution with `\boxed{}`, or prose with `$...$` in it.
 
     Returns:
         `tuple[str, bool]`: The answer as LaTeX, and whether it is prose in which math-verify has to find one.
@@ -102,8 +85,8 @@ def extract_gold(text):
 
 def extract_prediction(text):
     r"""
-    The answer in a completion: the last balanced box; without a box, the whole text if it is a bare answer; else the end of
-    the text, for math-verify to find an anchored answer in ("the final answer is $5$").
+    The answer in a completion: the last balanced box; without one, the whole text if it is a bare answer; else the end
+    of the text, for math-verify to find an anchored answer in ("the final answer is $5$").
 
     Args:
         text (`str`):
@@ -116,16 +99,23 @@ def extract_prediction(text):
     box = last_box(text)
     if box is not None:
         return _clean(box)[-MAX_PROSE:], False
-    answer, is_prose = _unwrap(text) if len(text) <= MAX_BARE else (text, True)
-    if (
-        not is_prose
-        and "\n" not in answer
-        and not _PROSE.search(_TRAILING_WORDS.sub("", _TEXT_COMMAND.sub("0", answer)))
-    ):
-        return answer, False
+    if len(text) <= MAX_BARE:
+        answer, is_prose = _unwrap(text)
+        if not (is_prose or "\n" in answer or _PROSE.search(_LAST_WORDS.sub("", _COMMAND.sub("0", answer)))):
+            return answer, False
     # Every anchor of math-verify holds this word: without it the regular expressions need not run.
     tail = text[-MAX_PROSE:]
     return (tail, True) if "answer" in tail.lower() else ("", False)
+
+
+def text_of(completion):
+    """The text of a completion: a string, or a conversation, of which the last message counts."""
+    if isinstance(completion, str):
+        return completion
+    content = completion[-1].get("content") if completion else None
+    if isinstance(content, list):  # the parts of a multimodal message
+        content = "".join(part.get("text") or "" for part in content)
+    return content or ""
 
 
 def plain_integer(answer, is_prose):
@@ -137,8 +127,7 @@ def forbid_eval():
     """
     Makes SymPy refuse, in this process, to evaluate text as Python code.
 
-    Even the LaTeX grammar gets there: it makes numbers by `Number("3.5")`, which SymPy passes to `parse_expr` and so to `eval`.
-    Numerals are read here instead, to the same objects.
+    Even the LaTeX grammar gets there, by `Number("3.5")`. Numerals are read here instead, to the same objects.
     """
     import sympy.parsing.sympy_parser as sympy_parser
     from sympy import Float, Integer
@@ -148,18 +137,14 @@ def forbid_eval():
             return Integer(int(text)) if match["integer"] else Float(text)
         raise ValueError("not a numeral, and text is never evaluated here")
 
-    def refuse(*args, **kwargs):
-        raise ValueError("text is never evaluated here")
-
-    sympy_parser.parse_expr = read_numeral
-    sympy_parser.eval_expr = refuse
+    sympy_parser.parse_expr = sympy_parser.eval_expr = read_numeral
 
 
 def speed_up_grammar():
     """
-    Lets the LaTeX grammar try ANTLR's fast prediction mode first, three times as fast, in this process.
+    Lets the LaTeX grammar try ANTLR's SLL prediction first, three times as fast, in this process.
 
-    ANTLR's rule: SLL gives the same tree as the full LL mode or reports a syntax error, and then LL decides.
+    By ANTLR's rule it gives the same tree as the full LL prediction or reports a syntax error; then LL decides.
     """
     from antlr4.atn.ParserATNSimulator import ParserATNSimulator
     from antlr4.atn.PredictionMode import PredictionMode
@@ -187,11 +172,10 @@ def speed_up_grammar():
 
 def build_judge():
     """
-    Imports math-verify and returns `read(text, is_prose, is_gold)` and `equal(gold, prediction)`.
+    Imports math-verify and returns `read(text, is_prose, is_gold)`, a SymPy object or `None`, and `equal(gold, answer)`.
 
-    `read` returns a SymPy object, or `None` if the text has no readable answer. The settings of math-verify are those of
-    TRL's `accuracy_reward`, but for one: a prediction is normalised like a gold answer, so that `\\frac12` and `2\\sqrt3`,
-    which are LaTeX, are read.
+    The settings are those of TRL's `accuracy_reward`, but for one: predictions are normalised like gold answers, so
+    that `\\frac12` and `2\\sqrt3`, which are LaTeX, are read.
     """
     from latex2sympy2_extended import NormalizationConfig, normalize_latex
     from math_verify import LatexExtractionConfig, parse, verify
@@ -202,32 +186,37 @@ def build_judge():
     speed_up_grammar()
     normalizations = [
         NormalizationConfig(basic_latex=True, units=units, malformed_operators=True, nits=True, boxed="none")
-        for units in (True, False)  # without units second: "a + b + c" ends in a unit of speed
+        for units in (True, False)  # "a + b + c" ends in a unit, it seems: where nothing can be read, units stay
     ]
     gold_prose = LatexExtractionConfig(boxed_match_priority=-1)
-    prediction_prose = LatexExtractionConfig(
-        boxed_match_priority=-1,
-        try_extract_without_anchor=False,
-        normalization_config=NormalizationConfig(units=True),
+    answer_prose = LatexExtractionConfig(
+        boxed_match_priority=-1, try_extract_without_anchor=False, normalization_config=NormalizationConfig(units=True)
     )
+
+    def read_prose(text, is_gold):
+        return parse(
+            text,
+            extraction_config=[gold_prose if is_gold else answer_prose],
+            extraction_mode="any_match" if is_gold else "first_match",
+            fallback_mode="no_fallback",
+            parsing_timeout=None,
+        )
 
     @lru_cache(maxsize=4096)
     def read_latex(text):
         for normalization in normalizations:
             try:
                 expression = parse_latex_cached(normalize_latex(text, normalization))
-            except Exception:  # the grammar raises bare exceptions, and SymPy any of its own: the text is unreadable
+            except Exception:  # bare ones of the grammar, any of SymPy's, no memory: the text is unreadable
                 continue
             if isinstance(expression, (Basic, MatrixBase)):
-                return expression
-        return None
+                return [expression]
+        return []
 
     def is_defined(gold):
-        """Whether a gold answer has a value. One that cannot be computed in time ends the worker here, not at a pair."""
-        if isinstance(gold, Number):
+        """Whether a gold answer has a value. One that takes too long ends the worker now, while the gold is read."""
+        if isinstance(gold, (Number, Symbol)):
             return gold not in (nan, zoo)
-        if isinstance(gold, Symbol):
-            return True
         try:
             value = gold.doit()
             return value not in (nan, zoo) and value.evalf() is not nan
@@ -238,37 +227,22 @@ def build_judge():
     def read(text, is_prose, is_gold):
         if not text.strip() or (not is_prose and len(text) > MAX_ANSWER):
             return None
-        if is_prose:
-            config = gold_prose if is_gold else prediction_prose
-            found = parse(
-                text,
-                extraction_config=[config],
-                fallback_mode="no_fallback",
-                extraction_mode="any_match" if is_gold else "first_match",
-                parsing_timeout=None,  # signals are main's business
-            )
-            expression = found[0] if found and isinstance(found[0], (Basic, MatrixBase)) else None
-        else:
-            expression = read_latex(text)
-        return expression if expression is None or not is_gold or is_defined(expression) else None
+        found = read_prose(text, is_gold) if is_prose else read_latex(text)
+        return found[0] if found and (not is_gold or is_defined(found[0])) else None
 
-    def equal(gold, prediction):
-        return verify([gold], [prediction], timeout_seconds=None)
+    def equal(gold, answer):
+        return verify([gold], [answer], timeout_seconds=None)
 
     return read, equal
 
 
 def main(timeout):
     """
-    Answers the pairs on standard input, a JSON list `[gold, gold_is_prose, prediction, prediction_is_prose]` a line.
+    Judges the pairs on standard input, a JSON list `[gold, gold_is_prose, prediction, prediction_is_prose]` a line.
 
-    Time is kept by the kernel: a timer whose signal has its default action ends the process, even inside one of SymPy's long
-    C-level computations, and even if the parent is gone. The parent reads the exit status. A gold answer may take half of
-    the time, so that its prediction keeps the other half.
-
-    Args:
-        timeout (`float`):
-            Seconds for a pair.
+    The kernel keeps the time, `timeout` seconds for a pair: a timer whose signal has its default action ends the
+    process, even inside a long C-level computation, even if the parent is gone. The parent sees the exit status. A gold
+    answer may take half of the time, so that its prediction keeps the other half.
     """
     import logging
     import resource
@@ -297,17 +271,14 @@ def main(timeout):
         signal.setitimer(signal.ITIMER_REAL, timeout / 2)
         gold_text, gold_is_prose, text, is_prose = json.loads(line)
         gold = read(gold_text, gold_is_prose, True)
-        if gold is None:
-            verdict = GOLD_UNREADABLE
-        else:
+        verdict = GOLD_UNREADABLE
+        if gold is not None:
             signal.setitimer(signal.ITIMER_REAL, max(timeout - (time.monotonic() - start), 1e-3))
             os.write(replies, GOLD_READ)
-            if (gold_text, gold_is_prose) == (text, is_prose):
-                verdict = RIGHT
-            else:
-                prediction = read(text, is_prose, False)
-                verdict = RIGHT if prediction is not None and equal(gold, prediction) else WRONG
-        signal.setitimer(signal.ITIMER_REAL, 0)  # before the reply: afterwards the parent's mind is on the next pair
+            same = (gold_text, gold_is_prose) == (text, is_prose)
+            answer = None if same else read(text, is_prose, False)
+            verdict = RIGHT if same or (answer is not None and equal(gold, answer)) else WRONG
+        signal.setitimer(signal.ITIMER_REAL, 0)  # before the reply, after which the parent's mind is on the next pair
         os.write(replies, verdict)
 
 

@@ -17,36 +17,30 @@ from pathlib import Path
 
 from . import _verifier_worker as worker
 
-
 logger = logging.getLogger(__name__)
 
-STARTUP_SECONDS = 120.0  # for a worker to import math-verify
-STARTUP_ATTEMPTS = 3
-GRACE_SECONDS = 2.0  # past a pair's time, after which a worker whose own timer did not end it is killed
+STARTUP_SECONDS, STARTUP_ATTEMPTS = 120.0, 3  # for a worker to import math-verify
+GRACE_SECONDS = 2.0  # past a pair's time, after which a worker that its own timer did not end is killed
 PIPE_BYTES = 4096  # what every pipe takes without blocking
-MAX_SENT = 16  # jobs sent to a worker and not yet done
-MAX_WORKERS = 8
+MAX_WORKERS, MAX_SENT = 8, 16  # worker processes; jobs sent to one and not yet done
 
 # The package's own folder must not be on a worker's path: its `config.py` or `data.py` would shadow others' modules.
 _BOOTSTRAP = "import sys; sys.path[:] = sys.argv[3:]; import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
+_SCORES = {worker.RIGHT: 1.0, worker.WRONG: -1.0, worker.GOLD_UNREADABLE: math.nan}
 
 
 @dataclass(eq=False)
 class _Job:
-    """One distinct pair: what the worker is sent, and what became of it."""
+    """One distinct pair: what a worker is sent, and what became of it."""
 
     line: bytes
     gold_read: bool = False
     crashes: int = 0
     score: float | None = None
 
-    def fail(self):
-        """The pair ended its worker: at fault is the prediction, if the gold answer had been read by then."""
-        self.score = -1.0 if self.gold_read else math.nan
-
 
 class _Worker:
-    """A child interpreter and the jobs it has been sent; the first of them is the one it is on."""
+    """A child interpreter and the jobs it has been sent, of which it is on the first."""
 
     def __init__(self, timeout):
         package = Path(__file__).resolve().parent
@@ -60,8 +54,7 @@ class _Worker:
             env={**os.environ, "PYTHONHASHSEED": "0"},  # SymPy orders by hash here and there
         )
         self.timeout = timeout
-        self.ready = False
-        self.killed = False
+        self.ready = self.killed = False
         self.error = b""
         self.jobs = deque()
         self.deadline = time.monotonic() + STARTUP_SECONDS
@@ -77,13 +70,15 @@ class _Worker:
             self.jobs.append(queue.popleft())
             if len(self.jobs) == 1:
                 self._restart_clock()
+            line = memoryview(self.jobs[-1].line)
             try:
-                self.process.stdin.write(self.jobs[-1].line)
-            except BrokenPipeError:  # dead: the end of its output says so to `_Pool.run`, which gives the job back
+                while line:  # a signal may cut a write short
+                    line = line[self.process.stdin.write(line) :]
+            except BrokenPipeError:  # dead: the pool sees the end of its output and takes the job back
                 return
 
     def receive(self, data):
-        """Takes in what the worker wrote and returns the number of jobs that are done."""
+        """Takes in what the worker wrote and returns how many jobs are done."""
         if not self.ready:
             if self.error or data[:1] == worker.ERROR:
                 self.error += data
@@ -95,28 +90,20 @@ class _Worker:
             if code == worker.GOLD_READ:
                 self.jobs[0].gold_read = True
                 continue
-            self.jobs.popleft().score = {worker.RIGHT: 1.0, worker.WRONG: -1.0, worker.GOLD_UNREADABLE: math.nan}[code]
+            self.jobs.popleft().score = _SCORES[code]
             self._restart_clock()
             n_done += 1
         return n_done
 
-    def kill(self):
-        self.killed = True
-        self.process.kill()
-
-    def close(self):
-        """Ends the process and returns its exit status."""
+    def close(self, is_ours=True):
+        """Ends the process and returns its exit status; in a forked child, lets go of what is the parent's process."""
         self.process.stdin.close()
         self.process.stdout.close()
-        if self.process.poll() is None:
+        if not is_ours:
+            self.process.returncode = 0
+        elif self.process.poll() is None:
             self.process.kill()
         return self.process.wait()
-
-    def forget(self):
-        """In a forked child: lets go of the parent's process without touching it."""
-        self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.returncode = 0
 
 
 class _Pool:
@@ -133,86 +120,79 @@ class _Pool:
         """Sets the score of every job. One call at a time: each uses all the workers."""
         with self.lock:
             try:
-                self._run(jobs)
+                with selectors.DefaultSelector() as selector:
+                    self._run(jobs, selector)
             except BaseException:
                 self.close()  # replies still under way would be taken for those of the next call
                 raise
 
-    def _run(self, jobs):
+    def _run(self, jobs, selector):
         queue, n_open = deque(jobs), len(jobs)
         n_timeouts = n_crashes = n_failed_starts = 0
-        with selectors.DefaultSelector() as selector:
+        for member in self.workers:
+            selector.register(member.process.stdout, selectors.EVENT_READ, member)
+        while n_open:
+            while len(self.workers) < min(self.num_workers, n_open):
+                self.workers.append(_Worker(self.timeout))
+                selector.register(self.workers[-1].process.stdout, selectors.EVENT_READ, self.workers[-1])
+            share = min(MAX_SENT, 1 + len(queue) // (2 * self.num_workers))  # few towards the end: nobody idles
             for member in self.workers:
-                selector.register(member.process.stdout, selectors.EVENT_READ, member)
-            while n_open:
-                while len(self.workers) < min(self.num_workers, n_open):
-                    self.workers.append(_Worker(self.timeout))
-                    selector.register(self.workers[-1].process.stdout, selectors.EVENT_READ, self.workers[-1])
-                share = min(MAX_SENT, 1 + len(queue) // (2 * self.num_workers))  # little at the end: nobody waits
-                for member in self.workers:
-                    member.feed(queue, share)
-                wait = min(member.deadline for member in self.workers) - time.monotonic()
-                for key, _ in selector.select(max(wait, 0.0)):
-                    member = key.data
-                    data = os.read(key.fd, 4096)
-                    if data:
-                        n_open -= member.receive(data)
-                        continue
-                    selector.unregister(key.fileobj)
-                    self.workers.remove(member)
-                    timed_out = member.close() == -signal.SIGALRM or member.killed
-                    if not member.ready:
-                        n_failed_starts += 1
-                        if member.error or n_failed_starts == STARTUP_ATTEMPTS:
-                            reason = member.error[1:].decode("utf-8", "replace") or "it died while starting"
-                            raise RuntimeError(f"MathVerifier cannot start a worker process: {reason}")
-                    elif member.jobs:
-                        # A crash may be somebody else's doing (an out-of-memory killer): only a pair that ends two
-                        # workers is at fault. A pair that is out of time had its chance.
-                        job = member.jobs[0]
-                        job.crashes += 1
-                        if timed_out or job.crashes == 2:
-                            job.fail()
-                            n_open -= 1
-                            member.jobs.popleft()
-                        else:
-                            job.gold_read = False
-                        n_timeouts += timed_out
-                        n_crashes += not timed_out
-                        queue.extendleft(reversed(member.jobs))
-                now = time.monotonic()
-                for member in self.workers:
-                    if member.deadline < now:
-                        member.kill()
+                member.feed(queue, share)
+            wait = min(member.deadline for member in self.workers) - time.monotonic()
+            for key, _ in selector.select(max(wait, 0.0)):
+                member, data = key.data, os.read(key.fd, 4096)
+                if data:
+                    n_open -= member.receive(data)
+                    continue
+                selector.unregister(key.fileobj)
+                self.workers.remove(member)
+                timed_out = member.close() == -signal.SIGALRM or member.killed
+                if not member.ready:
+                    n_failed_starts += 1
+                    if member.error or n_failed_starts == STARTUP_ATTEMPTS:
+                        reason = member.error[1:].decode("utf-8", "replace") or "it died while starting"
+                        raise RuntimeError(f"MathVerifier cannot start a worker process: {reason}")
+                    continue
+                n_timeouts, n_crashes = n_timeouts + timed_out, n_crashes + (not timed_out)
+                n_open -= _settle(member.jobs, timed_out)
+                queue.extendleft(reversed(member.jobs))
+            for member in self.workers:
+                if member.deadline < time.monotonic():
+                    member.killed = True
+                    member.process.kill()
         if n_timeouts or n_crashes:
-            logger.warning(
-                "MathVerifier: %d of %d distinct pairs ran out of %g s; %d more times a worker died; all were replaced.",
-                n_timeouts,
-                len(jobs),
-                self.timeout,
-                n_crashes,
-            )
+            counts = (n_timeouts, len(jobs), self.timeout, n_crashes)
+            logger.warning("MathVerifier: %d of %d distinct pairs took over %g s; %d workers died otherwise.", *counts)
 
-    def close(self):
+    def close(self, is_ours=True):
         while self.workers:
-            self.workers.pop().close()
-
-    def forget(self):
-        self.lock = threading.Lock()  # a thread of the parent may have held it
-        while self.workers:
-            self.workers.pop().forget()
+            self.workers.pop().close(is_ours)
 
 
-_POOLS = weakref.WeakSet()
+def _settle(jobs, timed_out):
+    """Scores the pair that a dead worker was on, if the pair is at fault. Returns how many jobs that settles."""
+    if jobs:
+        jobs[0].crashes += 1
+        # A crash may be somebody else's doing (memory ran short): it takes two to blame the pair.
+        if timed_out or jobs[0].crashes == 2:
+            job = jobs.popleft()
+            job.score = -1.0 if job.gold_read else math.nan  # the gold answer's own fault if it was not read by then
+            return 1
+        jobs[0].gold_read = False
+    return 0
 
 
-def _forget_pools():
+_POOLS = weakref.WeakSet()  # of this process
+
+
+def _leave_workers_to_parent():
     for pool in list(_POOLS):
-        pool.forget()
+        pool.lock = threading.Lock()  # a thread of the parent may have held it
+        pool.close(is_ours=False)
 
 
-# Parent and child must not talk to the same workers, and a worker ends only when nobody holds the other end of its input.
-os.register_at_fork(after_in_child=_forget_pools)
+if hasattr(os, "register_at_fork"):  # a forked child must not talk to its parent's workers, nor keep their input open
+    os.register_at_fork(after_in_child=_leave_workers_to_parent)
 
 
 def _default_num_workers():
@@ -220,44 +200,33 @@ def _default_num_workers():
     return max(1, min(MAX_WORKERS, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def _text_of(completion):
-    """The text of a completion: a string, or a conversation, of which the last message counts."""
-    if isinstance(completion, str):
-        return completion
-    content = completion[-1].get("content") if completion else None
-    if isinstance(content, list):  # the parts of a multimodal message
-        content = "".join(part.get("text") or "" for part in content)
-    return content or ""
-
-
 class MathVerifier:
     r"""
     Scores answers to problems with a known answer, and is itself a TRL reward function named `math_verifier`.
 
-    A pair is +1.0 if math-verify finds the prediction equal to the gold answer, -1.0 if not or if the prediction has no
-    readable answer or cannot be compared in time, and NaN if the gold answer cannot be read: what is unknown is not scored.
+    A pair is +1.0 if math-verify finds the prediction equal to the gold answer; -1.0 if not, or if the prediction has
+    no readable answer or takes too long; NaN if the gold answer cannot be read: what is unknown is not scored.
 
-    - A *gold* answer may be the bare answer (`72`, `1,200`, `\frac{1}{2}`, `\text{Evelyn}`, `$x$`), a GSM8K solution (what
-      follows its closing `####` counts) or a solution with a `\boxed{}` (the last balanced one counts).
-    - Of a *prediction*, the last balanced `\boxed{}` counts; without one, the whole text if it is a bare answer itself;
-      else an anchored answer as in TRL's `accuracy_reward` ("the final answer is $5$").
-    - Of longer texts the last 100,000 characters are read; an answer of more than 2,000 is unreadable.
+    - *Gold* answers are bare (`72`, `1,200`, `\frac{1}{2}`, `\text{Evelyn}`, `$x$`), GSM8K solutions (what follows the
+      closing `####` counts) or solutions with a `\boxed{}` (the last balanced one counts).
+    - Of a *prediction* the last balanced `\boxed{}` counts; without one, the whole text if it is a bare answer itself;
+      else an anchored answer, as in TRL's `accuracy_reward` ("the final answer is $5$").
+    - Of long texts the last 100,000 characters are read. An answer of more than 2,000 is unreadable.
 
-    Pairs are judged in child interpreters that know math-verify only and are ended by the kernel when a pair is out of time
-    (or needs more than 4 GiB), then replaced. Hence it works on any thread, in data workers and in forked processes, and
-    no text is ever evaluated as code. Distinct pairs of one call are judged once, and two plain integers are compared here.
-    Calls from several threads take turns. Needs a POSIX system.
+    Pairs are judged in child interpreters that know math-verify only; one that takes too long, or dies, is replaced.
+    Hence this works on any thread, in daemonic data workers and after a fork, and no text is ever evaluated as code.
+    Equal pairs of a call are judged once, two plain integers right here, and calls from several threads take turns.
 
     Args:
         timeout (`float`, *optional*, defaults to `5.0`):
-            Seconds for a pair. Reading the gold answer may take half of it.
+            Seconds for a pair, of which reading the gold answer may take half.
         num_workers (`int`, *optional*):
-            Number of worker processes. Defaults to the number of available CPUs divided by the number of processes of the
-            launcher on this machine (`LOCAL_WORLD_SIZE`), at most 8. They start with the first call that needs them.
+            Worker processes, started when first needed. Defaults to the CPUs available per process of the launcher
+            (`LOCAL_WORLD_SIZE`), at most 8.
 
     Example:
         ```python
-        >>> MathVerifier().score(gold=["72", r"\frac{1}{2}", "$"], prediction=[r"so \boxed{72}", "0.4", "1"])
+        >>> MathVerifier().score(gold=["72", r"\frac{1}{2}", "x +"], prediction=[r"so \boxed{72}", "0.4", "1"])
         [1.0, -1.0, nan]
         ```
     """
@@ -265,7 +234,9 @@ class MathVerifier:
     __name__ = "math_verifier"
 
     def __init__(self, timeout: float = 5.0, num_workers: int | None = None):
-        if not timeout > 0:
+        if os.name != "posix":
+            raise RuntimeError(f"MathVerifier needs a POSIX system: timers, pipes and forks. This one is {os.name!r}.")
+        if not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be a positive number of seconds, got {timeout}.")
         if num_workers is not None and num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, or None for the default, got {num_workers}.")
@@ -274,7 +245,7 @@ class MathVerifier:
         self._pool = _Pool(timeout, num_workers or _default_num_workers())
         weakref.finalize(self, self._pool.close)
 
-    def __getstate__(self):
+    def __getstate__(self):  # without the workers
         return {"timeout": self.timeout, "num_workers": self.num_workers}
 
     def __setstate__(self, state):
@@ -286,72 +257,41 @@ class MathVerifier:
 
         Args:
             gold (`list[str]`):
-                Gold answers. `None` stands for a missing one and gives NaN.
+                Gold answers; `None` stands for a missing one and gives NaN.
             prediction (`list[str]`):
-                What the model wrote, as long as `gold`.
+                What the model wrote, as many.
 
         Returns:
-            `list[float]`: +1.0 (right), -1.0 (wrong or unreadable) or NaN (unreadable gold answer).
-
-        Raises:
-            `ValueError`: If the arguments are no lists of strings of one length.
-            `RuntimeError`: If no worker process can be started, for instance because math-verify is not installed.
+            `list[float]`: +1.0, -1.0 or NaN each. Raises a `RuntimeError` if no worker can be started.
         """
-        _check_texts("gold", gold, allow_none=True)
-        _check_texts("prediction", prediction)
+        for name, texts, kinds in (("gold", gold, (str, type(None))), ("prediction", prediction, str)):
+            wrong = [texts] if not isinstance(texts, (list, tuple)) else [x for x in texts if not isinstance(x, kinds)]
+            if wrong:
+                raise ValueError(f"{name} must be a list of strings, got {type(wrong[0]).__name__} {wrong[0]!r:.80}.")
         if len(gold) != len(prediction):
-            raise ValueError(
-                f"gold and prediction must be of one length, got {len(gold)} gold answers and {len(prediction)} predictions."
-            )
-        golds = {text: worker.extract_gold(text) for text in set(gold) if text is not None}
-        scores, jobs = [], {}  # a score, or the job that will have it
+            raise ValueError(f"gold and prediction must be as long, got {len(gold)} and {len(prediction)} texts.")
+        references = {text: worker.extract_gold(text) for text in set(gold) if text is not None}
+        results, jobs = [], {}  # a result is a score, or the job that will have it
         for gold_text, text in zip(gold, prediction, strict=True):
             if gold_text is None:
-                scores.append(math.nan)
+                results.append(math.nan)
                 continue
-            reference = golds[gold_text]
+            reference = references[gold_text]
             answer = reference if text.strip() == gold_text.strip() else worker.extract_prediction(text)
             integers = worker.plain_integer(*reference), worker.plain_integer(*answer)
             if None not in integers:
-                scores.append(1.0 if integers[0] == integers[1] else -1.0)
+                results.append(1.0 if integers[0] == integers[1] else -1.0)
                 continue
             if (reference, answer) not in jobs:
                 jobs[reference, answer] = _Job(json.dumps([*reference, *answer]).encode() + b"\n")
-            scores.append(jobs[reference, answer])
+            results.append(jobs[reference, answer])
         if jobs:
             self._pool.run(list(jobs.values()))
-        return [item.score if isinstance(item, _Job) else item for item in scores]
+        return [result.score if isinstance(result, _Job) else result for result in results]
 
     def __call__(self, prompts=None, completions=None, solution=None, **kwargs) -> list[float]:
-        """
-        The TRL reward function: [`~MathVerifier.score`] of the completions against the dataset's `solution` column.
-
-        Args:
-            prompts (`list`, *optional*):
-                Not used.
-            completions (`list[str]` or `list[list[dict]]`):
-                Completions, as text or as conversations, of which the last message counts.
-            solution (`list[str]`):
-                Gold answers, from the dataset's column of this name.
-            **kwargs:
-                Other columns and what TRL passes besides. Not used.
-
-        Returns:
-            `list[float]`: As in [`~MathVerifier.score`].
-        """
-        if completions is None:
-            raise ValueError("math_verifier needs `completions`, a list of completions to score.")
-        if solution is None:
-            raise ValueError(
-                "math_verifier needs the gold answers in a dataset column named `solution`, and there is none. Rename the "
-                "column that holds them."
-            )
-        return self.score(gold=solution, prediction=[_text_of(completion) for completion in completions])
-
-
-def _check_texts(name, texts, allow_none=False):
-    if not isinstance(texts, (list, tuple)):
-        raise ValueError(f"{name} must be a list of strings, got {type(texts).__name__}.")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str) and not (allow_none and text is None):
-            raise ValueError(f"{name} must be a list of strings, got {type(text).__name__} at index {index}.")
+        """TRL's reward function signature: scores the completions (text or messages) against the column `solution`."""
+        if completions is None or solution is None:
+            missing = "completions" if completions is None else "solution"
+            raise ValueError(f"math_verifier got no `{missing}`. The gold answers are to be in a column `solution`.")
+        return self.score(gold=solution, prediction=[worker.text_of(completion) for completion in completions])

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, LlamaConfig, LlamaForCausalLM
 
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2ForCausalLM:
+def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
     """
     Build a policy of about a million parameters, float32, with random weights.
 
@@ -89,9 +89,9 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2ForC
         seed (`int`, defaults to 0): seed of the weights; the global generator is left as it was.
 
     Returns:
-        [`~transformers.Qwen2ForCausalLM`]
+        [`~transformers.LlamaForCausalLM`]
     """
-    config = Qwen2Config(
+    config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
         intermediate_size=896,
@@ -107,7 +107,7 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2ForC
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return Qwen2ForCausalLM(config)
+        return LlamaForCausalLM(config)
 
 
 def _problems(split: str) -> list[tuple[int, int, int]]:
