@@ -3,10 +3,10 @@ Pairs per second of [`MathVerifier`] beside TRL's `accuracy_reward`, on the same
 
     python benchmarks/verifier.py [--pairs 2000] [--repeats 5] [--num_workers N]
 
-Every repeat draws fresh pairs (no cache of an earlier repeat helps) and runs both on them, in alternating order. Half of the
-pairs are right. The problems and gold answers are those of the MATH and GSM8K training sets in `../shared/data`, half each;
-where that folder is absent, generated arithmetic. Writes `outputs/bench/verifier.json`: `throughput_ratio`, the median over
-the repeats of ours divided by TRL's, and `agreement`, the share of pairs with the same verdict.
+Every repeat draws fresh pairs (no cache of an earlier one helps) and runs both on them, in alternating order. Half of
+the pairs are right. Problems and gold answers are those of the MATH and GSM8K training sets in `../shared/data`, half
+each; where that folder is absent, generated arithmetic. Writes `outputs/bench/verifier.json`: `throughput_ratio`, the
+median over the repeats of ours divided by TRL's, and `agreement`, the share of pairs with the same verdict.
 """
 
 import argparse
@@ -22,7 +22,6 @@ from pathlib import Path
 from trl.rewards import accuracy_reward
 
 from ccpo.verifier import MathVerifier
-
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -78,7 +77,9 @@ def main():
     parser = argparse.ArgumentParser(description="Throughput of MathVerifier beside TRL's accuracy_reward.")
     parser.add_argument("--pairs", type=int, default=2000, help="pairs per repeat")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--num_workers", type=int, default=None, help="worker processes; MathVerifier's default if absent")
+    parser.add_argument(
+        "--num_workers", type=int, default=None, help="worker processes; by default MathVerifier's choice"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output_dir", default="outputs/bench")
     args = parser.parse_args()

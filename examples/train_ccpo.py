@@ -9,6 +9,8 @@ A recipe, with any field overridden:
 
     accelerate launch --config_file recipes/accelerate_configs/zero3.yaml examples/train_ccpo.py \
         --config recipes/Qwen2.5-1.5B-Instruct/ccpo/config_math.yaml --learning_rate 2e-6
+
+`--model_name_or_path tiny-random` puts a tiny random model in the place of a real one, with nothing to download.
 """
 
 import sys
@@ -21,32 +23,28 @@ from trl import ModelConfig, TrlParser, get_peft_config
 
 from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, ThinkSolve, TransformersGenerator
 from ccpo.arguments import TeamArguments
+from ccpo.checks import check_arguments
 from ccpo.data import load_problems
 from ccpo.evaluation import evaluate_team
 from ccpo.report import TeamProgressCallback, plot_curves, show_summary, summarize, write_json
 from ccpo.tasks import arithmetic
+from ccpo.tasks.tiny import TINY, build_tiny_model
 
 DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "arithmetic" / "ccpo" / "config_demo.yaml"
 TASK_OF_ITS_OWN = ("--config", "--dataset_name", "-h", "--help")
 
 
-def load_task(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig):
-    """Models per role, topology, training problems and held-out problems."""
-    if team.dataset_name is None:
-        folders = [Path(args.output_dir) / "warm_start" / role for role in ("thinker", "solver")]
-        if PartialState().is_main_process:
-            steps = {} if team.warm_start_steps is None else {"steps": team.warm_start_steps}
-            arithmetic.warm_start(folders[0].parent, seed=args.seed, **steps)
-        PartialState().wait_for_everyone()
-        models = dict(zip(("thinker", "solver"), map(str, folders), strict=True))
-        if args.policy_sharing != "separate":  # one model that knows both places
-            models = dict.fromkeys(models, models["solver"])
-        return models, arithmetic.topology(), arithmetic.build_dataset("train"), arithmetic.build_dataset("test")
+def parse_arguments(arguments: list[str], defaults: tuple[str, ...] = ()):
+    """Read the command line; where it names no task, the embedded default's recipe and `defaults` come first."""
+    if not any(argument.split("=")[0] in TASK_OF_ITS_OWN for argument in arguments):
+        arguments = ["--config", str(DEFAULT_RECIPE), *defaults, *arguments]
+    return TrlParser((TeamArguments, MultiAgentGRPOConfig, ModelConfig)).parse_args_and_config(arguments)
 
-    default = model.model_name_or_path
-    models = {"thinker": team.thinker_model or default, "solver": team.solver_model or default}
-    if None in models.values():
-        raise ValueError("`model_name_or_path` is required with `dataset_name` (or `thinker_model` and `solver_model`).")
+
+def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):
+    """Topology, training problems and held-out problems."""
+    if team.dataset_name is None:
+        return arithmetic.topology(), arithmetic.build_dataset("train"), arithmetic.build_dataset("test")
     columns = {
         "problem_column": team.problem_column,
         "solution_column": team.solution_column,
@@ -57,8 +55,52 @@ def load_task(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfi
     held_out = None
     if team.num_eval_problems or args.eval_strategy != "no":
         name = team.eval_dataset_name or team.dataset_name
+        if name == team.dataset_name and Path(name).is_file():
+            raise ValueError(
+                f"`dataset_name={name!r}` is one file, with no test split to evaluate on. Set `eval_dataset_name` to "
+                "another file, or `num_eval_problems=0` and `eval_strategy='no'`."
+            )
         held_out = load_problems(name, split=team.dataset_test_split, **columns)
-    return models, ThinkSolve(), train, held_out
+    return ThinkSolve(), train, held_out
+
+
+def load_models(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> dict[str, str]:
+    """The id or folder of each role's model; the embedded task warm-starts those that are not given."""
+    default = model.model_name_or_path
+    models = {"thinker": team.thinker_model or default, "solver": team.solver_model or default}
+    missing = [role for role, name in models.items() if name is None]
+    if missing and team.dataset_name is not None:
+        raise ValueError(
+            "`model_name_or_path` is required with `dataset_name` (or `thinker_model` and `solver_model`)."
+        )
+    tiny, warm = Path(args.output_dir) / TINY, Path(args.output_dir) / "warm_start"
+    if PartialState().is_main_process:
+        if TINY in models.values():
+            build_tiny_model(tiny, seed=args.seed)
+        if missing:
+            steps = team.warm_start_steps
+            steps = {} if steps is None else {"thinker_steps": steps, "solver_steps": steps}
+            arithmetic.warm_start(warm, seed=args.seed, **steps)
+    PartialState().wait_for_everyone()
+    for role in missing:  # one model for both roles: the Solver's
+        models[role] = str(warm / (role if args.policy_sharing == "separate" else "solver"))
+    return {role: str(tiny) if name == TINY else name for role, name in models.items()}
+
+
+def evaluate(paths: dict[str, str], problems, outcome, topology, team: TeamArguments, args: MultiAgentGRPOConfig):
+    """Accuracy of each role's saved model, sampled as in training unless `eval_*` says otherwise."""
+    temperature, top_p = team.eval_temperature, team.eval_top_p
+    generators = {
+        role: TransformersGenerator(
+            path,
+            max_new_tokens=args.for_role(role, "max_completion_length"),
+            temperature=args.for_role(role, "temperature") if temperature is None else temperature,
+            top_p=args.for_role(role, "top_p") if top_p is None else top_p,
+            seed=args.seed,
+        )
+        for role, path in paths.items()
+    }
+    return evaluate_team(problems, generators, outcome, topology=topology, batch_size=team.eval_batch_size)
 
 
 def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
@@ -69,17 +111,19 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         "dtype": model.dtype or "float32",
         **(args.model_init_kwargs or {}),
     }
-    models, topology, train_dataset, held_out = load_task(team, args, model)
+    topology, train_dataset, held_out = load_task(team, args)
     if held_out is not None and team.num_eval_problems:
         held_out = held_out.select(range(min(team.num_eval_problems, len(held_out))))
-    credit = team.make_credit(topology=topology)
+    credit, peft_config = team.make_credit(topology=topology), get_peft_config(model)
+    check_arguments({}, [credit], args, train_dataset, topology, peft_config)  # before a model is built
+    models = load_models(team, args, model)
     trainer = MultiAgentGRPOTrainer(
         model=models,
         reward_funcs=credit,
         args=args,
         train_dataset=train_dataset,
         eval_dataset=held_out if args.eval_strategy != "no" else None,
-        peft_config=get_peft_config(model),
+        peft_config=peft_config,
         topology=topology,
     )
     if not args.disable_tqdm:
@@ -87,22 +131,8 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
             trainer.remove_callback(callback)
         trainer.add_callback(TeamProgressCallback)
 
-    def evaluate(paths: dict[str, str]):
-        """Each role's saved model, sampled as in training."""
-        generators = {
-            role: TransformersGenerator(
-                path,
-                max_new_tokens=args.for_role(role, "max_completion_length"),
-                temperature=args.for_role(role, "temperature"),
-                top_p=args.for_role(role, "top_p"),
-                seed=args.seed,
-            )
-            for role, path in paths.items()
-        }
-        return evaluate_team(held_out, generators, credit.outcome, topology=topology, batch_size=256)
-
     evaluates = team.num_eval_problems > 0 and trainer.accelerator.is_main_process
-    before = evaluate(models) if evaluates else None
+    before = evaluate(models, held_out, credit.outcome, topology, team, args) if evaluates else None
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
@@ -113,7 +143,7 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         title = f"{team.credit}, {team.dataset_name or 'arithmetic'}, {trainer.state.global_step} steps"
         paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title)
         if evaluates:
-            after = evaluate(trained)
+            after = evaluate(trained, held_out, credit.outcome, topology, team, args)
             seconds = time.perf_counter() - started
             summary = summarize(before, after, seconds=seconds, credit=team.credit, seed=args.seed)
             paths["summary"] = write_json(summary, output / "summary.json")
@@ -125,7 +155,4 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    if not any(argument.split("=")[0] in TASK_OF_ITS_OWN for argument in arguments):
-        arguments = ["--config", str(DEFAULT_RECIPE), *arguments]
-    main(*TrlParser((TeamArguments, MultiAgentGRPOConfig, ModelConfig)).parse_args_and_config(arguments))
+    main(*parse_arguments(sys.argv[1:]))

@@ -1,6 +1,5 @@
 import importlib.util
 import logging
-import os
 import pickle
 import sys
 import threading
@@ -15,14 +14,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    GPT2Config,
     LlamaConfig,
     Olmo3Config,
     PreTrainedTokenizerFast,
-    Qwen2Config,
 )
 
 from ccpo.generators import OpenAIGenerator, TransformersGenerator
-
 
 CHARACTERS = [chr(code) for code in range(32, 127)]
 SPECIAL = ["<pad>", "<eos>", "<end>", "<unk>"]
@@ -278,12 +276,14 @@ def test_partner_is_loaded_whole_under_zero_3(model_path):
 
 
 def test_partner_is_loaded_whole_under_fsdp(model_path, process_group, monkeypatch):
+    from transformers.integrations import is_fsdp_enabled
+
     expected = TransformersGenerator(model_path, temperature=0, max_new_tokens=8)(TEXTS)
     for name, value in {"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("LOCAL_RANK", "1")  # not the rank that reads the weights
+    monkeypatch.setenv("LOCAL_RANK", "1")  # another rank than the one that broadcasts the weights of a trained model
+    assert is_fsdp_enabled()
     assert TransformersGenerator(model_path, temperature=0, max_new_tokens=8)(TEXTS) == expected
-    assert os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] == "true"
 
 
 def test_last_assistant_message_is_continued():
@@ -314,8 +314,8 @@ def test_generation_kwargs_and_stop_strings():
 @pytest.mark.parametrize("batch_size", [None, 3])
 @pytest.mark.parametrize(
     ("config_class", "options"),
-    [(LlamaConfig, {}), (Qwen2Config, {}), (Olmo3Config, {"sliding_window": 8})],
-    ids=["llama", "qwen2", "olmo3-sliding-window"],
+    [(LlamaConfig, {}), (Olmo3Config, {"sliding_window": 8}), (GPT2Config, {})],
+    ids=["llama", "olmo3-sliding-window", "gpt2-absolute-positions"],
 )
 @pytest.mark.parametrize("prompts", [TEXTS, CHATS[:3]], ids=["text", "chat"])
 def test_score_equals_full_forward_passes(prompts, config_class, options, batch_size):
@@ -619,6 +619,13 @@ def test_missing_client_names_the_extra(monkeypatch):
 def test_endpoint_arguments_are_checked(options, message):
     with pytest.raises(ValueError, match=message) as caught:
         OpenAIGenerator("m", **options)
+    assert KEY not in str(caught.value)
+
+
+def test_address_from_the_environment_is_checked_too(monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", f"http://me:{KEY}@host/v1")
+    with pytest.raises(ValueError, match="base_url must look like") as caught:
+        OpenAIGenerator("m")
     assert KEY not in str(caught.value)
 
 

@@ -78,6 +78,10 @@ VALID = [
     ("{outcome: correct, pair: (0.7, 0.3)}", "correct", 0.7),
     ('{\\"outcome\\": \\"correct\\", \\"pair\\": [0.7, 0.3]}', "correct", 0.7),
     ('{"oops {"outcome": "correct", "pair": [0.7, 0.3]}', "correct", 0.7),
+    ('{"x": ["outcome": "correct", "pair": 5]} pair: 0.7, 0.3', "correct", 0.7),  # a key in a list is no key
+    ('{"outcome": "correct"], "pair": [T, S]} pair: 0.7, 0.3', "correct", 0.7),  # brackets that do not match
+    ('{] "outcome": "correct", "pair": [T, S]} pair: 0.7, 0.3', "correct", 0.7),
+    ('{"pair": 5] {"outcome": "correct"} pair: 0.7, 0.3', "correct", 0.7),
     # plain text
     ("The answer is correct. pair: 0.7, 0.3", "correct", 0.7),
     ("outcome: wrong\npair: 0.7, 0.3", "wrong", 0.7),
@@ -108,6 +112,8 @@ VALID = [
     # an echo, then an explicit answer
     (f"Correct. Allowed pairs: {ECHO}\npair: 0.7, 0.3", "correct", 0.7),
     (f"Allowed: {ECHO}. Outcome: correct. Pair: [0.7, 0.3]", "correct", 0.7),
+    (f"Correct. {ECHO} {{'pair': [0.7, 0.3]}}", "correct", 0.7),
+    (f"Correct. {ECHO} **Pair**: 70% / 30%", "correct", 0.7),
     ("Correct. Of 0.9, 0.1, 0.8, 0.2, 0.7, 0.3 I take pair: 0.8, 0.2", "correct", 0.8),
     ("The outcome may be correct or wrong. Outcome: wrong. Pair: 0.2, 0.8", "wrong", 0.2),
     ("Pair: 0.2, 0.8. The thinker's idea seemed correct to me, but outcome is wrong", "wrong", 0.2),
@@ -194,6 +200,7 @@ INVALID = [  # whatever the verdict
     "correctly done: 0.7, 0.3",
     "the correctness: 0.7, 0.3",
     "partially-correct: 0.7, 0.3",
+    "correct-ish: 0.7, 0.3",
     "correct_answer 0.7, 0.3",
     "correct: 10.7, 0.35",
     "correct: 10.7, 0.3",
@@ -208,6 +215,7 @@ INVALID = [  # whatever the verdict
     "correct: 70, 30",
     "correct: 70/30",
     "correct: 70%/30",
+    "correct: 0.7%/0.3",
     "correct: 0.7%/0.3%",
     "correct: 7/3",
     "correct: x0.7, 0.3",
@@ -431,6 +439,7 @@ REPEATED += [
 REPEATED += [" ", "\n", "\\", "```json\n", "\ud800", "\x00", "-", "%"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="the watchdog needs SIGALRM")
 @pytest.mark.parametrize("unit", REPEATED, ids=repr)
 def test_megabytes(unit):

@@ -6,12 +6,14 @@ No text is ever evaluated. Answers are read by math-verify's LaTeX grammar (ANTL
 expressions, which ends in `eval`; and [`forbid_eval`] makes SymPy refuse it.
 """
 
+import ast
 import json
 import os
 import re
 import sys
 import time
 from functools import lru_cache
+from operator import add, mul, sub, truediv
 
 MAX_TEXT = 100_000  # characters of a text, counted from its end, in which a box is looked for
 MAX_PROSE = 4_000  # characters of an unboxed text, counted from its end, in which "answer is $...$" is looked for
@@ -29,6 +31,7 @@ _ENVIRONMENT = re.compile(
 )
 _INTEGER = re.compile(r"-?(?:[1-9][0-9]{0,2}(?:,[0-9]{3}){1,9}|[0-9]{1,30})")
 _NUMERAL = re.compile(r"(?P<integer>[+-]?[0-9]+)|[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_OPERATIONS = dict(zip((ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow), (add, sub, mul, truediv, pow), strict=True))
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,)\s*(?=[0-9]{3}(?![0-9]))")  # 1,\!200  1{,}200  1\,200
 _TRAILING = re.compile(r"(?<!\\)[.,;:]\Z")
 # A text is prose if a word is followed by another word or a number, commands and up to three words at its end aside.
@@ -110,9 +113,7 @@ def extract_prediction(text):
 
 def text_of(completion):
     """The text of a completion: a string, or a conversation, of which the last message counts."""
-    if isinstance(completion, str):
-        return completion
-    content = completion[-1].get("content") if completion else None
+    content = completion if isinstance(completion, str) else completion[-1].get("content") if completion else None
     if isinstance(content, list):  # the parts of a multimodal message
         content = "".join(part.get("text") or "" for part in content)
     return content or ""
@@ -127,17 +128,33 @@ def forbid_eval():
     """
     Makes SymPy refuse, in this process, to evaluate text as Python code.
 
-    Even the LaTeX grammar gets there, by `Number("3.5")`. Numerals are read here instead, to the same objects.
+    Even the LaTeX grammar gets there, by `Number("3.5")`, and so does SymPy, by arithmetic of its own making, such as
+    `"(1+sqrt(5))/2"`. Both are read here instead, to the same objects.
     """
     import sympy.parsing.sympy_parser as sympy_parser
-    from sympy import Float, Integer
+    import sympy.physics.units  # noqa: F401 (imported by `simplify`, it reads names: now, while it may)
+    from sympy import Float, Integer, exp, log, sqrt
 
-    def read_numeral(text, *args, **kwargs):
-        if match := _NUMERAL.fullmatch(text.strip()):
+    def value(node, text):
+        match node:
+            case ast.Constant():
+                return read_arithmetic(ast.get_source_segment(text, node))
+            case ast.UnaryOp(op=ast.USub()):
+                return -value(node.operand, text)
+            case ast.BinOp() if type(node.op) in _OPERATIONS:
+                return _OPERATIONS[type(node.op)](value(node.left, text), value(node.right, text))
+            case ast.Call(func=ast.Name(id="sqrt" | "exp" | "log" as name), args=[argument]):
+                return {"sqrt": sqrt, "exp": exp, "log": log}[name](value(argument, text))
+        raise ValueError("no arithmetic, and text is never evaluated here")
+
+    def read_arithmetic(text, *args, **kwargs):
+        text = text.strip()
+        if match := _NUMERAL.fullmatch(text):
             return Integer(int(text)) if match["integer"] else Float(text)
-        raise ValueError("not a numeral, and text is never evaluated here")
+        tree = ast.parse(text, mode="eval").body
+        return value(None if isinstance(tree, ast.Constant) else tree, text)
 
-    sympy_parser.parse_expr = sympy_parser.eval_expr = read_numeral
+    sympy_parser.parse_expr = sympy_parser.eval_expr = read_arithmetic
 
 
 def speed_up_grammar():
@@ -172,7 +189,7 @@ def speed_up_grammar():
 
 def build_judge():
     """
-    Imports math-verify and returns `read(text, is_prose, is_gold)`, a SymPy object or `None`, and `equal(gold, answer)`.
+    Imports math-verify; returns `read(text, is_prose, is_gold)`, a SymPy object or `None`, and `equal(gold, answer)`.
 
     The settings are those of TRL's `accuracy_reward`, but for one: predictions are normalised like gold answers, so
     that `\\frac12` and `2\\sqrt3`, which are LaTeX, are read.
@@ -194,13 +211,8 @@ def build_judge():
     )
 
     def read_prose(text, is_gold):
-        return parse(
-            text,
-            extraction_config=[gold_prose if is_gold else answer_prose],
-            extraction_mode="any_match" if is_gold else "first_match",
-            fallback_mode="no_fallback",
-            parsing_timeout=None,
-        )
+        config, mode = ([gold_prose], "any_match") if is_gold else ([answer_prose], "first_match")
+        return parse(text, config, fallback_mode="no_fallback", extraction_mode=mode, parsing_timeout=None)
 
     @lru_cache(maxsize=4096)
     def read_latex(text):
@@ -238,11 +250,10 @@ def build_judge():
 
 def main(timeout):
     """
-    Judges the pairs on standard input, a JSON list `[gold, gold_is_prose, prediction, prediction_is_prose]` a line.
+    Judges the pairs on standard input, a JSON list `[gold, gold_is_prose, answer, answer_is_prose]` a line.
 
     The kernel keeps the time, `timeout` seconds for a pair: a timer whose signal has its default action ends the
-    process, even inside a long C-level computation, even if the parent is gone. The parent sees the exit status. A gold
-    answer may take half of the time, so that its prediction keeps the other half.
+    process, even inside a long C-level computation, even if the parent is gone. A gold answer may take half of it.
     """
     import logging
     import resource

@@ -21,6 +21,8 @@ class TeamArguments(ScriptArguments):
         eval_dataset_name (`str`, *optional*): another dataset to evaluate on; defaults to the test split of the same.
         max_train_rows (`int`, *optional*): train on the first rows only.
         num_eval_problems (`int`, defaults to 0): held-out problems of the evaluation before and after training.
+        eval_temperature, eval_top_p (`float`, *optional*): sampling in that evaluation; default to those in training.
+        eval_batch_size (`int`, defaults to 256): problems at once in that evaluation.
         thinker_model, solver_model (`str`, *optional*): a model per role; default to `model_name_or_path`.
         conversational (`bool`, defaults to `True`): whether prompts are chat messages.
         credit (`str`, defaults to `"ccpo"`): `"shared"`, `"ccpo"` or `"sepo"`.
@@ -38,6 +40,13 @@ class TeamArguments(ScriptArguments):
     num_eval_problems: int = field(
         default=0, metadata={"help": "Held-out problems of the evaluation before and after training; 0 = none."}
     )
+    eval_temperature: float | None = field(
+        default=None, metadata={"help": "Temperature of that evaluation. Defaults to that in training."}
+    )
+    eval_top_p: float | None = field(
+        default=None, metadata={"help": "Top-p of that evaluation. Defaults to that in training."}
+    )
+    eval_batch_size: int = field(default=256, metadata={"help": "Problems at once in that evaluation."})
     thinker_model: str | None = field(default=None, metadata={"help": "The Thinker's model."})
     solver_model: str | None = field(default=None, metadata={"help": "The Solver's model."})
     conversational: bool = field(default=True, metadata={"help": "Whether prompts are chat messages."})

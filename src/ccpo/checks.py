@@ -10,6 +10,7 @@ from trl.trainer.utils import get_config_model_id
 from .config import MultiAgentGRPOConfig
 from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit
 from .topology import Topology
+from .verifier import MathVerifier
 
 
 def models_by_role(model: Any, sharing: str, roles: tuple[str, ...]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def models_by_role(model: Any, sharing: str, roles: tuple[str, ...]) -> dict[str
         same = [other is first or (isinstance(other, str) and other == first) for other in others]
         if sharing != "separate" and not all(same):
             raise ValueError(
-                f"`policy_sharing={sharing!r}` has one model for all roles, but `model` gives different ones. Give one "
+                f"`policy_sharing={sharing!r}` has one model for all roles, but `model` gives several. Give one "
                 "model, or set `policy_sharing='separate'`."
             )
         if sharing == "separate" and any(other is first for other in others) and not isinstance(first, str):
@@ -103,7 +104,8 @@ def _check_dataset(dataset: Any, allocators: list[CreditAllocator]) -> None:
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ValueError("`train_dataset` is empty (0 rows). Check its split and filters.")
     columns = dataset.column_names if isinstance(dataset, Dataset | IterableDataset) else None
-    required = ["prompt"] + [c for a in allocators for c in getattr(a.outcome, "required_columns", ())]
+    judges = [allocator.outcome for allocator in allocators]
+    required = ["prompt"] + ["solution" for judge in judges if isinstance(judge, MathVerifier)]
     for column in required if columns is not None else ():
         if column not in columns:
             raise ValueError(
@@ -136,7 +138,7 @@ def load_tokenizers(
     The tokenizer of each role, as TRL loads it; a pad token where there is none.
 
     Raises:
-        `ValueError`: conversational prompts and a tokenizer without a chat template, or a model that names no tokenizer.
+        `ValueError`: conversational prompts and no chat template, or a model that names no tokenizer.
     """
     tokenizers = {}
     for role, model in models.items():
@@ -163,8 +165,8 @@ def load_tokenizers(
             given.pad_token = given.eos_token
         if is_conversational(next(iter(dataset))) and getattr(given, "chat_template", None) is None:
             raise ValueError(
-                f"`train_dataset` has conversational prompts, but the tokenizer of role {role!r} has no chat template. "
-                "Set `tokenizer.chat_template`, use an instruct model, or give text prompts."
+                f"`train_dataset` has conversational prompts, but the tokenizer of role {role!r} has no chat "
+                "template. Set `tokenizer.chat_template`, use an instruct model, or give text prompts."
             )
         tokenizers[role] = given
     return tokenizers

@@ -1,5 +1,6 @@
 """Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,8 +56,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
         > Parameters that control the schedule
 
         schedule (`str`, *optional*, defaults to `"alternate"`):
-            `"alternate"`: one role is trained in a block of `alternate_period` generation batches. `"joint"`: all roles
-            are trained from every generation batch.
+            `"alternate"`: one role is trained in a block of `alternate_period` generation batches. `"joint"`: all
+            roles are trained from every generation batch.
         alternate_period (`int`, *optional*, defaults to `10`):
             Generation batches in a block.
         start_role (`str`, *optional*):
@@ -107,8 +108,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
     schedule: str = field(
         default="alternate",
         metadata={
-            "help": "'alternate': one role is trained in a block of `alternate_period` generation batches; 'joint': all "
-            "roles are trained from every generation batch.",
+            "help": "'alternate': one role is trained in a block of `alternate_period` generation batches; 'joint': "
+            "all roles are trained from every generation batch.",
             "choices": list(_CHOICES["schedule"]),
         },
     )
@@ -126,7 +127,17 @@ class MultiAgentGRPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            if "divisible" not in str(error):
+                raise
+            raise ValueError(
+                f"{error} That batch is `per_device_train_batch_size={self.per_device_train_batch_size}` x "
+                f"{self.world_size} processes x `steps_per_generation={self.steps_per_generation}`, in evaluation "
+                f"`per_device_eval_batch_size={self.per_device_eval_batch_size}` x processes: change one of them, or "
+                "`num_generations`, so that it holds whole groups."
+            ) from error
         self._check_role_kwargs()
         if self.advantage_estimator.startswith("reinforce++") and self.scale_rewards != "none":
             raise ValueError(
@@ -151,13 +162,14 @@ class MultiAgentGRPOConfig(GRPOConfig):
             for key in ("max_completion_length", "temperature", "learning_rate"):
                 value = overrides.get(key, 1)
                 if isinstance(value, str):  # YAML reads 1e-6 as a string
-                    value = overrides[key] = float(value)
-                if value < 0 or (value == 0 and key != "learning_rate"):
-                    raise ValueError(f"`role_kwargs[{role!r}][{key!r}]` must be positive, got {value}.")
+                    with contextlib.suppress(ValueError):
+                        value = overrides[key] = float(value)
+                if not isinstance(value, int | float) or value < 0 or (value == 0 and key != "learning_rate"):
+                    raise ValueError(f"`role_kwargs[{role!r}][{key!r}]` must be a positive number, got {value!r}.")
             if self.policy_sharing == "shared" and "learning_rate" in overrides:
                 raise ValueError(
-                    f"`role_kwargs[{role!r}]['learning_rate']` cannot be set with `policy_sharing='shared'`: the roles "
-                    "are one set of weights. Set `learning_rate`, or use 'separate' or 'adapters'."
+                    f"`role_kwargs[{role!r}]['learning_rate']` cannot be set with `policy_sharing='shared'`: the "
+                    "roles are one set of weights. Set `learning_rate`, or use 'separate' or 'adapters'."
                 )
             if self.policy_sharing != "separate" and "temperature" in overrides:
                 temperatures = {r: o.get("temperature", self.temperature) for r, o in self.role_kwargs.items()}

@@ -49,7 +49,7 @@ def load_problems(
     path = Path(name)
     if path.suffix in _FORMATS:
         if not path.is_file():
-            raise FileNotFoundError(f"`dataset_name={name!r}` looks like a local file, but there is none.")
+            raise FileNotFoundError(f"`dataset_name={name!r}` names a local file that is not there. Check the path.")
         dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
     elif path.is_file():
         raise ValueError(f"`dataset_name={name!r}` has an unknown format; known: {sorted(_FORMATS)}.")

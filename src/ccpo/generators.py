@@ -19,7 +19,6 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed
 
-
 logger = logging.getLogger(__name__)
 
 _LOCAL_LOCK = threading.RLock()  # the random state and a shared model's mode belong to the process: one call at a time
@@ -49,16 +48,13 @@ def _check_range(name: str, value, low, high=float("inf"), *, whole: bool = True
 
 @contextmanager
 def _unsharded_loading() -> Iterator[None]:
-    """Load a frozen model whole on every process: ZeRO-3 would shard it at birth, with no engine to gather it, and
-    FSDP's `cpu_ram_efficient_loading` would leave it without weights on every rank but the first."""
-    name, config = "FSDP_CPU_RAM_EFFICIENT_LOADING", deepspeed._hf_deepspeed_config_weak_ref
-    fsdp = os.environ.pop(name, None)
+    """Load a frozen model whole on every process: ZeRO-3 would shard it at birth, with no engine to gather it."""
+    config = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = config
-        os.environ.update({} if fsdp is None else {name: fsdp})
 
 
 @contextmanager
@@ -181,7 +177,7 @@ class TransformersGenerator:
             model, tokenizer, pad_id = self._load()
             batches = self._batches(prompts, max_new_tokens)
             config = self._generation_config(max_new_tokens)
-            eos, options = config.eos_token_id or [], {"tokenizer": tokenizer} if config.stop_strings else {}
+            eos, options = config.eos_token_id, {"tokenizer": tokenizer} if config.stop_strings else {}
             ends = {*eos, pad_id} if config.stop_strings else {*eos}  # a stop string is followed by pads
             with _evaluating(model), self._own_random_state():
                 for batch in batches:
@@ -192,7 +188,7 @@ class TransformersGenerator:
                     )
                     for row in output[:, ids.shape[1] :].tolist():
                         end = next((i for i, token in enumerate(row) if token in ends), len(row))
-                        self.completion_tokens += end + (row[end : end + 1] != [] and row[end] in eos)
+                        self.completion_tokens += end + (end < len(row) and row[end] in eos)
                         texts.append(tokenizer.decode(row[:end], skip_special_tokens=True))
         return texts
 
@@ -307,7 +303,7 @@ class TransformersGenerator:
         if self.temperature > 0:
             sampling = {"do_sample": True, "temperature": float(self.temperature), "top_p": float(self.top_p)}
             sampling["top_k"] = self.top_k or 0
-        options = {"eos_token_id": sorted(eos) or None, "repetition_penalty": 1.0, "disable_compile": True, **sampling}
+        options = {"eos_token_id": sorted(eos), "repetition_penalty": 1.0, "disable_compile": True, **sampling}
         options |= {"max_new_tokens": max_new_tokens, "pad_token_id": pad_id, **(self.generation_kwargs or {})}
         return GenerationConfig(**options)
 
@@ -371,7 +367,7 @@ class OpenAIGenerator:
     _client: object = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
-        address = urlsplit(self.base_url or "https://default")
+        address = urlsplit(self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
         if address.scheme not in ("http", "https") or not address.hostname or "@" in address.netloc or address.query:
             raise ValueError("base_url must look like http://localhost:8000/v1, without user name, password or query.")
         _check_range("max_tokens", self.max_tokens, 1)
@@ -476,6 +472,5 @@ class OpenAIGenerator:
             )
         if status is not None and status < 500 and status not in (408, 409, 429):
             return ValueError(f"{url} rejected the request (HTTP {status}): {said}")
-        return RuntimeError(
-            f"{url} failed, {type(error).__name__} after up to {self.max_retries + 1} attempts: {said}"
-        )
+        attempts = f"{type(error).__name__} after up to {self.max_retries + 1} attempts"
+        return RuntimeError(f"{url} failed, {attempts}: {said}")

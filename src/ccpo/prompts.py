@@ -3,9 +3,9 @@
 import re
 
 THINKER_PROMPT = (
-    "You are the Thinker of a team of two. Your partner, the Solver, reads what you write and then writes the solution."
-    " Study the problem below and write the ideas and the plan that lead to its solution. Do not carry the solution out"
-    " to the end and do not state the final answer.\n\nProblem:\n{problem}"
+    "You are the Thinker of a team of two. Your partner, the Solver, reads what you write and then writes the "
+    "solution. Study the problem below and write the ideas and the plan that lead to its solution. Do not carry the "
+    "solution out to the end and do not state the final answer.\n\nProblem:\n{problem}"
 )
 SOLVER_PROMPT = (
     "{problem}\n\nYour partner, the Thinker, wrote this plan. It may contain mistakes.\n\nPlan:\n{thought}\n\n"
@@ -13,25 +13,36 @@ SOLVER_PROMPT = (
 )
 SOLO_PROMPT = "{problem}\n\nWrite the solution step by step and put the final answer within \\boxed{}."
 
-_BOX = re.compile(r"\\boxed\s*")
-_BARE_BOX = re.compile(r"\\boxed\s*(?:\\[A-Za-z]+|[^\s\\${}]+)")
+_BOX = "\\boxed"
+# What `\boxed` without braces takes: everything up to white space, `$`, a closing brace or the end of the formula.
+_BARE_ARGUMENT = re.compile(r"(?:[^\s\\${}]+|\\[^\])])*", re.DOTALL)
 # A sentence ends at a newline or at [.!?] followed by white space, so that "1.5" and "f(x)=x!y" stay whole.
-_SENTENCE = re.compile(r"[^\n]*?(?:[.!?]+[\"')\]$]*(?=\s|$)|(?=\n)|$)[ \t]*\n*")
-_INSTRUCTION = re.compile(
-    r"(?:[,;:]\s*)?(?:\b(?:and|then|and then)\s+)?(?:\bplease\s+)?"
-    r"\b(?:put|output|writ|giv|provid|present|plac|return|enclos|express|report|stat|submit|wrap|your|the final|the answer)"
-    r"\w*\b[^\n]*\\boxed.*$",
-    re.IGNORECASE | re.DOTALL,
-)
-_OPENER = re.compile(
-    r"\s*(?:let'?s|please|put|output|write|give|provide|present|place|return|enclose|express|report|state|show|box|wrap|"
-    r"make sure|remember|your|the final|the answer|solve|think|reason|you (?:must|should|need)|answer|submit|note|at the end|"
-    r"finally)\b",
+_SENTENCE = re.compile(r"[^\n]*?(?:(?<![.!?])[.!?]+[\"')\]$]*(?=\s|$)|(?=\n)|$)[ \t]*\n*")
+_ANSWER_MARK = re.compile(r"\\boxed|####")  # MATH's and GSM8K's place for the answer
+_CLAUSE_START = re.compile(r"[,;:(–—]|\s(?=(?:and|then|but|so)\b)|\s(?=[A-Z])")
+_PLACE = re.compile(
+    r"[\s,(]*\b(?:(?:enclosed|placed|written|put)\s+)?(?:with|in|inside|within|into|using|as|after|behind)\s+"
+    r"(?:(?:a|the|your)\s+)?(?:box\s+)?[\"'`(]*$",
     re.IGNORECASE,
 )
+_TOKEN = re.compile(r"[^\W_]+(?:['’]s)?|[^\s.,;:!?'\"’“”()*`–—-]")
+# A clause made of these words alone asks no question.
+_INSTRUCTION_WORDS = frozenset(
+    """
+    a after all also always an and answer answers as at be before behind box boxed but by can carefully choice
+    clear clearly conclude conclusion correct detail detailed do each efficiently enclose enclosed end ensure enter
+    exact exactly example explain explanation express expressed final finally first following for form format from
+    give given hence in include inside into is it its just last latex let let's let’s like line logically make math
+    mathematical me must need notation of on one only option or out output own place placed please present problem
+    provide put question reason reasoning remember report respond response result return should show simplest
+    simplified single so solution solve state step steps submit sure that the their them then therefore think
+    thinking this thoroughly through to up us use using when with within work working wrap wrapped write written
+    you your
+    """.split()
+)
 
 
-def _box_end(text: str, start: int) -> int:
+def _group_end(text: str, start: int) -> int:
     """Index behind the group that opens at `text[start] == "{"`; the text's end where it never closes."""
     depth, position = 0, start
     while position < len(text):
@@ -46,12 +57,26 @@ def _box_end(text: str, start: int) -> int:
     return len(text)
 
 
+def _argument_end(text: str, position: int) -> int:
+    r"""Index behind the argument of the `\boxed` that ends at `position`."""
+    while text[position : position + 1].isspace():
+        position += 1
+    if text.startswith("{", position):
+        return _group_end(text, position)
+    while True:  # e.g. \frac{1}{2}
+        position = _BARE_ARGUMENT.match(text, position).end()
+        if not text.startswith("{", position):
+            return position
+        position = _group_end(text, position)
+
+
 def strip_boxed(text: str) -> str:
     r"""
-    The leak guard: remove every `\boxed{…}` with balanced braces, wherever it stands.
+    The leak guard: remove every `\boxed{…}` with balanced braces, wherever it stands, in linear time.
 
-    A box that never closes is removed to the end of the text, `\boxed 5` together with its argument, and the dollar
-    signs that would be left empty with them.
+    A box that never closes is removed to the end of the text, `\boxed 5` and `\boxed\frac{1}{2}` together with their
+    arguments, and the dollar signs that would be left empty with them. A `\boxed` that only the removal of another one
+    brings together goes too.
 
     Args:
         text (`str`): a thought.
@@ -59,69 +84,103 @@ def strip_boxed(text: str) -> str:
     Returns:
         `str`: the thought as the Solver may read it; the text itself where it has no box.
     """
-    pieces, position = [], 0
-    while (match := _BOX.search(text, position)) is not None:
-        pieces.append(text[position : match.start()])
-        if text.startswith("{", match.end()):
-            position = _box_end(text, match.end())
-        else:
-            bare = _BARE_BOX.match(text, match.start())
-            position = bare.end() if bare else match.end()
-        for fence in ("$$", "$"):
-            if pieces[-1].endswith(fence) and text.startswith(fence, position):
-                pieces[-1] = pieces[-1].removesuffix(fence)
-                position += len(fence)
-                break
-    if not pieces:
+    if not has_boxed(text):
         return text
-    return strip_boxed("".join(pieces) + text[position:])  # what the removal joined may be a box again
+    kept, position = [], 0
+    while position < len(text):
+        kept.append(text[position])
+        position += 1
+        if kept[-1] == _BOX[-1] and "".join(kept[-len(_BOX) :]) == _BOX:
+            del kept[-len(_BOX) :]
+            position = _argument_end(text, position)
+            for fence in ("$$", "$"):
+                if "".join(kept[-len(fence) :]) == fence and text.startswith(fence, position):
+                    del kept[-len(fence) :]
+                    position += len(fence)
+                    break
+    return "".join(kept)
 
 
 def has_boxed(text: str) -> bool:
     r"""Whether the text contains a `\boxed`, the answer's place."""
-    return _BOX.search(text) is not None
+    return _BOX in text
+
+
+def _only_instructs(text: str) -> bool:
+    """Whether the text is made of instruction words alone: no number, no formula, no word of a question."""
+    return all(token in _INSTRUCTION_WORDS for token in _TOKEN.findall(strip_boxed(text).lower()))
+
+
+def _ask_without_box(sentence: str) -> str:
+    """A sentence without what it says about the answer's place; empty where it says nothing else."""
+    body = sentence.rstrip()
+    *_, mark = _ANSWER_MARK.finditer(body)
+    end = _group_end(body, mark.end()) if body.startswith("{", mark.end()) else mark.end()
+    head, box, tail = body[: mark.start()], body[mark.end() + 1 : end - 1], body[end:]
+    if head.endswith("$") and tail.startswith("$"):
+        head, tail = head.removesuffix("$").removesuffix("$"), tail.removeprefix("$").removeprefix("$")
+    cut = len(head)
+    for start in reversed([0, *(match.start() for match in _CLAUSE_START.finditer(head))]):
+        if not _only_instructs(head[start:cut]):
+            break
+        cut = start
+    if _only_instructs(tail) and cut < len(head):  # the instruction is the sentence's last clause, or all of it
+        if cut == 0:
+            return ""
+        stop = [] if re.match(r"\s[A-Z]", head[cut:]) else re.findall(r"[.?!]", tail)[-1:]
+        body = head[:cut].rstrip(" ,;:(–—") + "".join(stop)
+    elif cut == 0 and head and tail.startswith(":"):  # "Put the answer in \boxed{}: <question>"
+        body = tail[1:].lstrip()
+    elif not box.strip(" .") or "answer" in box.lower():  # "<question> in \boxed{}"; another box is the problem's own
+        if place := _PLACE.search(head, max(0, len(head) - 40)):
+            body = (head[: place.start()] + tail).lstrip(" ,")
+    return body + sentence[len(sentence.rstrip()) :]
+
+
+def _without_instruction(text: str) -> str:
+    """`strip_answer_instruction`, empty where the text says nothing else."""
+    if not _ANSWER_MARK.search(text):
+        return text
+    sentences = _SENTENCE.findall(text)
+    return "".join(_ask_without_box(s) if _ANSWER_MARK.search(s) else s for s in sentences).rstrip()
 
 
 def strip_answer_instruction(problem: str) -> str:
     r"""
-    Remove the sentence that asks for the final answer within `\boxed{}`, which contradicts the Thinker's instruction.
+    Remove what asks for the final answer within `\boxed{}` or after `####`: it contradicts the Thinker's instruction.
 
     A sentence that only instructs goes whole. One that also asks the question ("Find x and put it in \boxed{}.") loses
-    its instruction alone.
+    its instruction alone, and a box that belongs to the problem stays.
 
     Args:
         problem (`str`): the problem, possibly ending in "…output the final answer within \boxed{}."
 
     Returns:
-        `str`: the problem without the instruction; the problem itself where it has none.
+        `str`: the problem without the instruction; the problem itself where it has none, or says nothing else.
     """
-    if not has_boxed(problem):
-        return problem
-    kept = []
-    for sentence in _SENTENCE.findall(problem):
-        if not has_boxed(sentence):
-            kept.append(sentence)
-        elif not _OPENER.match(sentence):  # a question: cut the instruction off, keep a box that belongs to it
-            question, cuts = _INSTRUCTION.subn("", sentence)
-            kept.append(question.rstrip(" ,;:") + ".\n" if cuts else sentence)
-    return "".join(kept).rstrip() or problem
+    return _without_instruction(problem) or problem
 
 
-def problem_text(prompt: str | list[dict]) -> str:
-    """The problem that a prompt states: the text itself, or the content of the last user message."""
-    if isinstance(prompt, str):
-        return prompt
-    for message in reversed(prompt):
-        if message.get("role") == "user" and isinstance(message.get("content"), str):
-            return message["content"]
+def _last_user(prompt: list[dict]) -> int:
+    """Index of the last user message, which states the problem."""
+    for i in reversed(range(len(prompt))):
+        if prompt[i].get("role") == "user":
+            if isinstance(prompt[i].get("content"), str):
+                return i
+            break
     raise ValueError(
         f"`prompt` has no user message with text content: {prompt!r}. Give each row a string or chat messages whose "
         "last user message states the problem."
     )
 
 
+def problem_text(prompt: str | list[dict]) -> str:
+    """The problem that a prompt states: the text itself, or the content of the last user message."""
+    return prompt if isinstance(prompt, str) else prompt[_last_user(prompt)]["content"]
+
+
 def fill(template: str, **fields: str) -> str:
-    """Put the fields into a template, in one pass, so that braces and field names inside the texts stay as they are."""
+    """Put the fields into a template, in one pass, so that braces and field names inside the texts stay."""
     return re.sub("|".join(re.escape(f"{{{name}}}") for name in fields), lambda m: fields[m.group()[1:-1]], template)
 
 
@@ -141,13 +200,27 @@ def build_messages(template: str, prompt: str | list[dict], **fields: str) -> st
     text = fill(template, **{"problem": problem_text(prompt), **fields})
     if isinstance(prompt, str):
         return text
-    last = max(i for i, message in enumerate(prompt) if message.get("role") == "user")
-    return [*prompt[:last], {**prompt[last], "content": text}]
+    last = _last_user(prompt)
+    return [*prompt[:last], {**prompt[last], "content": text}, *prompt[last + 1 :]]
 
 
 def build_thinker_messages(prompt: str | list[dict], template: str = THINKER_PROMPT) -> str | list[dict]:
-    """The Thinker's prompt: the problem without the sentence that asks for a boxed answer."""
-    return build_messages(template, prompt, problem=strip_answer_instruction(problem_text(prompt)))
+    """
+    The Thinker's prompt: the problem without the sentence that asks for a boxed answer. A system message loses that
+    sentence too, and goes where it says nothing else.
+    """
+    messages = build_messages(template, prompt, problem=strip_answer_instruction(problem_text(prompt)))
+    if isinstance(messages, str):
+        return messages
+    kept = []
+    for message in messages:
+        if message.get("role") == "system" and isinstance(message.get("content"), str):
+            content = _without_instruction(message["content"])
+            if not content and message["content"]:
+                continue
+            message = {**message, "content": content}
+        kept.append(message)
+    return kept
 
 
 def build_solver_messages(prompt: str | list[dict], thought: str, template: str = SOLVER_PROMPT) -> str | list[dict]:

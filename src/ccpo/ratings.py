@@ -197,9 +197,7 @@ def shares_from_log_probs(
     probs = torch.softmax(log_probs.float() / temperature, dim=1)  # (n, 9)
     if expectation:
         return probs @ shares
-    unknown = probs.isnan().any(dim=1)  # (n,)
-    if unknown.all():  # also n = 0: torch.multinomial refuses an empty batch
-        return probs.new_full(unknown.shape, torch.nan)
+    unknown = probs.isnan().any(dim=1)  # (n,); torch.multinomial refuses NaN
     drawn = torch.multinomial(probs.masked_fill(unknown[:, None], 1.0), 1, generator=generator)[:, 0]  # (n,)
     return shares[drawn].masked_fill(unknown, torch.nan)
 

@@ -42,6 +42,14 @@ class Episodes:
         return [strip_boxed(thought) for thought in self.thoughts]
 
 
+def _ask(role: str, generate: Generate, prompts: list[Prompt]) -> list[str]:
+    """The role's completions, one per prompt: fewer or more would shift every answer to another problem."""
+    texts = generate(prompts)
+    if len(texts) != len(prompts):
+        raise ValueError(f"The {role}'s generator returned {len(texts)} completions for {len(prompts)} prompts.")
+    return texts
+
+
 def run_solver(
     topology: ThinkSolve,
     prompts: list[Prompt],
@@ -52,7 +60,7 @@ def run_solver(
     solo_rows: Sequence[int] = (),
 ) -> Episodes:
     """
-    The Solver's half of an episode: joint and solo answers, in one generation call since they do not depend on each other.
+    The Solver's half of an episode: joint and solo answers, in one call since they do not depend on each other.
 
     Args:
         topology ([`ThinkSolve`]): the prompts' templates.
@@ -64,6 +72,9 @@ def run_solver(
 
     Returns:
         [`Episodes`]
+
+    Raises:
+        `ValueError`: not one completion per prompt.
     """
     joint = [
         build_solver_messages(prompt, thought, topology.solver_prompt)
@@ -71,7 +82,7 @@ def run_solver(
         for _ in range(num_solves)
     ]
     solo = [build_solo_messages(prompts[row], topology.solo_prompt) for row in solo_rows]
-    texts = generate(joint + solo)
+    texts = _ask("solver", generate, joint + solo)
     return Episodes(
         prompts=prompts,
         thoughts=thoughts,
@@ -91,7 +102,7 @@ def run_episodes(
     solo_rows: Sequence[int] = (),
 ) -> Episodes:
     """
-    Run the topology: the Thinker reads each problem, the Solver reads problem and thought, and the solos the problem alone.
+    Run the topology: the Thinker reads each problem, the Solver problem and thought, and the solos the problem alone.
 
     Args:
         topology ([`ThinkSolve`]): who speaks and with which prompts.
@@ -104,7 +115,7 @@ def run_episodes(
         [`Episodes`]
 
     Raises:
-        `ValueError`: a role has no generator.
+        `ValueError`: a role has no generator, or its generator returns not one completion per prompt.
     """
     if missing := [name for name in topology.role_names if name not in generate]:
         raise ValueError(f"`generate` has no generator for the roles {missing}; it has {sorted(generate)}.")
@@ -112,7 +123,7 @@ def run_episodes(
     def speak(role: Role, read: dict[str, Episodes | list[str]]):
         if role.name == "thinker":
             asked["thinker"] = [build_thinker_messages(prompt, topology.thinker_prompt) for prompt in prompts]
-            return generate["thinker"](asked["thinker"])
+            return _ask("thinker", generate["thinker"], asked["thinker"])
         thoughts = read["thinker"]
         return run_solver(topology, prompts, thoughts, generate["solver"], num_solves=num_solves, solo_rows=solo_rows)
 
@@ -124,7 +135,7 @@ def run_episodes(
 
 def assign_solos(rows: int, num_processes: int, group: int, num_solos: int) -> tuple[list[list[int]], list[bool]]:
     """
-    Which row answers its problem alone, so that every prompt gets S solos though its group may be split over processes.
+    Which row answers its problem alone: every prompt gets S solos though its group may be split over processes.
 
     Every process gets equally many, at least one, since sharded generation is a collective; the surplus is dropped.
 
@@ -137,7 +148,14 @@ def assign_solos(rows: int, num_processes: int, group: int, num_solos: int) -> t
     Returns:
         `tuple[list[list[int]], list[bool]]`: per process the local rows, repeated for several solos, all of length m;
         and for the W·m solos in the order of the processes whether each counts. Those that do are sorted by prompt.
+
+    Raises:
+        `ValueError`: the batch of all processes is not made of whole groups.
     """
+    if rows * num_processes % group:
+        raise ValueError(
+            f"`rows` x `num_processes` must be a multiple of `group`, got {rows} x {num_processes} and {group}."
+        )
 
     def count(row: int) -> int:
         place = row % group

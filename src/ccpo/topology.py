@@ -42,7 +42,8 @@ class Topology:
         One pass: every role speaks once, reading what its `reads` said.
 
         Args:
-            speak (`Callable`): called with the role and `{name: what that role said}`; its value is what the role says.
+            speak (`Callable`):
+                Called with the role and `{name: what that role said}`; its value is what the role says.
 
         Returns:
             `dict[str, Any]`: what each role said.

@@ -6,19 +6,18 @@ import copy
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, gather, gather_object, set_seed
+from accelerate.utils import DistributedType, gather, set_seed
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 from transformers.trainer import TRAINING_ARGS_NAME
 from trl import GRPOTrainer
-from trl.data_utils import is_conversational
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model, get_callable_name
 
 from .checks import check_arguments, load_tokenizers, models_by_role
+from .collection import Rollout, collect, log_rollout
 from .config import MultiAgentGRPOConfig
 from .credit import solo_baseline
 from .credit.advantages import correlation, estimate_advantages
@@ -32,9 +31,7 @@ from .policies import (
     save_policies,
     split_param_groups,
 )
-from .policy_generator import PolicyGenerator
-from .rewards import CreditAllocator, SharedCredit, credit_metrics, rating_metrics
-from .rollout import Episodes, assign_solos, run_episodes
+from .rewards import CreditAllocator, SharedCredit
 from .topology import ThinkSolve, Topology
 
 
@@ -42,8 +39,8 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
     """
     Trainer for several cooperating policies with TRL's GRPO ([`~trl.GRPOTrainer`]).
 
-    Every generation batch is one pass of the team through the topology. The outcome function judges the team's answers,
-    the allocator turns outcomes into rewards per role, and the roles in turn are updated with TRL's own loss.
+    Every generation batch is one pass of the team through the topology. The outcome function judges the team's
+    answers, the allocator turns outcomes into rewards per role, and the roles in turn are updated with TRL's loss.
 
     Overrides, each of which calls `super()` and edits the result:
 
@@ -58,16 +55,16 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
 
     Args:
         model (`str`, `PreTrainedModel` or `dict[str, str | PreTrainedModel]`):
-            One model for all roles, or one per role with `policy_sharing="separate"`, which loads (or copies) one model
-            once per role.
+            One model for all roles, or one per role with `policy_sharing="separate"`, which loads (or copies) a single
+            model once per role.
         reward_funcs ([`CreditAllocator`], `Callable` or a list of them):
             The allocator. A plain TRL reward function judges the team's answer, and every role gets its value (shared
             credit). Several are summed with `reward_weights`, as in TRL.
         args ([`MultiAgentGRPOConfig`], *optional*):
             Configuration.
         train_dataset, eval_dataset ([`~datasets.Dataset`]):
-            As in TRL: the column `prompt` (text or chat messages) states the problem; the other columns are passed on to
-            the reward functions.
+            As in TRL: the column `prompt` (text or chat messages) states the problem; the other columns are passed on
+            to the reward functions.
         processing_class (`PreTrainedTokenizerBase` or `dict[str, PreTrainedTokenizerBase]`, *optional*):
             Tokenizer, or one per role. Loaded with the model if not given.
         peft_config (`PeftConfig`, *optional*):
@@ -310,61 +307,7 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         return self._rewards_per_func
 
     def _roll_out(self, inputs: list[dict[str, Any]], in_turn: tuple[str, ...]) -> Rollout:
-        """One pass of the team, its outcomes over the global batch, and what else the credit of this step uses."""
-        training, state = self.model.training, self.accelerator
-        group = self.num_generations if training else self.num_generations_eval
-        answers, solos = self.args.num_solves, self.args.num_solos or group
-        needs_solo = not training or (self.args.advantage_estimator == "counterfactual" and "thinker" in in_turn)
-        solo_rows, valid = [], None
-        if needs_solo or any(allocator.needs_solo(in_turn) for allocator in self.allocators):
-            rows, valid = assign_solos(len(inputs), state.num_processes, group, solos)
-            solo_rows = rows[state.process_index]
-        generators = {role: PolicyGenerator(self, role) for role in self.roles}
-        prompts = [row["prompt"] for row in inputs]
-        episodes = run_episodes(self.topology, prompts, generators, num_solves=answers, solo_rows=solo_rows)
-        samples = {role: list(generator.samples) for role, generator in generators.items()}
-        solo_samples = samples["solver"][len(episodes.answers) :]
-        samples["solver"] = samples["solver"][: len(episodes.answers)]
-
-        # The outcome functions judge joint and solo answers in one call; TRL gathers.
-        judged = [row for row in inputs for _ in range(answers)] + [inputs[i] for i in solo_rows]
-        texts = episodes.answers + episodes.solos
-        chat = is_conversational(inputs[0])
-        outcome = self._calculate_rewards(
-            judged,
-            [row["prompt"] for row in judged],
-            [[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
-            [completion for _, completion, _ in samples["solver"] + solo_samples],
-        ).view(state.num_processes, len(judged), -1)  # (W, nK + m, F)
-        # What the outcome functions logged for the table: the team's answers are its rows, the solos are not.
-        extras = {name: values[: len(episodes.answers)] for name, values in self._pending_extra_logs.items()}
-        self._pending_extra_logs.clear()
-        joint = outcome[:, : len(episodes.answers)].reshape(-1, group, answers, outcome.size(-1))  # (P, G, K, F)
-        solo = None
-        if solo_rows:
-            solo = outcome[:, len(episodes.answers) :].flatten(0, 1)[torch.tensor(valid)]
-            solo = solo.view(-1, solos, outcome.size(-1))  # (P, S, F)
-        drawn = {role: len(generator.samples) for role, generator in generators.items()}
-        shares = {}
-        for column, allocator in enumerate(self.allocators):
-            allocator.check_outcomes(joint[..., column], None if solo is None else solo[..., column])
-            if allocator.needs_ratings(in_turn):
-                verdicts = joint[..., column].reshape(state.num_processes, -1)[state.process_index]
-                rated = allocator.rate(generators, episodes, verdicts.cpu())
-                shares[column] = {
-                    f"{role}_share": gather(share.to(state.device)).view(joint.shape[:3])
-                    for role, share in rated.items()
-                }
-        tokens = {
-            "thought": sum(len(ids) for _, ids, _ in samples["thinker"]),
-            "joint": sum(len(ids) for _, ids, _ in samples["solver"]),
-            "solo": sum(len(ids) for _, ids, _ in solo_samples),
-            "rating": sum(
-                generator.scored_tokens + sum(len(ids) for _, ids, _ in generator.samples[drawn[role] :])
-                for role, generator in generators.items()
-            ),
-        }
-        return Rollout(episodes, samples, joint, solo, shares, tokens, extras)
+        return collect(self, inputs, in_turn)
 
     def _allocate(self, rollout: Rollout) -> dict[str, torch.Tensor]:
         """Rewards `(P, N, F)` of each role over the global batch, a column per allocator."""
@@ -432,44 +375,7 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
     # ---- Logging and saving ----
 
     def _log_rollout(self, rollout: Rollout, rewards: dict, advantages: dict) -> None:
-        """The credit metrics, and one row of the completions table per answer."""
-        metrics = self._metrics["train" if self.model.training else "eval"]
-        episodes, first = rollout.episodes, self.allocators[0]
-        values = credit_metrics(rollout.joint[..., 0], None if rollout.solo is None else rollout.solo[..., 0])
-        for share in rollout.shares.values():
-            values |= rating_metrics(rollout.joint[..., 0], **share)
-        counts = torch.tensor([sum(episodes.leaked), *rollout.tokens.values()], dtype=torch.float64)
-        leaked, *tokens = self.accelerator.reduce(counts.to(self.accelerator.device), reduction="sum").tolist()
-        values["credit/leak_rate"] = leaked / (len(episodes.thoughts) * self.accelerator.num_processes)
-        values |= {f"rollout/{arm}_tokens": count for arm, count in zip(rollout.tokens, tokens, strict=True)}
-        for name, value in values.items():
-            metrics[name].append(value)
-
-        k = self.args.num_solves
-        solos = dict(zip(reversed(episodes.solo_rows), reversed(episodes.solos), strict=True))  # a row's first solo
-        texts = [
-            (episodes.prompts[i // k], answer, episodes.thoughts[i // k], solos.get(i // k))
-            for i, answer in enumerate(episodes.answers)
-        ]
-        prompts, answers, thoughts, solo_answers = zip(*gather_object(texts), strict=True)
-        self._logs["prompt"].extend(prompts)
-        self._logs["completion"].extend(answers)
-        columns = {
-            "thought": thoughts,
-            "joint_answer": answers,
-            "solo_answer": solo_answers,
-            "outcome": rollout.joint[..., 0].flatten().tolist(),
-        }
-        for role in self.roles:
-            for kind, value in (("credit", self._combine(rewards[role])), ("advantage", advantages.get(role))):
-                spread = None if value is None else value.repeat_interleave(k if role == "thinker" else 1)
-                columns[f"{role}_{kind}"] = [None] * len(answers) if spread is None else spread.tolist()
-        for name in sorted(set(gather_object(list(rollout.extras)))):
-            columns[name] = gather_object(rollout.extras.get(name, [None] * len(texts)))
-        for name, values in columns.items():
-            self._logs["extra"][name].extend(values)
-        shown = advantages.get("solver")
-        self._logs["advantages"].extend([None] * len(answers) if shown is None else shown.flatten().tolist())
+        log_rollout(self, rollout, rewards, advantages)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if len(self.roles) == 1:
@@ -507,28 +413,6 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             folder = Path(output_dir or self.args.output_dir)
             save_policies(self.model, folder, self.tokenizers, state_dict)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
-
-
-@dataclass
-class Rollout:
-    """
-    One pass of the team: this process's texts and samples, and the outcomes and ratings of the global batch.
-
-    Attributes:
-        joint (`torch.Tensor` of shape `(P, G, K, F)`), solo (`torch.Tensor` of shape `(P, S, F)` or `None`):
-            outcomes by each of the F outcome functions.
-        shares (`dict[int, dict[str, torch.Tensor]]`): per column that rates, `<role>_share` of shape `(P, G, K)`.
-        tokens (`dict[str, int]`): tokens generated by this process, per arm.
-        extras (`dict[str, list]`): columns of the completions table that the outcome functions log, a row per answer.
-    """
-
-    episodes: Episodes
-    samples: dict[str, list]
-    joint: torch.Tensor
-    solo: torch.Tensor | None
-    shares: dict[int, dict[str, torch.Tensor]]
-    tokens: dict[str, int]
-    extras: dict[str, list]
 
 
 def _by_episode(value: torch.Tensor, rows: int) -> torch.Tensor:

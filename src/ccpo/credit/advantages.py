@@ -31,17 +31,21 @@ def estimate_advantages(
         estimator (`str`):
             One of the four above.
         baseline (`torch.Tensor` of shape `(P, N)`, *optional*):
-            b, needed by `"counterfactual"`.
+            b, needed by `"counterfactual"`. NaN where unscorable.
         scale_rewards (`str`, defaults to `"none"`):
             With `"group"` as in TRL: divide by the std (+ eps) of the `"group"` or of the `"batch"`.
 
     Returns:
-        `torch.Tensor` of shape `(P, N)`. Unscorable samples, constant groups (batches for `"reinforce++"`) and groups
-        of one get 0, never NaN.
+        `torch.Tensor` of shape `(P, N)`, never NaN: unscorable samples get 0. So do constant groups and groups of one
+        where the group's mean is the baseline, and constant batches and batches of one with `"reinforce++"`.
 
     Raises:
-        `ValueError`: an unknown estimator, or `"counterfactual"` without a baseline.
+        `ValueError`: another shape, an unknown estimator or `scale_rewards`, or `"counterfactual"` without a baseline.
     """
+    if reward.ndim != 2:
+        raise ValueError(f"`reward` must have shape (P, N), got {tuple(reward.shape)}.")
+    if scale_rewards not in ("group", "batch", "none"):
+        raise ValueError(f"`scale_rewards` must be 'group', 'batch' or 'none', got {scale_rewards!r}.")
     dtype, reward = reward.dtype, reward.double()  # a constant batch must give 0, not rounding / eps
     if estimator == "group":
         advantage = reward - reward.nanmean(dim=1, keepdim=True)
@@ -55,15 +59,23 @@ def estimate_advantages(
     elif estimator == "counterfactual":
         if baseline is None:
             raise ValueError("`estimator='counterfactual'` needs `baseline`, the solo outcomes' mean.")
+        if baseline.shape != reward.shape:
+            raise ValueError(
+                f"`baseline` must have the shape of `reward`, {tuple(reward.shape)}, got {tuple(baseline.shape)}."
+            )
         advantage = reward - baseline
     else:
-        raise ValueError(f"Unknown `estimator` {estimator!r}.")
+        raise ValueError(
+            "`estimator` must be 'group', 'reinforce++', 'reinforce++-baseline' or 'counterfactual', "
+            f"got {estimator!r}."
+        )
     return advantage.nan_to_num(nan=0.0).to(dtype)
 
 
 def correlation(x: torch.Tensor, y: torch.Tensor) -> float:
     """Pearson's correlation of two tensors of one shape; NaN where one of them is constant (nothing to compare)."""
     x, y = x.flatten().double(), y.flatten().double()
-    x, y = x - x.mean(), y - y.mean()
-    scale = x.norm() * y.norm()
-    return (x @ y / scale).item() if scale > 1e-12 else float("nan")
+    dx, dy = x - x.mean(), y - y.mean()
+    if dx.norm() <= 1e-12 * x.norm() or dy.norm() <= 1e-12 * y.norm():  # constant but for rounding
+        return float("nan")
+    return (dx @ dy / (dx.norm() * dy.norm())).item()

@@ -2,7 +2,7 @@
 
 import torch
 
-from .groups import as_outcomes, check_coefficient, team_outcome
+from .groups import as_outcomes, check_coefficient, check_floating, team_outcome
 
 
 def solo_baseline(solo: torch.Tensor, shape: tuple[int, int], baseline: str = "group") -> torch.Tensor:
@@ -21,8 +21,10 @@ def solo_baseline(solo: torch.Tensor, shape: tuple[int, int], baseline: str = "g
         `torch.Tensor` of shape `(P, G)`; NaN where every solo it rests on is unscorable.
 
     Raises:
-        `ValueError`: wrong shape, unknown `baseline`, or `"paired"` with S != G.
+        `TypeError`: not a floating-point tensor. `ValueError`: wrong shape, unknown `baseline`, or `"paired"` with
+        S != G.
     """
+    check_floating("solo", solo)
     if solo.ndim != 2 or solo.shape[0] != shape[0] or solo.shape[1] == 0:
         raise ValueError(f"`solo` must have shape (P, S) with P = {shape[0]} and S >= 1, got {tuple(solo.shape)}.")
     if baseline == "group":
@@ -70,7 +72,7 @@ def counterfactual_credit(
         with `coef > 0` the baseline, is unscorable.
 
     Raises:
-        `ValueError`: a shape, option or coefficient that cannot be right.
+        `TypeError`: not a floating-point tensor. `ValueError`: a shape, option or coefficient that cannot be right.
     """
     check_coefficient("coef", coef)
     if bonus not in ("event", "difference"):

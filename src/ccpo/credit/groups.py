@@ -5,6 +5,13 @@ import math
 import torch
 
 
+def check_floating(name: str, value: torch.Tensor) -> None:
+    """Raise a `TypeError` that names the argument unless it is a floating-point tensor, which NaN needs."""
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+        kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+        raise TypeError(f"`{name}` must be a floating-point tensor (NaN marks the unscorable), got {kind}.")
+
+
 def as_outcomes(outcome: torch.Tensor, name: str = "joint") -> torch.Tensor:
     """
     Check an outcome tensor and give it its K axis.
@@ -21,9 +28,7 @@ def as_outcomes(outcome: torch.Tensor, name: str = "joint") -> torch.Tensor:
     Raises:
         `TypeError`: not a floating-point tensor. `ValueError`: another number of dimensions.
     """
-    if not isinstance(outcome, torch.Tensor) or not outcome.is_floating_point():
-        kind = outcome.dtype if isinstance(outcome, torch.Tensor) else type(outcome).__name__
-        raise TypeError(f"`{name}` must be a floating-point tensor (NaN marks the unscorable), got {kind}.")
+    check_floating(name, outcome)
     if outcome.ndim not in (2, 3):
         raise ValueError(f"`{name}` must have shape (P, G) or (P, G, K), got {tuple(outcome.shape)}.")
     return outcome.unsqueeze(-1) if outcome.ndim == 2 else outcome  # (P, G, K)

@@ -2,7 +2,7 @@
 
 import torch
 
-from .groups import as_outcomes, check_coefficient
+from .groups import as_outcomes, check_coefficient, check_floating
 
 
 def self_evaluated_credit(
@@ -20,12 +20,13 @@ def self_evaluated_credit(
 
     With t = (t0, 1 - t0) the Thinker's pair, s = (s0, 1 - s0) the Solver's and η = `self_weight`:
 
-        s1 = η t0 + (1 - η) s0      s2 = η s1' + (1 - η) t1'  (primes: the second numbers)      w_i = s_i / (s1 + s2)
+        s1 = η t0 + (1 - η) s0      s2 = η (1 - s0) + (1 - η) (1 - t0)      w_i = s_i / (s1 + s2)
         bonus_i = w_i - mean of w_i over the prompt's group  (`center`; else w_i - 0.5)
         r_i = R + credit_coef * bonus_i  if R > 0,      R - blame_coef * bonus_i  if R < 0
 
-    A rating that is invalid (NaN) counts as (0.5, 0.5), as published. Where both ratings of an episode are invalid, its
-    bonus is 0 and it is left out of the group's mean (the public code gives such episodes a bonus: deviation, ours).
+    A rating that is invalid (NaN) counts as (0.5, 0.5), as published. Where both ratings of an episode are invalid,
+    its bonus is 0 and it is left out of the group's mean (the public code gives such episodes a bonus: deviation,
+    ours).
 
     Args:
         outcome (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`):
@@ -43,13 +44,14 @@ def self_evaluated_credit(
         `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `outcome`.
 
     Raises:
-        `ValueError`: a shape, share or coefficient that cannot be right.
+        `TypeError`: not a floating-point tensor. `ValueError`: a shape, share or coefficient that cannot be right.
     """
     check_coefficient("self_weight", self_weight, upper=1)
     check_coefficient("credit_coef", credit_coef)
     check_coefficient("blame_coef", blame_coef)
     reward = as_outcomes(outcome, "outcome")  # (P, G, K)
     for name, share in (("thinker_share", thinker_share), ("solver_share", solver_share)):
+        check_floating(name, share)
         if share.shape != outcome.shape:
             raise ValueError(
                 f"`{name}` must have the shape of `outcome`, {tuple(outcome.shape)}, got {tuple(share.shape)}."
@@ -65,13 +67,13 @@ def self_evaluated_credit(
         "thinker": self_weight * t + (1 - self_weight) * s,
         "solver": self_weight * (1 - s) + (1 - self_weight) * (1 - t),
     }
-    total = score["thinker"] + score["solver"]  # 0 only where both call their own share 0 and η is 1
+    total = score["thinker"] + score["solver"]  # 0 if η is 1 and both claim nothing, or η is 0 and both grant nothing
     credit = {}
     for role, own in score.items():
         weight = torch.where(total > 0, own / total, 0.5)
         weight = weight.masked_fill(unrated | reward.isnan(), torch.nan)
         reference = weight.flatten(1).nanmean(dim=1).view(-1, 1, 1) if center else 0.5
         bonus = (weight - reference).nan_to_num(nan=0.0)
-        coef = credit_coef * (reward > 0) - blame_coef * (reward < 0)
+        coef = credit_coef * (reward > 0).to(reward.dtype) - blame_coef * (reward < 0).to(reward.dtype)
         credit[role] = reward + coef * bonus  # (P, G, K), NaN where the outcome is
     return {"thinker": credit["thinker"].nanmean(dim=-1), "solver": credit["solver"].reshape(outcome.shape)}

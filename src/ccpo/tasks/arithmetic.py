@@ -44,7 +44,7 @@ REMARKS = ("this looks hard", "this looks easy", "no idea yet")
 # no number to use (a remark, a leak that was removed, no thought at all) the Solver can only guess.
 THOUGHT_SHARES = {"right": 0.45, "wrong_pair": 0.25, "remark": 0.2, "leak": 0.1}
 ANSWER_SHARES = {"work": 0.5, "copy": 0.2, "guess": 0.3}
-GUESS_SHARES = {"right": 0.4, "precedence": 0.3, "miscounted": 0.3}
+GUESS_SHARES = {"right": 0.4, "only_sum": 0.3, "only_product": 0.3}
 SOLO_SHARE = 0.25  # of the Solver's demonstrations: the problem alone
 
 _LARGEST = (2 * TERMS[-1]) * FACTORS[-1]
@@ -170,7 +170,7 @@ def _answer(rng: random.Random, a: int, b: int, c: int, number: int | None) -> s
     if kind == "copy":
         return f"\\boxed{{{number}}}"
     guess = _pick(rng, GUESS_SHARES)
-    value = {"right": (a + b) * c, "precedence": a + b * c, "miscounted": (a + b + rng.choice([-1, 1])) * c}[guess]
+    value = {"right": (a + b) * c, "only_sum": a + b, "only_product": b * c}[guess]
     return f"\\boxed{{{value}}}"
 
 
@@ -238,7 +238,8 @@ def warm_start(
             "warmup_steps": 20,
             "adam_beta2": 0.98,
             "bf16": False,
-            "gradient_checkpointing": False,
+            "activation_checkpointing": False,
+            "dataloader_pin_memory": False,
             "max_length": None,
             "logging_steps": 50,
             "save_strategy": "no",

@@ -1,0 +1,52 @@
+"""
+A credit scheme of your own: subclass `CreditAllocator` and say what each role earns.
+
+    accelerate launch examples/custom_credit.py
+
+Here a plan is only as good as the worst answer that reads it: with K = 2 answers per thought the Thinker earns the
+lower of their outcomes, while shared credit gives it their mean. The policies are hardly warm-started by default and
+mostly fail; train from the demo's with `--thinker_model outputs/demo/thinker --solver_model outputs/demo/solver`.
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+from train_ccpo import load_models, load_task, parse_arguments
+from trl import ModelConfig
+
+from ccpo import CreditAllocator, MathVerifier, MultiAgentGRPOConfig, MultiAgentGRPOTrainer
+from ccpo.arguments import TeamArguments
+
+DEFAULTS = ("--output_dir", "outputs/custom_credit", "--max_steps", "5", "--warm_start_steps", "20", "--num_solves=2")
+
+
+class WorstAnswerCredit(CreditAllocator):
+    """r_thinker = min over the K answers to the thought, unscorable ones left out; r_solver = R."""
+
+    __name__ = "worst_answer_credit"  # the metrics' name
+
+    def allocate(self, joint, solo=None, thinker_share=None, solver_share=None):
+        worst = joint.nan_to_num(nan=torch.inf).amin(dim=-1)  # (P, G)
+        return {"thinker": worst.masked_fill(worst.isinf(), torch.nan), "solver": joint}  # (P, G), (P, G, K)
+
+
+def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
+    topology, train_dataset, _ = load_task(team, args)
+    trainer = MultiAgentGRPOTrainer(
+        model=load_models(team, args, model),
+        reward_funcs=WorstAnswerCredit(MathVerifier(timeout=team.verifier_timeout)),
+        args=args,
+        train_dataset=train_dataset,
+        topology=topology,
+    )
+    trainer.train()
+    trainer.save_model(args.output_dir)
+    correlations = [row.get("credit/thinker/shared_correlation") for row in trainer.state.log_history]
+    print("correlation of the Thinker's advantages with shared credit's:", [c for c in correlations if c is not None])
+    for role in trainer.roles:
+        print(f"{role}: {Path(args.output_dir) / role}")
+
+
+if __name__ == "__main__":
+    main(*parse_arguments(sys.argv[1:], DEFAULTS))

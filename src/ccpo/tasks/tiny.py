@@ -1,0 +1,51 @@
+"""A tiny random chat model, built in code: the place of a real one in smoke tests, with nothing to download."""
+
+from pathlib import Path
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM
+
+from .arithmetic import build_tokenizer
+
+TINY = "tiny-random"  # what `model_name_or_path` calls it
+CONTEXT = 16_384  # tokens, about one a character
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ bos_token + message['role'] + '\n' + message['content'] + eos_token }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ bos_token + 'assistant\n' }}{% endif %}"
+)
+
+
+def build_tiny_model(output_dir: str | Path, seed: int = 0) -> str:
+    """
+    Write a Qwen2 model of some 50,000 random weights and a character tokenizer with a chat template.
+
+    Args:
+        output_dir (`str` or `Path`): the folder.
+        seed (`int`, defaults to 0): seed of the weights; the global generator is left as it was.
+
+    Returns:
+        `str`: the folder, loadable by `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer`.
+    """
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template, tokenizer.model_max_length = CHAT_TEMPLATE, CONTEXT
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen2ForCausalLM(config)
+    model.save_pretrained(output_dir)
+    tokenizer.save_pretrained(output_dir)
+    return str(output_dir)
