@@ -5,7 +5,7 @@ CCPO credit in TRL's own GRPOTrainer: train only the Thinker, against a Solver t
 
 Every field of `GRPOConfig` can be set, e.g. `--max_steps 100`. The Solver here is a local frozen model; for a served
 one pass `partner=OpenAIGenerator("my-model", base_url="http://localhost:8000/v1")`. Both policies are hardly
-warm-started and mostly fail: more `WARM_START_STEPS`, say 350, take minutes and give the Thinker something to learn.
+warm-started by default and mostly fail; `--warm_start_steps 350 --max_steps 200` takes minutes.
 """
 
 from pathlib import Path
@@ -13,13 +13,14 @@ from pathlib import Path
 from trl import GRPOConfig, GRPOTrainer, TrlParser
 
 from ccpo import CounterfactualCredit, MathVerifier, TransformersGenerator
+from ccpo.arguments import TeamArguments
 from ccpo.prompts import build_thinker_messages
 from ccpo.tasks import arithmetic
 
-WARM_START_STEPS = 20
 DEFAULTS = {
     "output_dir": "outputs/drop_in_reward",
     "max_steps": 5,
+    "warm_start_steps": 20,
     "per_device_train_batch_size": 32,
     "max_completion_length": 12,
     "learning_rate": 1e-4,
@@ -33,8 +34,8 @@ DEFAULTS = {
 }
 
 
-def main(args: GRPOConfig) -> None:
-    steps = {"thinker_steps": WARM_START_STEPS, "solver_steps": WARM_START_STEPS}
+def main(team: TeamArguments, args: GRPOConfig) -> None:
+    steps = {"thinker_steps": team.warm_start_steps, "solver_steps": team.warm_start_steps}
     models = arithmetic.warm_start(Path(args.output_dir) / "warm_start", seed=args.seed, **steps)
     topology = arithmetic.topology()
 
@@ -43,7 +44,7 @@ def main(args: GRPOConfig) -> None:
     dataset = dataset.map(lambda row: {"prompt": build_thinker_messages(row["problem"], topology.thinker_prompt)})
 
     credit = CounterfactualCredit(
-        outcome=MathVerifier(),
+        outcome=MathVerifier(timeout=team.verifier_timeout),
         partner=TransformersGenerator(models["solver"], max_new_tokens=args.max_completion_length, seed=args.seed),
         topology=topology,
     )
@@ -57,6 +58,6 @@ def main(args: GRPOConfig) -> None:
 
 
 if __name__ == "__main__":
-    parser = TrlParser(GRPOConfig)
+    parser = TrlParser((TeamArguments, GRPOConfig))
     parser.set_defaults(**DEFAULTS)
     main(*parser.parse_args_and_config())

@@ -11,7 +11,7 @@ import pytest
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from ccpo import MultiAgentGRPOConfig
 
@@ -41,7 +41,9 @@ PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
 def make_model(kind: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **overrides):
     """A tiny random model of one of two architectures."""
     torch.manual_seed(seed)
-    config_class, model_class = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}[kind]
+    config_class, model_class = {"qwen3": (Qwen3Config, Qwen3ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}[
+        kind
+    ]
     settings = {
         "vocab_size": len(tokenizer),
         "hidden_size": 32,
@@ -49,6 +51,7 @@ def make_model(kind: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **o
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "num_key_value_heads": 2,
+        "head_dim": 16,
         "max_position_embeddings": 4096,
         "pad_token_id": tokenizer.pad_token_id,
         "eos_token_id": tokenizer.eos_token_id,
@@ -64,10 +67,10 @@ def make_model(kind: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **o
 
 @pytest.fixture(scope="session")
 def model_dirs(tmp_path_factory):
-    """Folders of two tiny models: a Qwen2 and a Llama with another tokenizer."""
+    """Folders of two tiny models: a Qwen3 and a Llama with another tokenizer."""
     folder = tmp_path_factory.mktemp("models")
     paths = {}
-    for kind, alphabet in (("qwen2", PRINTABLE), ("llama", PRINTABLE[::-1] + "äöü")):
+    for kind, alphabet in (("qwen3", PRINTABLE), ("llama", PRINTABLE[::-1] + "äöü")):
         tokenizer = make_tokenizer(alphabet)
         make_model(kind, tokenizer).save_pretrained(folder / kind)
         tokenizer.save_pretrained(folder / kind)

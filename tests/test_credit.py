@@ -216,6 +216,14 @@ def test_scores_that_add_up_to_zero_split_evenly(self_weight, t, s):
     same(credit["solver"], outcome)
 
 
+def test_an_even_split_counts_in_the_mean():
+    # η = 1. Episode 0: s1 = t0 = 0, s2 = 1 - s0 = 0: w1 = 0.5. Episode 1: s1 = 0.9, s2 = 0.1: w1 = 0.9. Mean 0.7.
+    credit = self_evaluated_credit(
+        tensor([[1, 1]]), tensor([[0, 0.9]]), tensor([[1, 0.9]]), self_weight=1, credit_coef=1
+    )
+    close(credit["thinker"], [[0.8, 1.2]])
+
+
 def slow_self_evaluated(outcome, thinker, solver, eta, lam, mu, center):
     """Episode by episode, on nested lists (P, G, K): the Thinker's rewards (P, G), the Solver's (P, G, K)."""
     sides = ([], [])

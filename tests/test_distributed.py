@@ -57,7 +57,9 @@ def assert_same_run(one: dict, two: dict, tolerance: float = 2e-5) -> None:
             torch.testing.assert_close(torch.tensor(mine[role]), torch.tensor(theirs[role]), rtol=0, atol=1e-5)
     for role in ROLES:
         for name, weight in one["weights"][role].items():
-            torch.testing.assert_close(weight, two["weights"][role][name], rtol=0, atol=tolerance, msg=f"{role}.{name}")
+            torch.testing.assert_close(
+                weight, two["weights"][role][name], rtol=0, atol=tolerance, msg=f"{role}.{name}"
+            )
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,11 @@ def assert_same_run(one: dict, two: dict, tolerance: float = 2e-5) -> None:
 )
 def test_groups_split_over_two_processes(sharing, credit, settings, tmp_path, model_dirs):
     """3 rows per process and groups of 2: the second prompt's group lies on both. Credit must see it whole."""
-    model = {"thinker": model_dirs["qwen2"], "solver": model_dirs["llama"]} if sharing == "separate" else model_dirs["qwen2"]
+    model = (
+        {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
+        if sharing == "separate"
+        else model_dirs["qwen3"]
+    )
     lora = LORA if sharing == "adapters" else None
     settings = {"policy_sharing": sharing, **settings}
     one = launch(tmp_path / "one", model, 1, credit, lora, per_device_train_batch_size=6, **settings)

@@ -580,11 +580,16 @@ def test_unknown_model():
     assert len(endpoint.requests) == 1
 
 
-@pytest.mark.parametrize("payload", ["<html>welcome</html>", {"choices": []}, {"detail": "hello"}], ids=str)
+@pytest.mark.parametrize(
+    "payload", ["<html>welcome</html>", {"choices": []}, {"error": f"bad {KEY}"}], ids=["html", "none", "error"]
+)
 def test_answers_of_something_else(payload):
     with FaultyEndpoint(lambda *_: (200, payload)) as endpoint:
-        with pytest.raises(RuntimeError, match="127.0.0.1.*does not answer as an OpenAI-compatible endpoint"):
-            OpenAIGenerator("m", endpoint.base_url)(CHATS[:1])
+        with pytest.raises(
+            RuntimeError, match="127.0.0.1.*does not answer as an OpenAI-compatible endpoint"
+        ) as caught:
+            OpenAIGenerator("m", endpoint.base_url, KEY)(CHATS[:1])
+    assert KEY not in str(caught.value)
 
 
 def test_no_content_is_an_empty_text_and_missing_usage_is_told(caplog):

@@ -101,9 +101,9 @@ def train(model, credit, args, dataset, cls=Spy, **kwargs):
 )
 def test_solo_is_stock_trl_to_the_bit(settings, model_dirs, chat_dataset, make_config, outcome):
     settings = {"max_steps": 10, "temperature": 1.0, **settings}
-    ours, _ = train(model_dirs["qwen2"], outcome, make_config(**settings), chat_dataset, topology=Solo())
+    ours, _ = train(model_dirs["qwen3"], outcome, make_config(**settings), chat_dataset, topology=Solo())
     stock_args = make_config(GRPOConfig, **{"scale_rewards": "none", **settings})
-    stock, _ = train(model_dirs["qwen2"], outcome, stock_args, chat_dataset, cls=GRPOTrainer)
+    stock, _ = train(model_dirs["qwen3"], outcome, stock_args, chat_dataset, cls=GRPOTrainer)
     for key in ("loss", "grad_norm", "reward", "entropy"):
         mine, theirs = ([row[key] for row in t.state.log_history if key in row] for t in (ours, stock))
         assert mine == theirs and (key == "reward" or len(mine) == 10)
@@ -148,7 +148,7 @@ COMBINATIONS = [
 def test_combination_trains_the_roles_in_turn_and_only_them(
     sharing, schedule, credit, settings, model_dirs, chat_dataset, make_config
 ):
-    model = {"thinker": model_dirs["qwen2"], "solver": model_dirs["llama"]}
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
     args = make_config(
         policy_sharing=sharing,
         schedule=schedule,
@@ -160,16 +160,14 @@ def test_combination_trains_the_roles_in_turn_and_only_them(
         **settings,
     )
     trainer, snapshots = train(
-        model if sharing == "separate" else model_dirs["qwen2"],
+        model if sharing == "separate" else model_dirs["qwen3"],
         CREDITS[credit](),
         args,
         chat_dataset,
         peft_config=copy.deepcopy(LORA) if sharing == "adapters" else None,
     )
     assert len(snapshots) == 3
-    for step, ((before, state_before), (after, state_after)) in enumerate(
-        zip(snapshots, snapshots[1:], strict=False)
-    ):
+    for step, ((before, state_before), (after, state_after)) in enumerate(zip(snapshots, snapshots[1:], strict=False)):
         in_turn = ROLES if schedule == "joint" else (ROLES[step % 2],)
         moved = {role: set() for role in (*ROLES, None)}
         for name, weight in before.items():
@@ -191,7 +189,7 @@ def test_combination_trains_the_roles_in_turn_and_only_them(
 
 
 def test_every_weight_of_a_trained_role_moves(model_dirs, chat_dataset, make_config, outcome):
-    model = {"thinker": model_dirs["qwen2"], "solver": model_dirs["llama"]}
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
     args = make_config(schedule="joint", max_steps=3, per_device_train_batch_size=8)
     _, snapshots = train(model, SharedCredit(outcome), args, chat_dataset)
     first, last = snapshots[0][0], snapshots[-1][0]
@@ -211,7 +209,7 @@ def test_frozen_role_stays_through_a_whole_block_with_decay_and_momentum(
         per_device_train_batch_size=8,
         start_role="solver",
     )
-    model = {"thinker": model_dirs["qwen2"], "solver": model_dirs["llama"]}
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
     _, snapshots = train(model, SharedCredit(outcome), args, chat_dataset)
     turns = ["solver"] * 2 + ["thinker"] * 2 + ["solver"] * 2
     for turn, (weights, state), (new_weights, new_state) in zip(turns, snapshots, snapshots[1:], strict=False):
@@ -236,7 +234,7 @@ def test_zero_gradients_do_not_move_a_role_out_of_turn(model_dirs, chat_dataset,
             super()._hold_roles_out_of_turn(optimizer, args, kwargs)
 
     args = make_config(schedule="alternate", alternate_period=1, max_steps=2, weight_decay=0.5)
-    _, snapshots = train(model_dirs["qwen2"], SharedCredit(outcome), args, chat_dataset, cls=ZeroGradients)
+    _, snapshots = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset, cls=ZeroGradients)
     (_, _), (middle, state), (last, new_state) = snapshots
     for name in middle:
         if owner(name) == "thinker":
@@ -249,7 +247,7 @@ def test_blocks_end_between_generation_batches(model_dirs, chat_dataset, make_co
     args = make_config(
         schedule="alternate", alternate_period=2, steps_per_generation=2, num_iterations=2, max_steps=20
     )
-    trainer, _ = train(model_dirs["qwen2"], SharedCredit(outcome), args, chat_dataset)
+    trainer, _ = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset)
     turns = [next(iter(batch)).split("/")[0] for batch in trainer.micro_batches]
     assert turns == ["thinker"] * 8 + ["solver"] * 8 + ["thinker"] * 4
     assert len(trainer.seen) == 5
@@ -262,9 +260,7 @@ def slow_advantages(rewards, outcomes, solos, estimator):
     """Advantages of one role by plain loops: `rewards[p][n]`, NaN unscorable; eps 1e-4, sample std, as in TRL."""
     flat = [r for row in rewards for r in row if not math.isnan(r)]
     result = []
-    centered = [
-        [r - statistics.fmean([x for x in row if not math.isnan(x)] or [0]) for r in row] for row in rewards
-    ]
+    centered = [[r - statistics.fmean([x for x in row if not math.isnan(x)] or [0]) for r in row] for row in rewards]
     flat_centered = [r for row in centered for r in row if not math.isnan(r)]
     for p, row in enumerate(rewards):
         for n, r in enumerate(row):
@@ -293,7 +289,7 @@ def test_estimator_equals_a_slow_computation_on_the_same_episodes(
         per_device_train_batch_size=16,
         max_steps=2,
     )
-    trainer, _ = train(model_dirs["qwen2"], CounterfactualCredit(mixed_outcome, coef=0.5), args, chat_dataset)
+    trainer, _ = train(model_dirs["qwen3"], CounterfactualCredit(mixed_outcome, coef=0.5), args, chat_dataset)
     spread = set()
     for batch, (rollout, _, _, _) in enumerate(trainer.seen):
         joint, solo = rollout.joint[..., 0].tolist(), rollout.solo[..., 0].tolist()
@@ -326,7 +322,7 @@ def test_estimator_equals_a_slow_computation_on_the_same_episodes(
 def test_counterfactual_bonus_scales_the_group_advantages_by_exactly_1_1(model_dirs, chat_dataset, make_config):
     """SPEC section 4: with the group estimator CCPO is shared credit times 1 + coef / 2 wherever b != 0."""
     args = make_config(schedule="joint", per_device_train_batch_size=32, num_generations=4, max_steps=3)
-    trainer, _ = train(model_dirs["qwen2"], CounterfactualCredit(mixed_outcome), args, chat_dataset)
+    trainer, _ = train(model_dirs["qwen3"], CounterfactualCredit(mixed_outcome), args, chat_dataset)
     ratios = set()
     for rollout, _, advantages, _ in trainer.seen:
         team = rollout.joint[..., 0].nanmean(dim=-1)
@@ -346,7 +342,7 @@ def test_counterfactual_bonus_scales_the_group_advantages_by_exactly_1_1(model_d
 def test_advantages_stay_with_their_tokens(model_dirs, chat_dataset, make_config):
     """Shuffling, splitting and the K answers of a thought: every row keeps its own advantage."""
     args = make_config(schedule="joint", num_solves=2, steps_per_generation=4, max_steps=4)
-    trainer, _ = train(model_dirs["qwen2"], CounterfactualCredit(mixed_outcome), args, chat_dataset)
+    trainer, _ = train(model_dirs["qwen3"], CounterfactualCredit(mixed_outcome), args, chat_dataset)
     rollout, _, advantages, _ = trainer.seen[0]
     known = {"thinker": {}, "solver": {}}
     for role in ROLES:
@@ -371,7 +367,7 @@ def test_several_reward_functions_are_summed_with_their_weights(model_dirs, chat
         return [float(len(c[-1]["content"])) for c in completions]
 
     args = make_config(schedule="joint", reward_weights=[1.0, 0.5])
-    trainer, _ = train(model_dirs["qwen2"], [CounterfactualCredit(outcome), length], args, chat_dataset)
+    trainer, _ = train(model_dirs["qwen3"], [CounterfactualCredit(outcome), length], args, chat_dataset)
     rollout, rewards, _, _ = trainer.seen[0]
     expected = counterfactual_credit(rollout.joint[..., 0], rollout.solo[..., 0])["thinker"]
     torch.testing.assert_close(rewards["thinker"][..., 0], expected)
@@ -379,7 +375,9 @@ def test_several_reward_functions_are_summed_with_their_weights(model_dirs, chat
     assert rewards["solver"][..., 1].flatten().tolist() == lengths
     row = trainer.state.log_history[0]
     assert row["thinker/rewards/counterfactual_credit/mean"] == pytest.approx(expected.mean().item(), abs=1e-5)
-    assert row["solver/reward"] == pytest.approx((rewards["solver"] @ torch.tensor([1.0, 0.5])).mean().item(), abs=1e-4)
+    assert row["solver/reward"] == pytest.approx(
+        (rewards["solver"] @ torch.tensor([1.0, 0.5])).mean().item(), abs=1e-4
+    )
     assert "thinker/rewards/length/mean" in row
 
 
@@ -390,15 +388,16 @@ def test_roles_read_what_they_should(model_dirs, make_config):
     """The Solver reads the cleaned thought with its own tokenizer; solos read the problem alone; lengths per role."""
     problem = "1+1=? Put your final answer within \\boxed{}."
     dataset = Dataset.from_dict(
-        {"prompt": [[{"role": "system", "content": "S"}, {"role": "user", "content": problem}]] * 4, "solution": ["2"] * 4}
+        {
+            "prompt": [[{"role": "system", "content": "S"}, {"role": "user", "content": problem}]] * 4,
+            "solution": ["2"] * 4,
+        }
     )
-    topology = ThinkSolve(
-        thinker_prompt="T{problem}", solver_prompt="J{problem}|{thought}|", solo_prompt="A{problem}"
-    )
+    topology = ThinkSolve(thinker_prompt="T{problem}", solver_prompt="J{problem}|{thought}|", solo_prompt="A{problem}")
     args = make_config(
         schedule="joint", role_kwargs={"thinker": {"max_completion_length": 3}, "solver": {"max_completion_length": 5}}
     )
-    model = {"thinker": model_dirs["qwen2"], "solver": model_dirs["llama"]}
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
     trainer, _ = train(model, CounterfactualCredit(mixed_outcome), args, dataset, topology=topology)
     rollout = trainer.seen[0][0]
     tokenizers = {role: AutoTokenizer.from_pretrained(path) for role, path in model.items()}
@@ -418,7 +417,7 @@ def test_roles_read_what_they_should(model_dirs, make_config):
 
 def test_solos_and_ratings_are_drawn_only_for_credit_that_uses_them(model_dirs, chat_dataset, make_config, outcome):
     args = make_config(schedule="alternate", alternate_period=1, max_steps=2)
-    trainer, _ = train(model_dirs["qwen2"], CounterfactualCredit(outcome), args, chat_dataset)
+    trainer, _ = train(model_dirs["qwen3"], CounterfactualCredit(outcome), args, chat_dataset)
     thinker, solver = trainer.state.log_history[:2]
     assert thinker["rollout/solo_tokens"] > 0 and solver["rollout/solo_tokens"] == 0
     assert "credit/solo_accuracy" in thinker and "credit/solo_accuracy" not in solver
@@ -428,7 +427,7 @@ def test_solos_and_ratings_are_drawn_only_for_credit_that_uses_them(model_dirs, 
 def test_sampled_tokens_are_what_is_trained(model_dirs, chat_dataset, make_config):
     """With one update per generation batch the ratio is 1 at every sampled token: nothing was tokenised anew."""
     args = make_config(schedule="joint", steps_per_generation=1, num_iterations=2, max_steps=1, temperature=0.7)
-    model = {"thinker": model_dirs["qwen2"], "solver": model_dirs["llama"]}
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
     trainer, _ = train(model, SharedCredit(mixed_outcome), args, chat_dataset)
     batch, rollout = trainer.micro_batches[0], trainer.seen[0][0]
     for role in ROLES:
@@ -450,7 +449,7 @@ def test_temperature_per_role(model_dirs, chat_dataset, make_config, outcome):
     args = make_config(
         schedule="joint", num_iterations=2, role_kwargs={"thinker": {"temperature": 0.5}, "solver": {"top_p": 0.9}}
     )
-    trainer, _ = train(model_dirs["qwen2"], SharedCredit(outcome), args, chat_dataset)
+    trainer, _ = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset)
     state = trainer._role_state
     assert state["thinker"]["generation_config"].temperature == 0.5
     assert state["solver"]["generation_config"].temperature == 1.0
@@ -465,7 +464,7 @@ def test_temperature_per_role(model_dirs, chat_dataset, make_config, outcome):
 
 def test_learning_rate_per_role(model_dirs, chat_dataset, make_config, outcome):
     args = make_config(schedule="joint", role_kwargs={"solver": {"learning_rate": 0.0}}, weight_decay=0.1, max_steps=2)
-    _, snapshots = train(model_dirs["qwen2"], SharedCredit(outcome), args, chat_dataset)
+    _, snapshots = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset)
     first, last = snapshots[0][0], snapshots[-1][0]
     assert all(torch.equal(first[n], last[n]) for n in first if owner(n) == "solver")
     assert not all(torch.equal(first[n], last[n]) for n in first if owner(n) == "thinker")
@@ -477,12 +476,10 @@ def test_learning_rate_per_role(model_dirs, chat_dataset, make_config, outcome):
 def test_adapters_share_one_base_and_the_reference_is_that_base(model_dirs, chat_dataset, make_config, outcome):
     args = make_config(policy_sharing="adapters", schedule="joint", beta=0.1, max_steps=1)
     peft_config = LoraConfig(r=4, target_modules=["q_proj", "v_proj"])
-    trainer, snapshots = train(
-        model_dirs["qwen2"], SharedCredit(outcome), args, chat_dataset, peft_config=peft_config
-    )
+    trainer, snapshots = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset, peft_config=peft_config)
     names = [name for name, p in trainer.model.named_parameters() if p.requires_grad]
     assert {owner(name) for name in names} == set(ROLES) and not any("default" in name for name in names)
-    base = AutoModelForCausalLM.from_pretrained(model_dirs["qwen2"])
+    base = AutoModelForCausalLM.from_pretrained(model_dirs["qwen3"])
     frozen = {n.replace("base_model.model.", "").replace("base_layer.", ""): p for n, p in snapshots[-1][0].items()}
     for name, parameter in base.named_parameters():
         assert torch.equal(parameter, frozen[name])
@@ -493,17 +490,17 @@ def test_adapters_share_one_base_and_the_reference_is_that_base(model_dirs, chat
 
 
 def test_each_policy_has_its_own_reference(model_dirs, chat_dataset, make_config):
-    model = {"thinker": model_dirs["qwen2"], "solver": model_dirs["llama"]}
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
     args = make_config(schedule="joint", beta=0.1, max_steps=1)
     trainer, _ = train(model, SharedCredit(mixed_outcome), args, chat_dataset)
     row = trainer.state.log_history[0]
     assert row["thinker/kl"] == pytest.approx(0, abs=1e-6) and row["solver/kl"] == pytest.approx(0, abs=1e-6)
     kinds = [type(trainer._role_state[role]["ref_model"]).__name__ for role in ROLES]
-    assert kinds == ["Qwen2ForCausalLM", "LlamaForCausalLM"]
+    assert kinds == ["Qwen3ForCausalLM", "LlamaForCausalLM"]
 
 
 def test_one_object_is_copied_for_separate_policies(model_dirs, chat_dataset, make_config, outcome):
-    model = AutoModelForCausalLM.from_pretrained(model_dirs["qwen2"])
+    model = AutoModelForCausalLM.from_pretrained(model_dirs["qwen3"])
     trainer, _ = train(model, SharedCredit(outcome), make_config(max_steps=1), chat_dataset)
     policies = trainer.model.policies
     assert policies["thinker"] is model and policies["solver"] is not model
@@ -513,8 +510,14 @@ def test_one_object_is_copied_for_separate_policies(model_dirs, chat_dataset, ma
 
 
 @pytest.mark.parametrize("sharing", ["separate", "shared", "adapters"])
-def test_save_model_writes_a_loadable_folder_per_role(sharing, tmp_path, model_dirs, chat_dataset, make_config, outcome):
-    model = {"thinker": model_dirs["qwen2"], "solver": model_dirs["llama"]} if sharing == "separate" else model_dirs["qwen2"]
+def test_save_model_writes_a_loadable_folder_per_role(
+    sharing, tmp_path, model_dirs, chat_dataset, make_config, outcome
+):
+    model = (
+        {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
+        if sharing == "separate"
+        else model_dirs["qwen3"]
+    )
     peft_config = copy.deepcopy(LORA) if sharing == "adapters" else None
     args = make_config(policy_sharing=sharing, schedule="joint")
     trainer, _ = train(model, SharedCredit(outcome), args, chat_dataset, peft_config=peft_config)
@@ -535,7 +538,7 @@ def test_save_model_writes_a_loadable_folder_per_role(sharing, tmp_path, model_d
 def test_evaluation_during_training(model_dirs, chat_dataset, make_config, outcome):
     args = make_config(eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4, max_steps=2, num_solos=2)
     trainer, _ = train(
-        model_dirs["qwen2"],
+        model_dirs["qwen3"],
         CounterfactualCredit(outcome),
         args,
         chat_dataset,
@@ -543,13 +546,18 @@ def test_evaluation_during_training(model_dirs, chat_dataset, make_config, outco
     )
     rows = [row for row in trainer.state.log_history if "eval_loss" in row]
     assert len(rows) == 2
-    for key in ("eval_credit/joint_accuracy", "eval_credit/solo_accuracy", "eval_thinker/reward", "eval_solver/reward"):
+    for key in (
+        "eval_credit/joint_accuracy",
+        "eval_credit/solo_accuracy",
+        "eval_thinker/reward",
+        "eval_solver/reward",
+    ):
         assert all(math.isfinite(row[key]) for row in rows)
 
 
 def test_completions_table_has_a_row_per_episode(model_dirs, chat_dataset, make_config, outcome):
     args = make_config(schedule="joint", log_completions=True, num_completions_to_print=0, num_solves=2, max_steps=2)
-    trainer, _ = train(model_dirs["qwen2"], CounterfactualCredit(outcome), args, chat_dataset)
+    trainer, _ = train(model_dirs["qwen3"], CounterfactualCredit(outcome), args, chat_dataset)
     folder = f"{args.output_dir}/completions"
     for step in (1, 2):
         table = pd.read_parquet(f"{folder}/completions_{step:05d}.parquet")
@@ -571,7 +579,9 @@ def test_wandb_gets_metrics_and_table(tmp_path, monkeypatch, model_dirs, chat_da
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     monkeypatch.setenv("WANDB_MODE", "offline")
     logged = []
-    args = make_config(report_to="wandb", log_completions=True, num_completions_to_print=0, schedule="joint", max_steps=1)
+    args = make_config(
+        report_to="wandb", log_completions=True, num_completions_to_print=0, schedule="joint", max_steps=1
+    )
 
     class Keep(TrainerCallback):
         def on_train_begin(self, *_, **__):
@@ -579,7 +589,7 @@ def test_wandb_gets_metrics_and_table(tmp_path, monkeypatch, model_dirs, chat_da
             monkeypatch.setattr(wandb, "log", lambda data, *a, **k: (logged.append(data), real(data, *a, **k)))
 
     trainer = MultiAgentGRPOTrainer(
-        model_dirs["qwen2"], CounterfactualCredit(outcome), args, chat_dataset, callbacks=[Keep()]
+        model_dirs["qwen3"], CounterfactualCredit(outcome), args, chat_dataset, callbacks=[Keep()]
     )
     trainer.train()
     wandb.finish()
@@ -597,8 +607,10 @@ def test_metrics_out_of_outcome_functions_are_the_teams(model_dirs, chat_dataset
         log_extra("seen", [c[-1]["content"] for c in completions])
         return [1.0] * len(completions)
 
-    args = make_config(log_completions=True, num_completions_to_print=0, schedule="alternate", start_role="solver", max_steps=1)
-    trainer, _ = train(model_dirs["qwen2"], CounterfactualCredit(judge), args, chat_dataset)
+    args = make_config(
+        log_completions=True, num_completions_to_print=0, schedule="alternate", start_role="solver", max_steps=1
+    )
+    trainer, _ = train(model_dirs["qwen3"], CounterfactualCredit(judge), args, chat_dataset)
     assert "answer_length" in trainer.state.log_history[0]
     table = pd.read_parquet(f"{args.output_dir}/completions/completions_00001.parquet")
     assert table["seen"].tolist() == table["joint_answer"].tolist()
@@ -614,7 +626,7 @@ def test_batches_without_signal_train_on(outcomes, model_dirs, chat_dataset, mak
 
     for credit in (CounterfactualCredit(judge), SharedCredit(judge)):
         args = make_config(schedule="joint", scale_rewards="group", max_steps=1)
-        trainer, snapshots = train(model_dirs["qwen2"], credit, args, chat_dataset)
+        trainer, snapshots = train(model_dirs["qwen3"], credit, args, chat_dataset)
         assert all((a == 0).all() for a in trainer.seen[0][2].values())
         row = trainer.state.log_history[0]
         assert row["loss"] == 0 and row["credit/unscorable_rate"] == (outcomes == "nan")
@@ -625,7 +637,7 @@ def test_batches_without_signal_train_on(outcomes, model_dirs, chat_dataset, mak
 
 def test_corrupted_ratings_count_as_invalid_and_training_goes_on(model_dirs, chat_dataset, make_config, outcome):
     credit = SelfEvaluatedCredit(outcome, rating_max_tokens=4, rating_prompt=RATING_PROMPT)
-    trainer, _ = train(model_dirs["qwen2"], credit, make_config(schedule="joint"), chat_dataset)
+    trainer, _ = train(model_dirs["qwen3"], credit, make_config(schedule="joint"), chat_dataset)
     row = trainer.state.log_history[0]
     assert row["rating/thinker_valid_rate"] == row["rating/solver_valid_rate"] == 0
     assert row["rollout/rating_tokens"] > 0
@@ -638,7 +650,7 @@ def test_constrained_ratings_are_always_valid_and_carry_information(model_dirs, 
         outcome, rating_mode="constrained", rating_expectation=True, rating_prompt=RATING_PROMPT
     )
     args = make_config(schedule="joint", per_device_train_batch_size=16, max_steps=1)
-    trainer, _ = train(model_dirs["qwen2"], credit, args, chat_dataset)
+    trainer, _ = train(model_dirs["qwen3"], credit, args, chat_dataset)
     row = trainer.state.log_history[0]
     assert row["rating/thinker_valid_rate"] == row["rating/solver_valid_rate"] == 1
     assert row["credit/thinker/shared_correlation"] < 0.99999
@@ -648,16 +660,20 @@ def test_constrained_ratings_are_always_valid_and_carry_information(model_dirs, 
 
 def test_empty_completions_and_long_thoughts(model_dirs, chat_dataset, make_config, outcome, tmp_path):
     """A Thinker that says nothing (only the end token), and one that never ends within 600 tokens."""
-    tokenizer = AutoTokenizer.from_pretrained(model_dirs["qwen2"])
+    tokenizer = AutoTokenizer.from_pretrained(model_dirs["qwen3"])
     for name, bias in (("silent", 1e4), ("endless", -1e4)):
-        model = make_model("qwen2", tokenizer, max_position_embeddings=2048)
+        model = make_model("qwen3", tokenizer, max_position_embeddings=2048)
         model.lm_head = torch.nn.Linear(32, len(tokenizer), bias=True)
         torch.nn.init.zeros_(model.lm_head.bias)
         model.lm_head.bias.data[tokenizer.eos_token_id] = bias
-        model.config._name_or_path = model_dirs["qwen2"]
+        model.config._name_or_path = model_dirs["qwen3"]
         args = make_config(
-            schedule="joint", role_kwargs={"thinker": {"max_completion_length": 600}}, max_steps=1, num_generations=2,
-            per_device_train_batch_size=2, output_dir=str(tmp_path / name),
+            schedule="joint",
+            role_kwargs={"thinker": {"max_completion_length": 600}},
+            max_steps=1,
+            num_generations=2,
+            per_device_train_batch_size=2,
+            output_dir=str(tmp_path / name),
         )
         trainer, _ = train(
             {"thinker": model, "solver": model_dirs["llama"]}, CounterfactualCredit(outcome), args, chat_dataset
@@ -670,7 +686,7 @@ def test_empty_completions_and_long_thoughts(model_dirs, chat_dataset, make_conf
 
 def test_text_prompts_need_no_chat_template(text_dataset, make_config, outcome, tmp_path):
     tokenizer = make_tokenizer("0123456789+= TJA|PSabcdefghijklmnopqrstuvwxyz", chat=False)
-    make_model("qwen2", tokenizer).save_pretrained(tmp_path / "m")
+    make_model("qwen3", tokenizer).save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
     trainer, _ = train(str(tmp_path / "m"), CounterfactualCredit(outcome), make_config(schedule="joint"), text_dataset)
     assert isinstance(trainer.seen[0][0].episodes.role_prompts["solver"][0], str)

@@ -52,13 +52,13 @@ class PolicyGenerator:
             return trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
 
     @torch.no_grad()
-    def score(self, prompts: list[Prompt], choices: list[list[str]]) -> torch.Tensor:
+    def score(self, prompts: list[Prompt], choices: list[str]) -> torch.Tensor:
         """
         Log-probability of each choice as the continuation of its prompt, at the policy's temperature.
 
         Args:
             prompts (`list`): length n.
-            choices (`list[list[str]]`): c choices for each prompt.
+            choices (`list[str]`): the c choices, the same for every prompt.
 
         Returns:
             `torch.Tensor` of shape `(n, c)`.
@@ -67,10 +67,10 @@ class PolicyGenerator:
         with trainer.as_role(self.role):
             tokenizer, device = trainer.processing_class, trainer.accelerator.device
             prompt_ids, _, _ = trainer._tokenize_prompts(prompts)
-            choice_ids = [tokenizer(row, add_special_tokens=False)["input_ids"] for row in choices]
-            self.scored_tokens += sum(len(row[0]) for row in choice_ids)
-            rows = [torch.tensor(ids) for ids, row in zip(prompt_ids, choice_ids, strict=True) for _ in row]
-            tails = [torch.tensor(ids) for row in choice_ids for ids in row]
+            choice_ids = tokenizer(choices, add_special_tokens=False)["input_ids"]
+            self.scored_tokens += len(prompts) * len(choice_ids[0])
+            rows = [torch.tensor(ids) for ids in prompt_ids for _ in choices]
+            tails = [torch.tensor(ids) for ids in choice_ids] * len(prompts)
             parts = [
                 (pad(tensors, value, side).to(device), pad([torch.ones_like(t) for t in tensors], 0, side).to(device))
                 for tensors, side in ((rows, "left"), (tails, "right"))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from datasets import Dataset, load_dataset
+from datasets.exceptions import DatasetGenerationError
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 
@@ -40,17 +41,24 @@ def load_problems(
             Keep the first rows only.
 
     Returns:
-        [`~datasets.Dataset`] with the columns `prompt`, `solution` (a string) and the other columns as they were.
+        [`~datasets.Dataset`] with the columns `prompt`, `solution` (a string; null where there is none, which
+        makes a row unscorable) and the other columns as they were.
 
     Raises:
-        `FileNotFoundError`: a local path that is not there. `ValueError`: an unknown file format, a missing column, or
-        no rows.
+        `FileNotFoundError`: a local path that is not there. `ValueError`: an unknown file format, a missing column, a
+        null problem, or no rows.
     """
     path = Path(name)
     if path.suffix in _FORMATS:
         if not path.is_file():
             raise FileNotFoundError(f"`dataset_name={name!r}` names a local file that is not there. Check the path.")
-        dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+        try:
+            dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
+        except (StopIteration, ValueError, DatasetGenerationError) as error:  # an empty file is a bare StopIteration
+            raise ValueError(
+                f"`dataset_name={name!r}` has no rows that can be read as {path.suffix}. Check the file. "
+                f"({error.__cause__ or error})"
+            ) from error
     elif path.is_file():
         raise ValueError(f"`dataset_name={name!r}` has an unknown format; known: {sorted(_FORMATS)}.")
     else:
@@ -65,10 +73,16 @@ def load_problems(
     if len(dataset) == 0:
         raise ValueError(f"`dataset_name={name!r}` has no rows in split {split!r}. Check the file and the split.")
 
+    if missing := sum(problem is None for problem in dataset[problem_column]):
+        raise ValueError(
+            f"`problem_column={problem_column!r}` is null in {missing} of {len(dataset)} rows of {name!r}. Remove "
+            "those rows."
+        )
+
     def to_trl(row: dict) -> dict:
-        problem = str(row[problem_column])
+        problem, gold = str(row[problem_column]), row[solution_column]
         prompt = [{"role": "user", "content": problem}] if conversational else problem
-        return {"prompt": prompt, "solution": final_answer(str(row[solution_column]))}
+        return {"prompt": prompt, "solution": None if gold is None else final_answer(str(gold))}
 
     used = [c for c in {problem_column, solution_column, "prompt", "solution"} if c in dataset.column_names]
     return dataset.map(to_trl, remove_columns=used, desc="Reading problems")

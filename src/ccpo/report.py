@@ -96,11 +96,20 @@ def summarize(before: TeamEvaluation, after: TeamEvaluation, **extra: Any) -> di
     return summary | extra
 
 
+def _plain(value: Any) -> Any:
+    """NaN, which JSON does not have, as null."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if value != value else value
+
+
 def write_json(content: dict[str, Any], path: str | Path) -> Path:
-    """Write a JSON file, its folder included, and return its path."""
+    """Write a JSON file, its folder included and NaN as null, and return its path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    path.write_text(json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
     return path
 
 

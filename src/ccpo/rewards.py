@@ -362,18 +362,20 @@ class SelfEvaluatedCredit(CreditAllocator):
         return messages[0]["content"] if isinstance(prompt, str) else messages
 
     def _choose(self, rater: Callable, prompts: list[Prompt], verdicts: list[str]) -> torch.Tensor:
-        """Shares from the probabilities of the nine pairs; one `score` call per verdict that occurs."""
+        """Shares from the probabilities of the nine pairs, with a `score` call for each verdict."""
         if not hasattr(rater, "score"):
             raise ValueError(
                 f"`rating_mode='constrained'` needs a generator with `score`, {type(rater).__name__} has none. "
                 "Use TransformersGenerator or `rating_mode='generate'`."
             )
-        choices = {verdict: rating_choices(verdict) for verdict in ("correct", "wrong")}
-        rows = [[prefix + choice for choice in nine] for prefix, nine in (choices[v] for v in verdicts)]
-        log_probs = rater.score(prompts, rows)  # (n·K, 9)
-        if log_probs.shape != (len(prompts), len(PAIRS)):
-            raise ValueError(f"`score` returned shape {tuple(log_probs.shape)}, not {(len(prompts), len(PAIRS))}.")
-        return shares_from_log_probs(log_probs, expectation=self.rating_expectation).cpu()
+        log_probs = torch.full((len(prompts), len(PAIRS)), torch.nan)
+        for verdict in ("correct", "wrong"):  # always both: every process must make the same calls
+            prefix, choices = rating_choices(verdict)
+            rows = [i for i, value in enumerate(verdicts) if value == verdict]
+            scores = rater.score([prompts[i] for i in rows or [0]], [prefix + choice for choice in choices])
+            if rows:
+                log_probs[rows] = scores.float().cpu()
+        return shares_from_log_probs(log_probs, expectation=self.rating_expectation)
 
     def allocate(self, joint, solo=None, thinker_share=None, solver_share=None):
         if thinker_share is None:

@@ -44,7 +44,7 @@ REMARKS = ("this looks hard", "this looks easy", "no idea yet")
 # no number to use (a remark, a leak that was removed, no thought at all) the Solver can only guess.
 THOUGHT_SHARES = {"right": 0.45, "wrong_pair": 0.25, "remark": 0.2, "leak": 0.1}
 ANSWER_SHARES = {"work": 0.5, "copy": 0.2, "guess": 0.3}
-GUESS_SHARES = {"right": 0.4, "only_sum": 0.3, "only_product": 0.3}
+GUESS_SHARES = {"right": 0.3, "only_sum": 0.35, "only_product": 0.35}
 SOLO_SHARE = 0.25  # of the Solver's demonstrations: the problem alone
 
 _LARGEST = (2 * TERMS[-1]) * FACTORS[-1]
@@ -156,7 +156,7 @@ def _thought(rng: random.Random, a: int, b: int, c: int) -> tuple[str, int | Non
     if kind == "right":
         return f"{a}+{b}={a + b}", a + b
     if kind == "wrong_pair":
-        return f"{b}+{c}={b + c}", b + c
+        return f"{a}+{c}={a + c}", a + c
     if kind == "remark":
         return rng.choice(REMARKS), None
     return f"\\boxed{{{rng.choice([a + b, (a + b) * c])}}}", None
@@ -165,13 +165,12 @@ def _thought(rng: random.Random, a: int, b: int, c: int) -> tuple[str, int | Non
 def _answer(rng: random.Random, a: int, b: int, c: int, number: int | None) -> str:
     """A Solver's demonstration; `number` is what the thought says the first step gives."""
     kind = "guess" if number is None else _pick(rng, ANSWER_SHARES)
-    if kind == "work":
+    if kind == "guess":
+        kind = _pick(rng, GUESS_SHARES)
+        number = a + b
+    if kind in ("work", "right"):
         return f"{number}*{c}=\\boxed{{{number * c}}}"
-    if kind == "copy":
-        return f"\\boxed{{{number}}}"
-    guess = _pick(rng, GUESS_SHARES)
-    value = {"right": (a + b) * c, "only_sum": a + b, "only_product": b * c}[guess]
-    return f"\\boxed{{{value}}}"
+    return f"\\boxed{{{b * c if kind == 'only_product' else number}}}"
 
 
 def demonstrations(role: str, size: int, seed: int = 0) -> Dataset:

@@ -1,0 +1,402 @@
+"""Bad input: an error that names field, value and remedy, before any model loads."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import transformers
+from datasets import Dataset
+from peft import LoraConfig
+from trl import ModelConfig, TrlParser
+
+from ccpo import (
+    CounterfactualCredit,
+    MathVerifier,
+    MultiAgentGRPOConfig,
+    MultiAgentGRPOTrainer,
+    SelfEvaluatedCredit,
+    SharedCredit,
+    Solo,
+    ThinkSolve,
+)
+from ccpo.arguments import TeamArguments
+from ccpo.checks import models_by_role
+
+ROOT = Path(__file__).parents[1]
+PARSER = (TeamArguments, MultiAgentGRPOConfig, ModelConfig)
+CPU = ["--output_dir", "out", "--use_cpu", "true", "--bf16", "false", "--report_to", "none"]
+
+
+@pytest.fixture(autouse=True)
+def no_model(monkeypatch):
+    """Loading or building a model fails the test."""
+
+    def fail(*args, **kwargs):
+        pytest.fail("a model was loaded before the arguments were checked")
+
+    monkeypatch.setattr("ccpo.policies.create_model_from_path", fail)
+    monkeypatch.setattr("trl.trainer.grpo_trainer.create_model_from_path", fail)
+    monkeypatch.setattr(transformers.PreTrainedModel, "__init__", fail)
+    monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", fail)
+
+
+@pytest.fixture
+def build(model_dirs, chat_dataset, make_config, outcome):
+    """Build a trainer; keyword arguments replace its arguments, `config` fields of the configuration."""
+
+    def build(config=None, **kwargs):
+        arguments = {
+            "model": model_dirs["qwen3"],
+            "reward_funcs": CounterfactualCredit(outcome),
+            "args": make_config(**config or {}),
+            "train_dataset": chat_dataset,
+        }
+        return MultiAgentGRPOTrainer(**arguments | kwargs)
+
+    return build
+
+
+def test_the_guard_sees_a_model_load(build):
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
+        build()
+
+
+# ---- The configuration alone ----
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"policy_sharing": "both"},
+            r"`policy_sharing` must be one of \['separate', 'shared', 'adapters'\], got 'both'",
+        ),
+        ({"schedule": "random"}, r"`schedule` must be one of \['alternate', 'joint'\], got 'random'"),
+        ({"advantage_estimator": "gae"}, r"`advantage_estimator` must be one of \['group', .*\], got 'gae'"),
+        ({"num_solves": 0}, "`num_solves` must be an integer of at least 1, got 0"),
+        ({"num_solos": -1}, "`num_solos` must be an integer of at least 1, got -1"),
+        ({"alternate_period": 0.5}, "`alternate_period` must be an integer of at least 1, got 0.5"),
+        (
+            {"advantage_estimator": "reinforce++", "scale_rewards": "group"},
+            r"`advantage_estimator='reinforce\+\+'` divides .* `scale_rewards` must be 'none', got 'group'",
+        ),
+        (
+            {"advantage_estimator": "counterfactual", "multi_objective_aggregation": "normalize_then_sum"},
+            "`multi_objective_aggregation='normalize_then_sum'` .* needs `advantage_estimator='group'`, got 'counterf",
+        ),
+        ({"role_kwargs": {"thinker": 4096}}, r"`role_kwargs\['thinker'\]` must be a mapping, got 4096"),
+        (
+            {"role_kwargs": {"thinker": {"max_tokens": 1}}},
+            r"`role_kwargs\['thinker'\]` has unknown keys \['max_tokens'\]; known: \['max_completion_length'",
+        ),
+        (
+            {"role_kwargs": {"solver": {"temperature": 0}}},
+            r"`role_kwargs\['solver'\]\['temperature'\]` must be a positive number, got 0",
+        ),
+        (
+            {"role_kwargs": {"solver": {"max_completion_length": None}}},
+            r"`role_kwargs\['solver'\]\['max_completion_length'\]` must be a positive number, got None",
+        ),
+        (
+            {"role_kwargs": {"solver": {"learning_rate": "fast"}}},
+            r"`role_kwargs\['solver'\]\['learning_rate'\]` must be a positive number, got 'fast'",
+        ),
+        (
+            {"policy_sharing": "shared", "role_kwargs": {"solver": {"learning_rate": 1e-6}}},
+            r"\['learning_rate'\]` cannot be set with `policy_sharing='shared'`.*Set `learning_rate`, or use",
+        ),
+        (
+            {"policy_sharing": "adapters", "role_kwargs": {"solver": {"temperature": 0.5}}},
+            r"\['temperature'\]` needs `policy_sharing='separate'`.*got 'adapters'. Set `temperature`",
+        ),
+        (
+            {"per_device_train_batch_size": 6, "num_generations": 4},
+            r"\(6\) must be divisible by num_generations \(4\).*`per_device_train_batch_size=6` x 1 processes x "
+            "`steps_per_generation=1`.*change one of them",
+        ),
+        (
+            {"per_device_train_batch_size": 4, "generation_batch_size": 6},
+            r"generation_batch_size \(6\) must be divisible by the global batch size \(4\).*change one of them",
+        ),
+        (
+            {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 3},
+            r"eval batch size \(3 \* 1\) must be divisible .*\(4\).*`per_device_eval_batch_size=3`.*change one",
+        ),
+        ({"num_generations": 1}, "at least 2 generations per prompt"),
+    ],
+)
+def test_configuration(fields, message, make_config):
+    with pytest.raises(ValueError, match=message):
+        make_config(**fields)
+
+
+def test_role_kwargs_override_and_yaml_numbers_are_read(make_config):
+    config = make_config(
+        role_kwargs={"thinker": {"learning_rate": "1e-6", "max_completion_length": 4}}, temperature=0.9
+    )
+    assert config.for_role("thinker", "learning_rate") == 1e-6
+    assert config.for_role("thinker", "max_completion_length") == 4
+    assert config.for_role("solver", "max_completion_length") == 8
+    assert config.for_role("thinker", "temperature") == config.for_role("solver", "temperature") == 0.9
+
+
+def test_one_temperature_for_all_roles_may_stand_in_role_kwargs(make_config):
+    temperatures = {role: {"temperature": 0.7} for role in ("thinker", "solver")}
+    make_config(policy_sharing="adapters", role_kwargs=temperatures)
+
+
+def test_paper_values_are_the_defaults(make_config):
+    config = make_config()
+    assert (config.policy_sharing, config.schedule, config.alternate_period) == ("separate", "alternate", 10)
+    assert (config.advantage_estimator, config.scale_rewards, config.num_solves) == ("group", "none", 1)
+    assert config.ddp_find_unused_parameters is True  # the role out of turn has unused parameters
+    assert make_config(policy_sharing="shared").ddp_find_unused_parameters is None
+    assert make_config(scale_rewards=True).scale_rewards == "group"
+
+
+# ---- The trainer's arguments together ----
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (
+            {"policy_sharing": "adapters"},
+            r"`policy_sharing='adapters'` needs `peft_config` \(got None\): pass peft.LoraC",
+        ),
+        (
+            {"start_role": "judge"},
+            r"`start_role='judge'` is not a role of the topology; it has \['thinker', 'solver'\]",
+        ),
+        (
+            {"role_kwargs": {"judge": {}}},
+            r"`role_kwargs` names \['judge'\], which the topology does not have; it has \[",
+        ),
+        ({"use_vllm": True}, "`use_vllm=True` is not supported with several roles .* Set `use_vllm=False`"),
+        ({"cast_lm_head_to_fp32": True}, "`cast_lm_head_to_fp32=True` is not supported with several roles"),
+        ({"sync_ref_model": True, "beta": 0.1}, "`sync_ref_model=True` is not supported with several roles"),
+    ],
+)
+def test_configuration_against_the_topology(config, message, build):
+    with pytest.raises(ValueError, match=message):
+        build(config)
+
+
+def test_paired_baseline_needs_as_many_solos_as_thoughts(build, outcome):
+    with pytest.raises(
+        ValueError, match="`baseline='paired'`.*`num_solos=2` and `num_generations=4`. Make them equal"
+    ):
+        build({"num_solos": 2}, reward_funcs=CounterfactualCredit(outcome, baseline="paired"))
+
+
+@pytest.mark.parametrize("credit", [CounterfactualCredit, SelfEvaluatedCredit])
+def test_credit_between_roles_needs_two(credit, build, outcome):
+    with pytest.raises(
+        ValueError, match=r"divides credit .* topology has only \['solver'\]. Use `topology=ThinkSolve"
+    ):
+        build(reward_funcs=credit(outcome), topology=Solo())
+
+
+def test_counterfactual_estimator_needs_a_thinker(build, outcome):
+    with pytest.raises(ValueError, match="`advantage_estimator='counterfactual'` needs a thinker"):
+        build({"advantage_estimator": "counterfactual"}, reward_funcs=SharedCredit(outcome), topology=Solo())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"thinker": "a", "judge": "b"}, r"`model` names the roles \['judge'\], .* it has \['thinker', 'solver'\]"),
+        ({"thinker": "a"}, r"`model` has no entry for the roles \['solver'\]. Give one model, or one per role"),
+    ],
+)
+def test_model_per_role(model, message, build):
+    with pytest.raises(ValueError, match=message):
+        build(model=model)
+
+
+def test_several_models_need_separate_policies():
+    with pytest.raises(ValueError, match="`policy_sharing='shared'` has one model .* set `policy_sharing='separate'`"):
+        models_by_role({"thinker": "a", "solver": "b"}, "shared", ("thinker", "solver"))
+    one = object()
+    with pytest.raises(ValueError, match="the same object to several roles .* set `policy_sharing='shared'`"):
+        models_by_role({"thinker": one, "solver": one}, "separate", ("thinker", "solver"))
+    assert models_by_role("a", "separate", ("thinker", "solver")) == {"thinker": "a", "solver": "a"}
+
+
+@pytest.mark.parametrize("model", ["nobody/no-such-model", "./no_such_folder"])
+def test_model_that_is_not_there(model, build):
+    with pytest.raises(
+        ValueError, match=f"`model` of role 'thinker': '{model}' could not be found or read. Give a fold"
+    ):
+        build(model=model)
+
+
+def test_model_of_one_role_that_is_not_there(build, model_dirs):
+    with pytest.raises(ValueError, match="`model` of role 'solver': './nowhere' could not be found"):
+        build(model={"thinker": model_dirs["qwen3"], "solver": "./nowhere"})
+
+
+def test_reference_of_an_object_from_nowhere(build, model_dirs):
+    class Model:
+        config = transformers.AutoConfig.from_pretrained(model_dirs["qwen3"])
+
+    Model.config._name_or_path = ""
+    with pytest.raises(ValueError, match="`beta=0.1` needs a reference.*role 'thinker' came from nowhere. Save it"):
+        build({"beta": 0.1}, model=Model())
+
+
+def test_dataset_missing_or_empty(build, chat_dataset):
+    with pytest.raises(ValueError, match="`train_dataset` is required, got None"):
+        build(train_dataset=None)
+    with pytest.raises(ValueError, match=r"`train_dataset` is empty \(0 rows\). Check its split and filters"):
+        build(train_dataset=chat_dataset.select([]))
+
+
+@pytest.mark.parametrize("column", ["prompt", "solution"])
+def test_dataset_without_a_column(column, build, chat_dataset):
+    dataset = chat_dataset.rename_column(column, "other")
+    with pytest.raises(
+        ValueError, match=rf"`train_dataset` has no column '{column}'; it has .*'other'.*Rename it, e.g"
+    ):
+        build(train_dataset=dataset, reward_funcs=SharedCredit(MathVerifier()))
+
+
+@pytest.mark.parametrize("role", ["thinker", "solver"])
+def test_conversational_prompts_need_a_chat_template(role, build, model_dirs):
+    tokenizers = {
+        name: transformers.AutoTokenizer.from_pretrained(model_dirs["qwen3"]) for name in ("thinker", "solver")
+    }
+    tokenizers[role].chat_template = None
+    with pytest.raises(
+        ValueError, match=f"conversational prompts, but the tokenizer of role '{role}' has no chat tem.*Set"
+    ):
+        build(processing_class=tokenizers)
+
+
+def test_object_from_nowhere_needs_its_tokenizer(build, model_dirs):
+    class Model:
+        config = transformers.AutoConfig.from_pretrained(model_dirs["qwen3"])
+
+    Model.config._name_or_path = ""
+    with pytest.raises(ValueError, match="`processing_class` of role 'thinker' is None .* Pass it"):
+        build(model=Model())
+
+
+def test_several_roles_exchange_text_only(build):
+    with pytest.raises(ValueError, match="`processing_class` of role 'thinker' must be a tokenizer, got object"):
+        build(processing_class=object())
+
+
+@pytest.mark.parametrize("name", ["thinker_prompt", "solver_prompt", "solo_prompt"])
+def test_template_without_its_fields(name):
+    with pytest.raises(ValueError, match=rf"`{name}` must contain {{problem}}, got 'Solve it.'"):
+        ThinkSolve(**{name: "Solve it."})
+
+
+# ---- The command line ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--coef", "-0.1"], "`coef` must be a finite number >= 0, got -0.1. Use 0 to switch"),
+        (["--coef", "nan"], "`coef` must be a finite number >= 0, got nan"),
+        (["--credit", "sepo", "--credit_coef", "-1"], "`credit_coef` must be a finite number >= 0, got -1"),
+        (["--credit", "sepo", "--blame_coef", "-1"], "`blame_coef` must be a finite number >= 0, got -1"),
+        (["--credit", "sepo", "--self_weight", "1.5"], "`self_weight` must be between 0 and 1, got 1.5"),
+        (["--bonus", "prize"], "`bonus` must be 'event' or 'difference', got 'prize'"),
+        (["--baseline", "mean"], "`baseline` must be 'group' or 'paired', got 'mean'"),
+        (["--credit", "sepo", "--rating_mode", "stars"], "`rating_mode` must be .*, got 'stars'"),
+        (["--credit", "sepo", "--rating_expectation", "true"], "`rating_expectation=True` needs .*'constrained'"),
+        (["--credit", "sepo", "--rating_max_tokens", "0"], "`rating_max_tokens` must be at least 1, got 0"),
+        (["--verifier_timeout", "-1"], "timeout must be a positive number of seconds, got -1"),
+    ],
+)
+def test_credit_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TrlParser(PARSER).parse_args_and_config([*CPU, *arguments])
+
+
+def test_unknown_credit(capsys):
+    with pytest.raises(ValueError, match=r"`credit` must be one of \['shared', 'ccpo', 'sepo'\], got 'luck'"):
+        TeamArguments(credit="luck")
+    with pytest.raises(SystemExit):
+        TrlParser(PARSER).parse_args_and_config([*CPU, "--credit", "luck"])
+    assert "--credit: invalid choice: 'luck'" in capsys.readouterr().err
+
+
+def test_unknown_yaml_key(tmp_path):
+    (tmp_path / "recipe.yaml").write_text("credit: ccpo\nalternate_periode: 10\n")
+    with pytest.raises(
+        ValueError, match=r"Unknown arguments from config file: \['--alternate_periode', '10'\].*remove"
+    ):
+        TrlParser(PARSER).parse_args_and_config([*CPU, "--config", str(tmp_path / "recipe.yaml")])
+
+
+def test_yaml_values_arrive(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("credit: sepo\nself_weight: 0.5\nrole_kwargs:\n  thinker: {max_completion_length: 7}\n")
+    team, args, _ = TrlParser(PARSER).parse_args_and_config([*CPU, "--config", str(recipe), "--blame_coef", "0"])
+    credit = team.make_credit()
+    assert isinstance(credit, SelfEvaluatedCredit) and (credit.self_weight, credit.blame_coef) == (0.5, 0)
+    assert args.for_role("thinker", "max_completion_length") == 7
+
+
+@pytest.fixture
+def train_ccpo(monkeypatch):
+    """`examples/train_ccpo.py` as a module that must not get as far as building models."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    spec = importlib.util.spec_from_file_location("train_ccpo_under_test", ROOT / "examples" / "train_ccpo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for name in ("warm_start", "build_tiny_model"):
+        owner = module.arithmetic if name == "warm_start" else module
+        monkeypatch.setattr(owner, name, lambda *args, **kwargs: pytest.fail("a model was built"))
+    return lambda *arguments: module.main(*module.parse_arguments([*arguments]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--start_role", "judge"], "`start_role='judge'` is not a role"),
+        (["--policy_sharing", "adapters"], "`policy_sharing='adapters'` needs `peft_config`"),
+        (["--baseline", "paired", "--num_solos", "3"], "`baseline='paired'` needs as many solos"),
+        (["--num_generations", "7"], "must be divisible by num_generations"),
+    ],
+)
+def test_the_embedded_task_is_checked_before_its_warm_start(arguments, message, train_ccpo, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        train_ccpo("--output_dir", str(tmp_path), *arguments)
+
+
+def test_dataset_arguments(train_ccpo, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "1+1?", "answer": "2"}\n')
+    command = ("--dataset_name", str(rows), *CPU)
+    with pytest.raises(ValueError, match="`model_name_or_path` is required with `dataset_name`"):
+        train_ccpo(*command, "--num_generations", "2")
+    with pytest.raises(ValueError, match="rows.jsonl'` is one file, with no test split.*Set `eval_dataset_name`"):
+        train_ccpo(*command, "--model_name_or_path", "tiny-random", "--num_eval_problems", "8")
+    with pytest.raises(ValueError, match="`solution_column='gold'` is not a column"):
+        train_ccpo(*command, "--model_name_or_path", "tiny-random", "--solution_column", "gold")
+
+
+def test_adapters_need_one_base(build, model_dirs):
+    with pytest.raises(ValueError, match="`policy_sharing='adapters'` has one model for all roles"):
+        build(
+            {"policy_sharing": "adapters"},
+            model={"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]},
+            peft_config=LoraConfig(),
+        )
+
+
+def test_text_prompts_need_no_template_check(build, text_dataset, model_dirs):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_dirs["qwen3"])
+    tokenizer.chat_template = None
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # all checks passed
+        build(train_dataset=text_dataset, processing_class=tokenizer)
+
+
+def test_iterable_datasets_are_checked_where_they_name_their_columns(build, chat_dataset):
+    with pytest.raises(ValueError, match="`train_dataset` has no column 'prompt'"):
+        build(train_dataset=Dataset.from_dict({"question": ["1"]}).to_iterable_dataset())

@@ -1,0 +1,136 @@
+"""Accuracy of a team and of its Solver alone, with intervals."""
+
+import math
+
+import pytest
+from datasets import Dataset
+
+from ccpo import MathVerifier, ThinkSolve
+from ccpo.evaluation import Proportion, evaluate_team
+
+Z = 1.959964
+
+
+def score_bound(successes, total, side):
+    """The Wilson bound by its definition, bisected: the p from which the share is z of p's standard errors away."""
+    share = successes / total
+    low, high = (0.0, share) if side < 0 else (share, 1.0)
+    for _ in range(200):
+        p = (low + high) / 2
+        rejected = abs(share - p) > Z * math.sqrt(p * (1 - p) / total)
+        if rejected == (side < 0):
+            low = p
+        else:
+            high = p
+    return (low + high) / 2
+
+
+def test_wilson_by_hand():
+    # 8 of 10: p = 0.8, z^2 = 3.841459, z^2/2n = 0.192073, centre 0.992073,
+    # spread z sqrt(0.16/10 + 3.841459/400) = 1.959964 x 0.160011 = 0.313616, scale 1.384146
+    # low = 0.678457 / 1.384146 = 0.490163, high = 1.305689 / 1.384146 = 0.943317
+    low, high = Proportion(8, 10).interval
+    assert low == pytest.approx(0.490163, abs=2e-6) and high == pytest.approx(0.943317, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("successes", "total"),
+    [(0, 1), (1, 1), (0, 50), (50, 50), (1, 2), (13, 500), (250, 500), (499, 500), (3, 100_000)],
+)
+def test_wilson_is_the_inverted_score_test(successes, total):
+    low, high = Proportion(successes, total).interval
+    assert 0 <= low <= successes / total <= high + 1e-12 and high <= 1
+    assert low == pytest.approx(score_bound(successes, total, -1), abs=1e-9)
+    assert high == pytest.approx(score_bound(successes, total, +1), abs=1e-9)
+
+
+def test_no_trials():
+    empty = Proportion(0, 0)
+    assert math.isnan(empty.value) and empty.interval == (0.0, 1.0)
+
+
+def test_proportion_as_text():
+    assert str(Proportion(8, 10)) == "0.800 [0.490, 0.943]"
+
+
+class Recorder:
+    """A generator that answers with a function of its prompt and keeps what it was asked."""
+
+    def __init__(self, answer):
+        self.answer, self.calls = answer, []
+
+    def __call__(self, prompts, **kwargs):
+        self.calls.append(list(prompts))
+        return [self.answer(prompt if isinstance(prompt, str) else prompt[-1]["content"]) for prompt in prompts]
+
+
+TOPOLOGY = ThinkSolve(thinker_prompt="T:{problem}", solver_prompt="J:{problem}:{thought}", solo_prompt="S:{problem}")
+
+
+def think(prompt):
+    problem = prompt.removeprefix("T:")
+    return f"plan {problem}" + (" \\boxed{9}" if int(problem) % 5 == 0 else "")
+
+
+def solve(prompt):
+    """With the plan right for every even problem, alone for every fourth."""
+    kind, problem, *_ = prompt.split(":")
+    right = int(problem) % (2 if kind == "J" else 4) == 0
+    return f"\\boxed{{{int(problem) + (0 if right else 1)}}}"
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_evaluate_team_counts(chat, batch_size):
+    texts = [str(i) for i in range(10)]
+    prompts = [[{"role": "user", "content": text}] for text in texts] if chat else texts
+    dataset = Dataset.from_dict({"prompt": prompts, "solution": texts})
+    generate = {"thinker": Recorder(think), "solver": Recorder(solve)}
+    result = evaluate_team(dataset, generate, MathVerifier(num_workers=1), topology=TOPOLOGY, batch_size=batch_size)
+    assert result.joint == Proportion(5, 10)  # 0 2 4 6 8
+    assert result.solo == Proportion(3, 10)  # 0 4 8
+    assert result.leak == Proportion(2, 10)  # 0 5
+    assert result.unscorable == 0
+    assert len(generate["thinker"].calls) == math.ceil(10 / batch_size)
+    asked = [p if isinstance(p, str) else p[-1]["content"] for call in generate["solver"].calls for p in call]
+    assert sorted(asked) == sorted(
+        [f"J:{i}:plan {i}" + " " * (i % 5 == 0) for i in range(10)] + [f"S:{i}" for i in range(10)]
+    )
+
+
+def test_the_outcome_gets_each_answer_with_its_own_row():
+    dataset = Dataset.from_dict({"prompt": ["1", "2"], "gold": ["a", "b"]})
+    seen = []
+
+    def outcome(prompts, completions, gold):
+        seen.extend(zip(prompts, completions, gold, strict=True))
+        return [1.0] * len(prompts)
+
+    generate = {"thinker": Recorder(lambda p: "plan"), "solver": Recorder(lambda p: f"<{p}>")}
+    evaluate_team(dataset, generate, outcome, topology=TOPOLOGY)
+    assert sorted(seen) == [
+        ("1", "<J:1:plan>", "a"),
+        ("1", "<S:1>", "a"),
+        ("2", "<J:2:plan>", "b"),
+        ("2", "<S:2>", "b"),
+    ]
+
+
+def test_unscorable_problems_are_counted_apart():
+    dataset = Dataset.from_dict({"prompt": ["1", "2", "3", "4"]})
+
+    def outcome(prompts, completions):
+        return [{"1": None, "2": float("nan"), "3": 1.0, "4": -1.0}[prompt] for prompt in prompts]
+
+    generate = {"thinker": Recorder(lambda p: "plan"), "solver": Recorder(lambda p: "x")}
+    result = evaluate_team(dataset, generate, outcome, topology=TOPOLOGY)
+    assert result.joint == result.solo == Proportion(1, 2)
+    assert result.unscorable == 2 and result.leak == Proportion(0, 4)
+
+
+def test_to_dict():
+    dataset = Dataset.from_dict({"prompt": ["1"], "solution": ["1"]})
+    generate = {"thinker": Recorder(lambda p: "plan"), "solver": Recorder(lambda p: "\\boxed{1}")}
+    content = evaluate_team(dataset, generate, MathVerifier(num_workers=1)).to_dict()
+    assert content["joint"] == {"successes": 1, "total": 1, "value": 1.0, "interval": Proportion(1, 1).interval}
+    assert set(content) == {"joint", "solo", "leak", "unscorable"}

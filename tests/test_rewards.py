@@ -1,0 +1,228 @@
+"""The allocators as reward functions of TRL's own trainer, and on their own."""
+
+import math
+import pickle
+
+import pytest
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl import GRPOConfig, GRPOTrainer
+
+from ccpo import (
+    CounterfactualCredit,
+    CreditAllocator,
+    MathVerifier,
+    SelfEvaluatedCredit,
+    SharedCredit,
+    ThinkSolve,
+    TransformersGenerator,
+)
+from ccpo.credit import counterfactual_credit, self_evaluated_credit
+from ccpo.prompts import build_thinker_messages
+from ccpo.rewards import credit_metrics, rating_metrics
+
+TOPOLOGY = ThinkSolve(solver_prompt="J {problem} {thought}", solo_prompt="A {problem}")
+
+
+def lookup(table):
+    """A partner that answers by a table from what it reads; it keeps what it was asked."""
+    asked = []
+
+    def partner(prompts, max_new_tokens=None):
+        texts = [prompt if isinstance(prompt, str) else prompt[-1]["content"] for prompt in prompts]
+        asked.append(texts)
+        return [next(answer for part, answer in table.items() if part in text) for text in texts]
+
+    partner.asked = asked
+    return partner
+
+
+def by_word(prompts, completions, **kwargs):
+    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    return [{"right": 1.0, "wrong": -1.0}.get(text) for text in texts]
+
+
+PROBLEMS = ["p0", "p0", "p0", "p1", "p1", "p1"]
+THOUGHTS = ["good", "bad", "good", "good", "odd", "bad"]
+TABLE = {"J p0 good": "right", "J p0 bad": "wrong", "J p1 good": "right", "J p1 bad": "wrong", "odd": "?"} | {
+    "A p0": "wrong",
+    "A p1": "right",
+}
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_counterfactual_reward_of_a_single_thinker(chat):
+    """p0: solos wrong, b = -1, a right answer was helped: 1.2. p1: solos right, b = 1, a wrong one was hurt: -1.2."""
+    prompts = [[{"role": "user", "content": p}] for p in PROBLEMS] if chat else PROBLEMS
+    thoughts = [[{"role": "assistant", "content": t}] for t in THOUGHTS] if chat else THOUGHTS
+    logged, extra = {}, {}
+    partner = lookup(TABLE)
+    credit = CounterfactualCredit(by_word, partner=partner, topology=TOPOLOGY)
+    rewards = credit(
+        prompts=prompts,
+        completions=thoughts,
+        completion_ids=[[1]] * 6,
+        solution=["x"] * 6,
+        trainer_state=None,
+        log_metric=logged.__setitem__,
+        log_extra=extra.__setitem__,
+    )
+    assert rewards == pytest.approx([1.2, -1.0, 1.2, 1.0, None, -1.2])
+    assert len(partner.asked) == 1 and len(partner.asked[0]) == 12  # joint and solo in one call
+    assert logged["credit/joint_accuracy"] == 3 / 5 and logged["credit/solo_accuracy"] == 0.5
+    assert logged["credit/leak_rate"] == 0 and extra["joint_answer"][0] == "right" and len(extra["solo_answer"]) == 6
+
+
+def test_problem_column_is_read_before_the_prompt():
+    partner = lookup(TABLE)
+    credit = SharedCredit(by_word, partner=partner, topology=TOPOLOGY)
+    assert credit(prompts=["Plan for p0"], completions=["good"], problem=["p0"]) == [1.0]
+    assert partner.asked == [["J p0 good"]]
+
+
+def test_leak_guard_works_under_the_drop_in_too():
+    partner = lookup({"": "right"})
+    SharedCredit(by_word, partner=partner, topology=TOPOLOGY)(prompts=["p0"], completions=[r"use \boxed{42} now"])
+    assert "42" not in partner.asked[0][0]
+
+
+def test_gathered_rows_are_credited_as_whole_groups():
+    """What a process returns is its part of the credit of all rows, wherever a group's rows lie."""
+    credit = CounterfactualCredit(by_word, partner=lookup(TABLE), topology=TOPOLOGY)
+    joint, solo = [1.0, -1.0, 1.0, 1.0, math.nan, -1.0], [-1.0, -1.0, -1.0, 1.0, 1.0, -1.0]
+    rows = list(zip(PROBLEMS, joint, solo, strict=True))
+    expected = counterfactual_credit(torch.tensor(joint).view(2, 3), torch.tensor(solo).view(2, 3))["thinker"]
+    expected = [None if math.isnan(x) else x for x in expected.flatten().tolist()]
+    assert credit._allocate_rows(rows, 0, 6) == pytest.approx(expected)
+    order = (0, 3, 1, 4, 2, 5)
+    mine = credit._allocate_rows([rows[i] for i in order], 2, 3)
+    assert mine == pytest.approx([expected[i] for i in order[2:5]])
+
+
+def test_ragged_groups_are_padded_with_nan():
+    credit = SelfEvaluatedCredit(by_word)
+    rows = [("a", 1.0, None, 0.9, 0.7), ("a", 1.0, None, 0.3, 0.1), ("b", -1.0, None, 0.5, 0.9)]
+    expected = self_evaluated_credit(
+        torch.tensor([[1.0, 1.0]]), torch.tensor([[0.9, 0.3]]), torch.tensor([[0.7, 0.1]])
+    )
+    got = credit._allocate_rows(rows, 0, 3)
+    assert got == pytest.approx([*expected["thinker"][0].tolist(), -1.0])
+
+
+@pytest.mark.parametrize("scheme", ["shared", "ccpo", "sepo"])
+def test_stock_trainer_learns_with_a_local_partner(scheme, model_dirs, make_config):
+    """The real thing: TRL's GRPOTrainer, a frozen tiny Solver, the real verifier."""
+    partner = TransformersGenerator(model_dirs["llama"], max_new_tokens=6)
+    model = AutoModelForCausalLM.from_pretrained(model_dirs["qwen3"])
+    tokenizer = AutoTokenizer.from_pretrained(model_dirs["qwen3"])
+    even = lambda prompts, completions, **kwargs: [1.0 if len(c[-1]["content"]) % 2 else -1.0 for c in completions]  # noqa: E731
+    credit = {
+        "shared": lambda: SharedCredit(MathVerifier(), partner=partner),
+        "ccpo": lambda: CounterfactualCredit(even, partner=partner),
+        "sepo": lambda: SelfEvaluatedCredit(
+            even,
+            partner=partner,
+            thinker_rater=TransformersGenerator(model, tokenizer),
+            rating_mode="constrained",
+            rating_prompt="{role} {outcome}",
+        ),
+    }[scheme]()
+    problems = [f"{i}+1=" for i in range(4)]
+    dataset = Dataset.from_dict(
+        {
+            "prompt": [build_thinker_messages([{"role": "user", "content": p}]) for p in problems],
+            "problem": problems,
+            "solution": [str(i + 1) for i in range(4)],
+        }
+    )
+    trainer = GRPOTrainer(model, credit, make_config(GRPOConfig, max_steps=2), dataset, processing_class=tokenizer)
+    before = {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert f"rewards/{credit.__name__}/mean" in row and "credit/joint_accuracy" in row
+    if scheme != "shared":
+        assert any(not torch.equal(before[n], p) for n, p in trainer.model.named_parameters())
+
+
+@pytest.mark.parametrize("cls", [SharedCredit, CounterfactualCredit, SelfEvaluatedCredit])
+def test_allocators_pickle(cls):
+    original = cls(MathVerifier())
+    credit = pickle.loads(pickle.dumps(original))
+    assert credit.__name__ == original.__name__ and isinstance(credit.outcome, MathVerifier)
+
+
+def test_names_are_the_metric_keys():
+    assert [c.__name__ for c in (SharedCredit(), CounterfactualCredit(), SelfEvaluatedCredit())] == [
+        "shared_credit",
+        "counterfactual_credit",
+        "self_evaluated_credit",
+    ]
+
+
+def test_missing_solution_column_is_named():
+    credit = CounterfactualCredit(MathVerifier(), partner=lookup(TABLE), topology=TOPOLOGY)
+    with pytest.raises(ValueError, match="solution"):
+        credit(prompts=["p0"], completions=["good"])
+
+
+@pytest.mark.parametrize(
+    ("build", "match"),
+    [
+        (lambda: CounterfactualCredit(coef=-0.1), "`coef` must be a finite number >= 0, got -0.1"),
+        (lambda: CounterfactualCredit(coef=math.inf), "`coef`.*inf"),
+        (lambda: CounterfactualCredit(bonus="both"), "`bonus` must be 'event' or 'difference', got 'both'"),
+        (lambda: CounterfactualCredit(baseline="none"), "`baseline` must be 'group' or 'paired', got 'none'"),
+        (lambda: SelfEvaluatedCredit(self_weight=1.5), "`self_weight` must be between 0 and 1, got 1.5"),
+        (lambda: SelfEvaluatedCredit(blame_coef=-1), "`blame_coef`.*-1"),
+        (lambda: SelfEvaluatedCredit(credit_coef=-1), "`credit_coef`.*-1"),
+        (
+            lambda: SelfEvaluatedCredit(rating_mode="ask"),
+            "`rating_mode` must be 'generate' or 'constrained', got 'ask'",
+        ),
+        (lambda: SelfEvaluatedCredit(rating_expectation=True), "`rating_expectation=True`.*constrained"),
+        (lambda: SelfEvaluatedCredit(rating_max_tokens=0), "`rating_max_tokens` must be at least 1, got 0"),
+    ],
+)
+def test_bad_settings_raise_at_once(build, match):
+    with pytest.raises(ValueError, match=match):
+        build()
+
+
+def test_bad_use_raises_with_the_remedy():
+    with pytest.raises(ValueError, match="pass `partner`"):
+        SharedCredit(by_word)(prompts=["p0"], completions=["good"])
+    with pytest.raises(ValueError, match="pass `thinker_rater`"):
+        SelfEvaluatedCredit(by_word, partner=lookup(TABLE), topology=TOPOLOGY)(prompts=["p0"], completions=["good"])
+    with pytest.raises(ValueError, match="needs outcomes of -1 .* returned 0.*2 \\* r - 1"):
+        credit = CounterfactualCredit(lambda completions, **_: [0.0] * len(completions), partner=lookup(TABLE))
+        credit.topology = TOPOLOGY
+        credit(prompts=["p0"], completions=["good"])
+    with pytest.raises(ValueError, match="`outcome` returned 1 values for 2 answers"):
+        SharedCredit(lambda **_: [1.0], partner=lookup(TABLE), topology=TOPOLOGY)(
+            prompts=["p0", "p1"], completions=["good", "bad"]
+        )
+    with pytest.raises(ValueError, match="needs a generator with `score`"):
+        rater = SelfEvaluatedCredit(by_word, rating_mode="constrained", rating_prompt="{role}")
+        rater._choose(lookup(TABLE), ["x"], ["correct"])
+    with pytest.raises(NotImplementedError, match="CreditAllocator must define `allocate`"):
+        CreditAllocator(by_word).allocate(torch.zeros(1, 1, 1))
+
+
+def test_outcome_metrics_by_hand():
+    joint = torch.tensor([[[1.0], [-1.0]], [[1.0], [math.nan]]])
+    solo = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
+    metrics = credit_metrics(joint, solo)
+    assert metrics == pytest.approx(
+        {
+            "credit/joint_accuracy": 2 / 3,
+            "credit/unscorable_rate": 1 / 4,
+            "credit/solo_accuracy": 0.5,
+            "credit/help_rate": 1 / 3,
+            "credit/hurt_rate": 0.0,
+        }
+    )
+    shares = torch.tensor([[[0.9], [math.nan]], [[0.3], [0.5]]]), torch.tensor([[[0.9], [0.1]], [[0.7], [0.5]]])
+    assert rating_metrics(joint, *shares) == pytest.approx(
+        {"rating/thinker_valid_rate": 2 / 3, "rating/solver_valid_rate": 1.0, "rating/agreement_rate": 0.5}
+    )
