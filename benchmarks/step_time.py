@@ -4,7 +4,7 @@ Time of one CCPO step (joint schedule, K = 1, S = G) against what stock TRL need
     python benchmarks/step_time.py
 
 Stock TRL is a GRPOTrainer step of the Thinker, a GRPOTrainer step of the Solver, and the generation of as many solo
-answers by the Solver's trainer; all completions have the same fixed length, the verifier judges the same number of answers.
+answers by the Solver's trainer. All completions are numbers of the same fixed length, and the verifier judges as many.
 Ours and stock run in turn, and the ratio is taken within each turn; the median over the turns is reported. Writes
 `outputs/bench/step_time.json` with `ratio_vs_stock_trl`.
 """
@@ -51,14 +51,14 @@ class SoloGRPOTrainer(GRPOTrainer):
         return super()._generate_and_score_completions(inputs)
 
 
-def run(cls, config_class, folder, dataset, tokenizer, reward, options, **kwargs) -> float:
+def run(cls, config_class, *, folder, dataset, tokenizer, reward, options, **kwargs) -> float:
     """Median seconds of a step of a fresh trainer."""
     settings = {
         "output_dir": folder,
         "per_device_train_batch_size": options.batch_size,
         "num_generations": options.num_generations,
         "max_completion_length": options.length,
-        "generation_kwargs": {"min_new_tokens": options.length},
+        "generation_kwargs": {"min_new_tokens": options.length, "suppress_tokens": options.suppress_tokens},
         "max_steps": options.steps + 1,
         "scale_rewards": "none",
         "report_to": "none",
@@ -104,9 +104,13 @@ def main() -> None:
     hf_logging.disable_progress_bar()
 
     tokenizer, topology, verifier = arithmetic.build_tokenizer(), arithmetic.topology(), MathVerifier()
+    options.suppress_tokens = [i for token, i in tokenizer.get_vocab().items() if not token.isdigit()]
     problems = arithmetic.build_dataset("train", size=512)
     thinker = problems.map(
-        lambda row: {"prompt": build_thinker_messages(row["prompt"], topology.thinker_prompt), "problem": row["prompt"]}
+        lambda row: {
+            "prompt": build_thinker_messages(row["prompt"], topology.thinker_prompt),
+            "problem": row["prompt"],
+        }
     )
     thought = "7+12=19"  # the length of a thought that the Solver reads
     solver = thinker.map(
@@ -119,19 +123,18 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(options.repeats):
-            args = (folder, tokenizer)
+            credit = CounterfactualCredit(verifier)
+            common = {"tokenizer": tokenizer, "options": options, "folder": folder}
             ours = run(
                 MultiAgentGRPOTrainer,
                 MultiAgentGRPOConfig,
-                args[0],
-                problems,
-                tokenizer,
-                CounterfactualCredit(verifier),
-                options,
+                dataset=problems,
+                reward=credit,
                 topology=topology,
+                **common,
             )
-            think = run(GRPOTrainer, GRPOConfig, folder, thinker, tokenizer, even, options)
-            solve = run(SoloGRPOTrainer, GRPOConfig, folder, solver, tokenizer, verifier, options)
+            think = run(GRPOTrainer, GRPOConfig, dataset=thinker, reward=even, **common)
+            solve = run(SoloGRPOTrainer, GRPOConfig, dataset=solver, reward=verifier, **common)
             rows.append((ours, think, solve, ours / (think + solve)))
             print(f"turn {turn + 1}: ours {ours:.3f} s, stock {think:.3f} + {solve:.3f} s, ratio {rows[-1][-1]:.3f}")
     medians = [statistics.median(column) for column in zip(*rows, strict=True)]
@@ -145,7 +148,7 @@ def main() -> None:
         "ccpo_seconds": medians[0],
         "stock_thinker_seconds": medians[1],
         "stock_solver_seconds": medians[2],
-        "settings": vars(options),
+        "settings": {name: value for name, value in vars(options).items() if name != "suppress_tokens"},
     }
     print(write_json(result, options.output))
 

@@ -260,9 +260,10 @@ def test_correlation_equals_numpy():
 
 
 def test_correlation_of_affine_images_is_one():
-    x = rewards(5, 6, seed=9, unscorable=0)
-    assert correlation(x, 3 * x - 2) == pytest.approx(1.0, rel=1e-12)
-    assert correlation(x, -x) == pytest.approx(-1.0, rel=1e-12)
+    for seed in range(50):
+        x = rewards(5, 6, seed=seed, unscorable=0)
+        assert 1 - 1e-12 < correlation(x, 3 * x - 2) <= 1  # not 1.0000000000000002
+        assert -1 <= correlation(x, -x) < 1e-12 - 1
 
 
 @pytest.mark.parametrize("constant", [0.0, 1.0, 0.1, 1 / 3, 1e6 + 0.1, -7.3])

@@ -573,6 +573,21 @@ def test_completions_table_has_a_row_per_episode(model_dirs, chat_dataset, make_
         assert table["advantage"].tolist() == advantages["solver"].flatten().tolist()
 
 
+def test_table_of_a_thinker_block_leaves_the_solver_out(model_dirs, chat_dataset, make_config, outcome, capsys):
+    args = make_config(log_completions=True, num_completions_to_print=1, max_steps=1)
+    train(model_dirs["qwen3"], CounterfactualCredit(outcome), args, chat_dataset)
+    table = pd.read_parquet(f"{args.output_dir}/completions/completions_00001.parquet")
+    assert table["advantage"].isna().all() and table["solver_credit"].isna().all()
+    assert table["thinker_advantage"].notna().all() and table["solo_answer"].notna().all()
+
+
+def test_resuming_several_roles_is_refused(model_dirs, chat_dataset, make_config, outcome):
+    args = make_config(save_strategy="steps", save_steps=1, max_steps=1, policy_sharing="adapters")
+    trainer, _ = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset, peft_config=copy.deepcopy(LORA))
+    with pytest.raises(NotImplementedError, match="resume_from_checkpoint=.*cannot be resumed yet"):
+        trainer.train(resume_from_checkpoint=f"{args.output_dir}/checkpoint-1")
+
+
 def test_wandb_gets_metrics_and_table(tmp_path, monkeypatch, model_dirs, chat_dataset, make_config, outcome):
     """The real package in offline mode."""
     wandb = pytest.importorskip("wandb")

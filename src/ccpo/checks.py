@@ -93,6 +93,7 @@ def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
         ("use_vllm", "generation is transformers' own in this version"),
         ("cast_lm_head_to_fp32", "TRL casts the head of one model only"),
         ("sync_ref_model", "TRL's callback syncs one reference only"),
+        ("load_best_model_at_end", "checkpoints of several roles cannot be loaded back yet"),
     ):
         if getattr(args, name):
             raise ValueError(f"`{name}=True` is not supported with several roles ({why}). Set `{name}=False`.")

@@ -216,5 +216,5 @@ def log_rollout(trainer: MultiAgentGRPOTrainer, rollout: Rollout, rewards: dict,
         columns[name] = gather_object(rollout.extras.get(name, [None] * len(texts)))
     for name, values in columns.items():
         trainer._logs["extra"][name].extend(values)
-    shown = advantages.get("solver")
-    trainer._logs["advantages"].extend([None] * len(answers) if shown is None else shown.flatten().tolist())
+    shown = advantages["solver"].flatten().tolist() if "solver" in advantages else [float("nan")] * len(answers)
+    trainer._logs["advantages"].extend(shown)

@@ -406,6 +406,14 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         if deepspeed:
             state._set_sync_gradients(sync)
 
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if len(self.roles) > 1:
+            raise NotImplementedError(
+                f"`resume_from_checkpoint={resume_from_checkpoint!r}`: a run of several roles cannot be resumed yet. "
+                "Start anew from the saved folders: model={'thinker': ..., 'solver': ...}."
+            )
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if len(self.roles) == 1:
             super()._save(output_dir, state_dict)

@@ -78,4 +78,4 @@ def correlation(x: torch.Tensor, y: torch.Tensor) -> float:
     dx, dy = x - x.mean(), y - y.mean()
     if dx.norm() <= 1e-12 * x.norm() or dy.norm() <= 1e-12 * y.norm():  # constant but for rounding
         return float("nan")
-    return (dx @ dy / (dx.norm() * dy.norm())).item()
+    return (dx @ dy / (dx.norm() * dy.norm())).clamp(-1, 1).item()

@@ -1,0 +1,158 @@
+"""Each example runs as its docstring launches it, with tiny steps, offline and without a model on disk."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from peft import PeftConfig
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
+LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
+TINY = ["--max_steps", "1", "--warm_start_steps", "1", "--per_device_train_batch_size", "8", "--num_generations", "4"]
+ROWS = {
+    "gsm8k_train.jsonl": [
+        {"question": f"Ann’s {i} hens lay 2 eggs a day. How many in a week?", "answer": f"{i}*14\n#### {14 * i}"}
+        for i in range(1, 17)
+    ],
+    "math_train.jsonl": [
+        {"problem": f"Find $x$ if $\\frac{{x}}{{{i}}} = 2$.\n[asy] draw((0,0)--(1,1)); [/asy]", "answer": f"{2 * i}"}
+        for i in range(1, 17)
+    ],
+}
+
+
+def data_file(folder, name):
+    """The real rows beside the project, else some that look like them."""
+    if (SHARED / name).is_file():
+        return str(SHARED / name)
+    (folder / name).write_text("".join(json.dumps(row) + "\n" for row in ROWS[name]))
+    return str(folder / name)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """All runs, two at a time: `{name: (result, output folder)}`."""
+    folder = tmp_path_factory.mktemp("examples")
+    gsm8k, math = (data_file(folder, name) for name in ("gsm8k_train.jsonl", "math_train.jsonl"))
+    smoke = [*LAUNCH, "examples/train_ccpo.py", "--config", "recipes/smoke/config_gsm8k.yaml", "--max_steps", "4"]
+    tiny_models = ["--model_name_or_path", "tiny-random", "--num_eval_problems", "6", "--max_completion_length", "8"]
+    commands = {
+        "train_ccpo": [*LAUNCH, "examples/train_ccpo.py", *TINY, "--num_eval_problems", "16"],
+        "smoke_gsm8k": [*smoke, "--dataset_name", gsm8k],
+        "smoke_math": [*smoke, "--dataset_name", math, "--problem_column", "problem", "--solution_column", "answer"],
+        "drop_in_reward": [sys.executable, "examples/drop_in_reward.py", *TINY],
+        "two_models": [sys.executable, "examples/two_models.py", *TINY],
+        "lora_per_role": [sys.executable, "examples/lora_per_role.py", *TINY],
+        "custom_credit": [sys.executable, "examples/custom_credit.py", *TINY],
+        "evaluate": [
+            sys.executable,
+            "examples/evaluate.py",
+            *tiny_models,
+            "--dataset_name",
+            gsm8k,
+            "--use_cpu",
+            "true",
+        ],
+    }
+
+    def run(name):
+        output = folder / name
+        command = [*commands[name], "--output_dir", str(output)]
+        return subprocess.run(command, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, timeout=600), output
+
+    with ThreadPoolExecutor(2) as pool:
+        return dict(zip(commands, pool.map(run, commands), strict=True))
+
+
+def finished(runs, name):
+    result, output = runs[name]
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout, output
+
+
+def assert_loadable(folder):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert model.config.vocab_size == len(tokenizer)
+
+
+def test_every_example_is_run(runs):
+    assert {path.stem for path in (ROOT / "examples").glob("*.py")} <= set(runs)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+def test_launch_command_in_the_docstring(path):
+    docstring = path.read_text().split('"""')[1]
+    assert f"examples/{path.name}" in docstring
+    recipes = [word for word in docstring.split() if word.endswith(".yaml")]
+    assert all((ROOT / recipe).is_file() for recipe in recipes)
+
+
+def test_train_ccpo(runs):
+    out, output = finished(runs, "train_ccpo")
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["num_eval_problems"] == 16 and summary["seconds"] > 0
+    for name in ("joint_accuracy", "solo_accuracy", "leak_rate"):
+        assert 0 <= summary[f"{name}_before"] <= 1 and 0 <= summary[f"{name}_after"] <= 1
+    assert (output / "curves.png").stat().st_size > 10_000
+    for name in ("thinker", "solver", "summary.json", "curves.png"):
+        assert str(output / name) in out
+    assert "joint accuracy" in out
+    for role in ("thinker", "solver"):
+        assert_loadable(output / role)
+
+
+@pytest.mark.parametrize("name", ["smoke_gsm8k", "smoke_math"])
+def test_smoke(name, runs):
+    out, output = finished(runs, name)
+    assert "4/4" in runs[name][0].stderr  # all four steps, on real prompts
+    for role in ("thinker", "solver"):
+        assert f"{role}: {output / role}" in out
+        assert_loadable(output / role)
+
+
+def test_drop_in_reward(runs):
+    out, output = finished(runs, "drop_in_reward")
+    assert "joint accuracy of the last batch: " in out and "solo accuracy of the last batch: " in out
+    assert_loadable(output)
+
+
+def test_two_models(runs):
+    out, output = finished(runs, "two_models")
+    types = {role: AutoConfig.from_pretrained(output / role).model_type for role in ("thinker", "solver")}
+    assert types["solver"] == "qwen2" != types["thinker"]
+    encoded = [AutoTokenizer.from_pretrained(output / role)("(7+12)*4").input_ids for role in types]
+    assert encoded[0] != encoded[1]
+    assert "solver: Qwen2ForCausalLM" in out
+
+
+def test_lora_per_role(runs):
+    out, output = finished(runs, "lora_per_role")
+    assert "frozen weights; adapters: {'thinker': " in out
+    for role in ("thinker", "solver"):
+        assert PeftConfig.from_pretrained(output / role).r == 8
+        assert not (output / role / "model.safetensors").exists()
+        assert (output / role / "adapter_model.safetensors").stat().st_size < 1_000_000
+
+
+def test_custom_credit(runs):
+    out, output = finished(runs, "custom_credit")
+    assert "correlation of the Thinker's advantages with shared credit's: [" in out
+    assert "worst_answer_credit" in runs["custom_credit"][0].stdout + runs["custom_credit"][0].stderr
+    assert_loadable(output / "solver")
+
+
+def test_evaluate(runs):
+    out, output = finished(runs, "evaluate")
+    content = json.loads((output / "evaluation.json").read_text())
+    assert content["num_eval_problems"] == content["leak"]["total"] == 6
+    assert content["joint"]["total"] + content["unscorable"] == 6
+    low, high = content["joint"]["interval"]
+    assert low <= content["joint"]["value"] <= high
+    assert "6 problems, 95 % intervals" in out and str(output / "evaluation.json") in out
