@@ -406,13 +406,13 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         if deepspeed:
             state._set_sync_gradients(sync)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        if len(self.roles) > 1:
+    def train(self, resume_from_checkpoint=None, **kwargs):
+        if resume_from_checkpoint and len(self.roles) > 1:
             raise NotImplementedError(
                 f"`resume_from_checkpoint={resume_from_checkpoint!r}`: a run of several roles cannot be resumed yet. "
                 "Start anew from the saved folders: model={'thinker': ..., 'solver': ...}."
             )
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if len(self.roles) == 1:

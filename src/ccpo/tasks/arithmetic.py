@@ -42,10 +42,10 @@ REMARKS = ("this looks hard", "this looks easy", "no idea yet")
 
 # Shares of the demonstrations: what a Thinker writes, and what a Solver does with a thought that holds a number. With
 # no number to use (a remark, a leak that was removed, no thought at all) the Solver can only guess.
-THOUGHT_SHARES = {"right": 0.45, "wrong_pair": 0.25, "remark": 0.2, "leak": 0.1}
+THOUGHT_SHARES = {"right": 0.5, "wrong_pair": 0.22, "remark": 0.18, "leak": 0.1}
 ANSWER_SHARES = {"work": 0.5, "copy": 0.2, "guess": 0.3}
-GUESS_SHARES = {"right": 0.3, "only_sum": 0.35, "only_product": 0.35}
-SOLO_SHARE = 0.25  # of the Solver's demonstrations: the problem alone
+GUESS_SHARES = {"right": 0.55, "only_sum": 0.25, "only_product": 0.2}
+SOLO_SHARE = 0.3  # of the Solver's demonstrations: the problem alone
 
 _LARGEST = (2 * TERMS[-1]) * FACTORS[-1]
 _WORDS = [" Thought: ", " Answer: ", "\\boxed{"] + sorted({word for remark in REMARKS for word in remark.split()})
@@ -99,6 +99,7 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForC
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=tokenizer.model_max_length,
+        initializer_range=0.06,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
@@ -208,7 +209,7 @@ def demonstrations(role: str, size: int, seed: int = 0) -> Dataset:
 
 
 def warm_start(
-    output_dir: str | os.PathLike, seed: int = 0, thinker_steps: int = 250, solver_steps: int = 350, **kwargs
+    output_dir: str | os.PathLike, seed: int = 0, thinker_steps: int = 300, solver_steps: int = 600, **kwargs
 ) -> dict[str, str]:
     """
     Train both policies on their demonstrations, each seen once, and save them with their tokenizer.
@@ -216,8 +217,8 @@ def warm_start(
     Args:
         output_dir (`str` or `os.PathLike`): the policies go to its folders `thinker` and `solver`.
         seed (`int`, defaults to 0): seed of the weights, the demonstrations and their order.
-        thinker_steps (`int`, defaults to 250): optimizer steps of 64 demonstrations.
-        solver_steps (`int`, defaults to 350): optimizer steps of 64 demonstrations.
+        thinker_steps (`int`, defaults to 300): optimizer steps of 32 demonstrations.
+        solver_steps (`int`, defaults to 600): optimizer steps of 32 demonstrations.
         kwargs: fields of [`~trl.SFTConfig`] to change.
 
     Returns:
@@ -231,8 +232,8 @@ def warm_start(
         paths[role] = os.path.join(output_dir, role)
         defaults = {
             "num_train_epochs": 1,
-            "per_device_train_batch_size": 64,
-            "learning_rate": 4e-3,
+            "per_device_train_batch_size": 32,
+            "learning_rate": 3e-3,
             "lr_scheduler_type": "linear",
             "warmup_steps": 20,
             "adam_beta2": 0.98,
@@ -240,14 +241,14 @@ def warm_start(
             "activation_checkpointing": False,
             "dataloader_pin_memory": False,
             "max_length": None,
-            "logging_steps": 50,
+            "logging_steps": 100,
             "save_strategy": "no",
             "report_to": "none",
         }
         trainer = SFTTrainer(
             model=build_policy(tokenizer, seed),
             args=SFTConfig(output_dir=paths[role], seed=seed, **{**defaults, **kwargs}),
-            train_dataset=demonstrations(role, 64 * steps, seed),
+            train_dataset=demonstrations(role, 32 * steps, seed),
             processing_class=tokenizer,
         )
         result = trainer.train()
