@@ -75,8 +75,8 @@ def load_models(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelCon
         )
     if missing and PartialState().num_processes > 1:
         raise ValueError(
-            f"The embedded task is warm-started by one process, and there are {PartialState().num_processes}. Run it once "
-            "with one, then give `--thinker_model outputs/demo/warm_start/thinker --solver_model "
+            f"The embedded task is warm-started by one process, and there are {PartialState().num_processes}. Run it "
+            "once with one, then give `--thinker_model outputs/demo/warm_start/thinker --solver_model "
             "outputs/demo/warm_start/solver`."
         )
     tiny, warm = Path(args.output_dir) / TINY, Path(args.output_dir) / "warm_start"

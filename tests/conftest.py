@@ -90,7 +90,7 @@ def chat_dataset():
 
 
 def digit_outcome(prompts, completions, **kwargs):
-    """A deterministic judge that random models satisfy about half of the time: an even number of characters is right."""
+    """A deterministic judge that random models satisfy at times: an even number of characters is right."""
     texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
     return [1.0 if len(text) % 2 == 0 else -1.0 for text in texts]
 

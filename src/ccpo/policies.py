@@ -129,7 +129,7 @@ def build_policy(
 
 
 def build_reference(policy: nn.Module, args: Any) -> nn.Module | None:
-    """The frozen reference of a further policy, as `GRPOTrainer.__init__` builds its own; `None` where it needs none."""
+    """The frozen reference of a further policy, as `GRPOTrainer.__init__` builds its own; `None` if it needs none."""
     if args.beta == 0 or isinstance(policy, PeftModel):  # an adapter's reference is its base
         return None
     kwargs = {"dtype": policy.dtype, "attn_implementation": policy.config._attn_implementation, **_init_kwargs(args)}

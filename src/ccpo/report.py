@@ -75,6 +75,7 @@ def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str 
         if axis.get_legend_handles_labels()[0]:
             axis.legend(frameon=False)
     axes[0].set_ylim(0, 1)
+    axes[1].set_ylim(min(0.0, axes[1].get_ylim()[0]), 1.05)
     if title:
         figure.suptitle(title)
     Path(path).parent.mkdir(parents=True, exist_ok=True)

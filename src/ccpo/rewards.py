@@ -1,9 +1,9 @@
 """
 The credit allocators as TRL reward functions.
 
-The same object serves two masters. [`MultiAgentGRPOTrainer`] reads its `outcome` and calls [`~CreditAllocator.allocate`]
-with tensors of the global batch. TRL's own `GRPOTrainer` calls it as a reward function of a single Thinker, whose Solver
-is then reached through `partner`.
+The same object serves two masters. [`MultiAgentGRPOTrainer`] reads its `outcome` and calls
+[`~CreditAllocator.allocate`] with tensors of the global batch. TRL's own `GRPOTrainer` calls it as a reward function of
+a single Thinker, whose Solver is then reached through `partner`.
 """
 
 from collections.abc import Callable
@@ -106,8 +106,8 @@ class CreditAllocator:
         A group may be split over processes: outcomes are gathered, and every process returns the rewards of its rows.
 
         Args:
-            prompts (`list`): the Thinker's prompts. The problem is read from the dataset's `problem` column if there is
-                one, else from the prompt.
+            prompts (`list`): the Thinker's prompts. The problem is read from the dataset's `problem` column if there
+                is one, else from the prompt.
             completions (`list`): the thoughts.
             kwargs: the dataset's columns, and TRL's `log_metric` and `log_extra`.
 
@@ -319,8 +319,8 @@ class SelfEvaluatedCredit(CreditAllocator):
     def _raters(self):
         if self.thinker_rater is None:
             raise ValueError(
-                "`self_evaluated_credit` needs the Thinker's own ratings, and TRL's GRPOTrainer hands reward functions no "
-                "model: pass `thinker_rater`, e.g. TransformersGenerator(model, tokenizer) of the model in training."
+                "`self_evaluated_credit` needs the Thinker's own ratings, and TRL's GRPOTrainer hands reward functions "
+                "no model: pass `thinker_rater`, e.g. TransformersGenerator(model, tokenizer) of the model in training."
             )
         return {"thinker": self.thinker_rater, "solver": self.partner}
 
@@ -401,8 +401,8 @@ def credit_metrics(joint: torch.Tensor, solo: torch.Tensor | None) -> dict[str, 
 
     Returns:
         `dict[str, float]`: `credit/joint_accuracy`, `credit/unscorable_rate`, and with solos `credit/solo_accuracy`,
-        `credit/help_rate`, `credit/hurt_rate` (shares of the scorable thoughts with R > 0 > b and R < 0 < b). NaN where
-        nothing is scorable.
+        `credit/help_rate`, `credit/hurt_rate` (shares of the scorable thoughts with R > 0 > b and R < 0 < b). NaN
+        where nothing is scorable.
     """
 
     def mean(mask: torch.Tensor, valid: torch.Tensor) -> float:
