@@ -47,7 +47,6 @@ ANSWER_SHARES = {"work": 0.5, "copy": 0.2, "guess": 0.3}
 GUESS_SHARES = {"right": 0.55, "only_sum": 0.25, "only_product": 0.2}
 SOLO_SHARE = 0.3  # of the Solver's demonstrations: the problem alone
 
-_LARGEST = (2 * TERMS[-1]) * FACTORS[-1]
 _WORDS = [" Thought: ", " Answer: ", "\\boxed{"] + sorted({word for remark in REMARKS for word in remark.split()})
 _SPECIALS = ["<pad>", "<bos>", "<eos>", "<unk>"]
 
@@ -61,8 +60,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         [`~transformers.PreTrainedTokenizerFast`]: padding on the left, no chat template, nothing added to the text.
     """
     numbers = [str(number) for number in range(300)]
-    characters = [char for char in string.printable[:96] + "\n" if char not in string.digits]
-    vocabulary = dict.fromkeys([*_SPECIALS, *numbers, *_WORDS, *characters])
+    characters = string.ascii_letters + string.punctuation + " \t\n"
+    vocabulary = [*_SPECIALS, *numbers, *_WORDS, *characters]
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
     words = "|".join(re.escape(word) for word in sorted(_WORDS, key=len, reverse=True))
     pattern = Regex(rf"{words}|[12]\d\d|[1-9]\d|[\s\S]")
