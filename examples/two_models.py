@@ -3,7 +3,7 @@ A Thinker and a Solver of different architectures with different tokenizers; tex
 
     accelerate launch examples/two_models.py
 
-The Thinker is the embedded task's policy with a token per number, the Solver a Qwen2 with a byte-level BPE that is
+The Thinker is the embedded task's policy with a token per number, the Solver a Qwen3 with a byte-level BPE that is
 learned here. Both are hardly warm-started by default; `--warm_start_steps 350 --max_steps 200` takes minutes. For
 models of your own see `recipes/Qwen2.5-1.5B-Instruct+Olmo-3-7B-Instruct`.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from train_ccpo import load_models, load_task, parse_arguments
-from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer
@@ -24,7 +24,7 @@ DEFAULTS = ("--output_dir", "outputs/two_models", "--max_steps", "5", "--warm_st
 
 
 def build_solver(folder: str, steps: int, args: MultiAgentGRPOConfig) -> None:
-    """Put a Qwen2 with a tokenizer of its own into `folder`, trained on the embedded task's demonstrations."""
+    """Put a Qwen3 with a tokenizer of its own into `folder`, trained on the embedded task's demonstrations."""
     demonstrations = arithmetic.demonstrations("solver", 64 * steps, args.seed)
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -37,13 +37,14 @@ def build_solver(folder: str, steps: int, args: MultiAgentGRPOConfig) -> None:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=core, pad_token="<|pad|>", eos_token="<|end|>", padding_side="left", model_max_length=2048
     )
-    config = Qwen2Config(
+    config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=96,
         intermediate_size=384,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        head_dim=24,
         max_position_embeddings=2048,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,
@@ -61,7 +62,7 @@ def build_solver(folder: str, steps: int, args: MultiAgentGRPOConfig) -> None:
         use_cpu=args.use_cpu,
         seed=args.seed,
     )
-    trainer = SFTTrainer(Qwen2ForCausalLM(config), settings, train_dataset=demonstrations, processing_class=tokenizer)
+    trainer = SFTTrainer(Qwen3ForCausalLM(config), settings, train_dataset=demonstrations, processing_class=tokenizer)
     trainer.train()
     trainer.save_model(folder)
 

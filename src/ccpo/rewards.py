@@ -2,8 +2,8 @@
 The credit allocators as TRL reward functions.
 
 The same object serves two masters. [`MultiAgentGRPOTrainer`] reads its `outcome` and calls
-[`~CreditAllocator.allocate`] with tensors of the global batch. TRL's own `GRPOTrainer` calls it as a reward function of
-a single Thinker, whose Solver is then reached through `partner`.
+[`~CreditAllocator.allocate`] with tensors of the global batch. TRL's own `GRPOTrainer` calls it as a reward function
+of a single Thinker, whose Solver is then reached through `partner`.
 """
 
 from collections.abc import Callable
@@ -319,8 +319,8 @@ class SelfEvaluatedCredit(CreditAllocator):
     def _raters(self):
         if self.thinker_rater is None:
             raise ValueError(
-                "`self_evaluated_credit` needs the Thinker's own ratings, and TRL's GRPOTrainer hands reward functions "
-                "no model: pass `thinker_rater`, e.g. TransformersGenerator(model, tokenizer) of the model in training."
+                "`self_evaluated_credit` needs the Thinker's own ratings, and TRL's GRPOTrainer gives reward "
+                "functions no model: pass `thinker_rater`, e.g. TransformersGenerator(model, tokenizer)."
             )
         return {"thinker": self.thinker_rater, "solver": self.partner}
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from .arithmetic import build_tokenizer
 
@@ -19,7 +19,7 @@ CHAT_TEMPLATE = (
 
 def build_tiny_model(output_dir: str | Path, seed: int = 0) -> str:
     """
-    Write a Qwen2 model of some 50,000 random weights and a character tokenizer with a chat template.
+    Write a Llama model of some 50,000 random weights and a character tokenizer with a chat template.
 
     Args:
         output_dir (`str` or `Path`): the folder.
@@ -30,7 +30,7 @@ def build_tiny_model(output_dir: str | Path, seed: int = 0) -> str:
     """
     tokenizer = build_tokenizer()
     tokenizer.chat_template, tokenizer.model_max_length = CHAT_TEMPLATE, CONTEXT
-    config = Qwen2Config(
+    config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         intermediate_size=64,
@@ -45,7 +45,7 @@ def build_tiny_model(output_dir: str | Path, seed: int = 0) -> str:
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen2ForCausalLM(config)
+        model = LlamaForCausalLM(config)
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
     return str(output_dir)
