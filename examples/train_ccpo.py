@@ -158,6 +158,8 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
             print("\n".join(f"{label}: {path}" for label, path in paths.items()))
     if args.push_to_hub:
         trainer.push_to_hub()
+    trainer.accelerator.wait_for_everyone()
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

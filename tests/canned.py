@@ -81,6 +81,7 @@ def main(spec: dict) -> None:
     if trainer.accelerator.is_main_process:
         result = {"history": trainer.history, "rows": rows, "log": trainer.state.log_history}
         (Path(spec["out"]) / "result.json").write_text(json.dumps(result))
+    trainer.accelerator.end_training()  # gloo's threads abort a process that leaves its group open
 
 
 if __name__ == "__main__":

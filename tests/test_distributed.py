@@ -22,6 +22,7 @@ def launch(out: Path, model, num_processes: int, credit="ccpo", lora=None, **arg
         "output_dir": str(out / "run"),
         "num_generations": 2,
         "learning_rate": 1e-2,
+        "adam_epsilon": 1e-3,  # else Adam blows the rounding of a gradient of nearly 0 up to a whole step
         "logging_steps": 1,
         "report_to": "none",
         "bf16": False,

@@ -1,14 +1,14 @@
 """The embedded default: two-step arithmetic and two tiny warm-started policies, with nothing to download.
 
 A problem is `(a+b)*c`. Its two steps depend on each other: the Thinker can do the first (`7+12=19`), the Solver the
-second (`19*4=\\boxed{76}`). Both policies learn their facts by supervised training on demonstrations that are honest but
-imperfect: some thoughts add the wrong pair, say nothing useful or leak an answer; some answers copy the number of the
-thought or ignore it. So the warm-started team is right some of the time and knows more than it shows, which is what
-reinforcement learning needs.
+second (`19*4=\\boxed{76}`). Both policies learn their facts by supervised training on demonstrations that are honest
+but imperfect: some thoughts add the wrong pair, say nothing useful or leak an answer; some answers copy the number of
+the thought or ignore it. So the warm-started team is right some of the time and knows more than it shows, which is
+what reinforcement learning needs.
 
-The held-out split is a property of the problem, not of a seed: the CRC-32 of its canonical form (the sum's terms in
-order) modulo 5 is 0 or 1. `(7+12)*4` and `(12+7)*4` are therefore always on the same side. The *facts* (7+12, 19*4) are
-shared by both sides; the problems are not.
+Which problems are held out is a property of the problem, not of a seed: those with `(min(a, b) + c) % 5` 0 or 2 whose
+sum can be had in another way. `(7+12)*4` and `(12+7)*4` are therefore always on the same side, and no sum and no
+product of a held-out problem is without training problems that have it: the facts are shared, the problems are not.
 """
 
 import itertools
@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING
 import torch
 from datasets import Dataset
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, LlamaConfig, LlamaForCausalLM
-
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 if TYPE_CHECKING:
     from ccpo.topology import ThinkSolve
@@ -81,7 +80,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
     """
-    Build a policy of about a million parameters, float32, with random weights.
+    Build a policy of about a million parameters (871,168), float32, with random weights.
+
+    The architecture is Llama: beside a Qwen2 config, `AutoTokenizer` would load the saved tokenizer as a
+    `Qwen2Tokenizer`, which splits text in its own way.
 
     Args:
         tokenizer ([`~transformers.PreTrainedTokenizerFast`]): gives the vocabulary and the special tokens.
@@ -110,17 +112,23 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForC
         return LlamaForCausalLM(config)
 
 
+def _text(a: int, b: int, c: int) -> str:
+    return f"({a}+{b})*{c}"
+
+
+def _held_out(a: int, b: int, c: int) -> bool:
+    # Neighbours in min(a, b) are never both held out, so one of two pairs with the same sum trains its product by c.
+    several_pairs = sum(TERMS[:2]) < a + b < sum(TERMS[-2:])
+    return several_pairs and (min(a, b) + c) % 5 in (0, 2)
+
+
 def _problems(split: str) -> list[tuple[int, int, int]]:
     """The `(a, b, c)` of a split, in a fixed shuffled order: by the CRC-32 of the problem's text."""
     if split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', got {split!r}.")
-
-    def crc(a, b, c):
-        return zlib.crc32(f"({a}+{b})*{c}".encode())
-
     problems = itertools.product(TERMS, TERMS, FACTORS)
-    chosen = [(a, b, c) for a, b, c in problems if (crc(min(a, b), max(a, b), c) % 5 < 2) == (split == "test")]
-    return sorted(chosen, key=lambda problem: crc(*problem))
+    chosen = (problem for problem in problems if _held_out(*problem) == (split == "test"))
+    return sorted(chosen, key=lambda problem: zlib.crc32(_text(*problem).encode()))
 
 
 def build_dataset(split: str = "train", size: int | None = None) -> Dataset:
@@ -128,7 +136,7 @@ def build_dataset(split: str = "train", size: int | None = None) -> Dataset:
     The problems of a split, always the same and in the same order.
 
     Args:
-        split (`str`, defaults to `"train"`): `"train"` (1,042 problems) or `"test"` (758, held out).
+        split (`str`, defaults to `"train"`): `"train"` (1,098 problems) or `"test"` (702, held out).
         size (`int`, *optional*): take the first `size` problems; all of them by default.
 
     Returns:
@@ -140,7 +148,7 @@ def build_dataset(split: str = "train", size: int | None = None) -> Dataset:
     problems = problems[:size]
     return Dataset.from_dict(
         {
-            "prompt": [f"({a}+{b})*{c}" for a, b, c in problems],
+            "prompt": [_text(*problem) for problem in problems],
             "solution": [str((a + b) * c) for a, b, c in problems],
         }
     )
@@ -163,7 +171,8 @@ def _thought(rng: random.Random, a: int, b: int, c: int) -> tuple[str, int | Non
 
 
 def _answer(rng: random.Random, a: int, b: int, c: int, number: int | None) -> str:
-    """A Solver's demonstration; `number` is what the thought says the first step gives."""
+    """A Solver's demonstration; `number` is what the thought says the first step gives. To guess is to do that step
+    in one's head and carry on, or to stop half way: at the sum, or at a product that forgets the sum."""
     kind = "guess" if number is None else _pick(rng, ANSWER_SHARES)
     if kind == "guess":
         kind = _pick(rng, GUESS_SHARES)
@@ -194,7 +203,7 @@ def demonstrations(role: str, size: int, seed: int = 0) -> Dataset:
     problems, rows = _problems("train"), []
     for _ in range(size):
         a, b, c = rng.choice(problems)
-        problem, (thought, number) = f"({a}+{b})*{c}", _thought(rng, a, b, c)
+        problem, (thought, number) = _text(a, b, c), _thought(rng, a, b, c)
         if role == "thinker":
             prompt, completion = THINKER_PROMPT.replace("{problem}", problem), thought
         elif rng.random() < SOLO_SHARE:
@@ -213,46 +222,53 @@ def warm_start(
     """
     Train both policies on their demonstrations, each seen once, and save them with their tokenizer.
 
+    With the defaults it takes 40 CPU seconds. Sampled at temperature 1 on the held-out problems, the team is then
+    right about 0.35 of the time and the Solver alone 0.23; 0.1 of the thoughts leak; the Solver is right 0.6 of the
+    time given a right thought. It would be right 0.9 of the time if both did what half of their demonstrations do.
+
     Args:
         output_dir (`str` or `os.PathLike`): the policies go to its folders `thinker` and `solver`.
-        seed (`int`, defaults to 0): seed of the weights, the demonstrations and their order.
+        seed (`int`, defaults to 0): seed of the weights, the demonstrations and their order; sets the global ones too.
         thinker_steps (`int`, defaults to 300): optimizer steps of 32 demonstrations.
         solver_steps (`int`, defaults to 600): optimizer steps of 32 demonstrations.
-        kwargs: fields of [`~trl.SFTConfig`] to change.
+        kwargs: fields of [`~trl.SFTConfig`] to change, e.g. `disable_tqdm=True`. `use_cpu` is `True` by default; give
+            it the later trainer's value, since Accelerate keeps one device per process.
 
     Returns:
         `dict[str, str]`: role -> folder, loadable by `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer`.
     """
     from trl import SFTConfig, SFTTrainer  # only here: slow to import, and not needed for the problems
 
+    settings = {
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 32,
+        "learning_rate": 3e-3,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 20,
+        "adam_beta2": 0.98,
+        "bf16": False,
+        "use_cpu": True,
+        "activation_checkpointing": False,
+        "dataloader_pin_memory": False,
+        "max_length": None,
+        "logging_steps": 100,
+        "save_strategy": "no",
+        "report_to": "none",
+        **kwargs,
+    }
     paths = {}
     for role, steps in zip(ROLES, (thinker_steps, solver_steps), strict=True):
         tokenizer = build_tokenizer()
         paths[role] = os.path.join(output_dir, role)
-        defaults = {
-            "num_train_epochs": 1,
-            "per_device_train_batch_size": 32,
-            "learning_rate": 3e-3,
-            "lr_scheduler_type": "linear",
-            "warmup_steps": 20,
-            "adam_beta2": 0.98,
-            "bf16": False,
-            "activation_checkpointing": False,
-            "dataloader_pin_memory": False,
-            "max_length": None,
-            "logging_steps": 100,
-            "save_strategy": "no",
-            "report_to": "none",
-        }
         trainer = SFTTrainer(
             model=build_policy(tokenizer, seed),
-            args=SFTConfig(output_dir=paths[role], seed=seed, **{**defaults, **kwargs}),
+            args=SFTConfig(output_dir=paths[role], seed=seed, **settings),
             train_dataset=demonstrations(role, 32 * steps, seed),
             processing_class=tokenizer,
         )
         result = trainer.train()
         trainer.save_model(paths[role])
-        logger.info("Warm-started %s: loss %.3f, saved to %s", role, result.training_loss, paths[role])
+        logger.info("Warm-started the %s: mean loss %.3f, saved to %s", role, result.training_loss, paths[role])
     return paths
 
 
