@@ -86,7 +86,7 @@ def load_models(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelCon
         if missing:
             steps = team.warm_start_steps
             steps = {} if steps is None else {"thinker_steps": steps, "solver_steps": steps}
-            arithmetic.warm_start(warm, seed=args.seed, **steps)
+            arithmetic.warm_start(warm, seed=args.seed, use_cpu=args.use_cpu, **steps)
     PartialState().wait_for_everyone()
     for role in missing:  # one model for both roles: the Solver's
         models[role] = str(warm / (role if args.policy_sharing == "separate" else "solver"))

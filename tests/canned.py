@@ -3,8 +3,8 @@ One run with canned completions, the same in every set-up: on one process, or un
 
     python tests/canned.py '{"model": …, "args": {…}, "out": …}'
 
-Completions are drawn from a generator seeded with the generation batch, the arm and the row's place in the global batch,
-so that every set-up replays the same episodes. Writes the weights, the gathered advantages and the log.
+Completions are drawn from a generator seeded with the generation batch, the arm and the row's place in the global
+batch, so that every set-up replays the same episodes. Writes the weights, the gathered advantages and the log.
 """
 
 import json
