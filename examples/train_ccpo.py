@@ -121,7 +121,8 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
     if held_out is not None and team.num_eval_problems:
         held_out = held_out.select(range(min(team.num_eval_problems, len(held_out))))
     credit, peft_config = team.make_credit(topology=topology), get_peft_config(model)
-    check_arguments({}, [credit], args, train_dataset, topology, peft_config)  # before a model is built
+    evals = held_out if args.eval_strategy != "no" else None
+    check_arguments({}, [credit], args, train_dataset, topology, peft_config, evals)  # before a model is built
     models = load_models(team, args, model)
     trainer = MultiAgentGRPOTrainer(
         model=models,

@@ -1,9 +1,9 @@
 """
-One run with canned completions, the same in every set-up: on one process, or under torch.distributed.run.
+One run with canned completions, the same in every set-up: on one process, under torch.distributed.run or accelerate.
 
     python tests/canned.py '{"model": …, "args": {…}, "out": …}'
 
-Completions are drawn from a generator seeded with the generation batch, the arm and the row's place in the global
+Completions are drawn from a generator seeded with the generation call, the prompt and the row's place in the global
 batch, so that every set-up replays the same episodes. Writes the weights, the gathered advantages and the log.
 """
 
@@ -13,52 +13,152 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather, gather_object
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import TrainerCallback
+from trl import GRPOConfig, GRPOTrainer
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOConfig, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
+from ccpo.rollout import assign_solos
 
-CREDITS = {
-    "shared": SharedCredit,
-    "ccpo": CounterfactualCredit,
-    "sepo": lambda outcome: SelfEvaluatedCredit(
-        outcome, rating_mode="constrained", rating_expectation=True, rating_prompt="{role} {outcome} {answer}"
-    ),
-}
+ROLES = ("thinker", "solver")
+
+
+def text_of(completion) -> str:
+    return completion if isinstance(completion, str) else completion[-1]["content"]
 
 
 def judge(prompts, completions, **kwargs):
     """Right, wrong or unscorable by the text alone."""
-    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
+    texts = [text_of(completion) for completion in completions]
     return [None if text.startswith("z") else 1.0 if sum(map(ord, text)) % 2 else -1.0 for text in texts]
 
 
-class CannedTrainer(MultiAgentGRPOTrainer):
+def judge_by_rank(prompts, completions, **kwargs):
+    """All right on the first process; on the others all wrong but the last: the verdicts differ in number and kind."""
+    first = torch.distributed.get_rank() == 0
+    return [1.0 if first or i == len(completions) - 1 else -1.0 for i in range(len(completions))]
+
+
+def partner(prompts):
+    """The Solver's answers by the prompt's text, and by nothing else."""
+    draws = [random.Random(text_of(prompt)) for prompt in prompts]
+    return ["".join(draw.choices("abcxyz01", k=draw.randrange(1, 7))) for draw in draws]
+
+
+CREDITS = {
+    "shared": lambda: SharedCredit(judge),
+    "ccpo": lambda: CounterfactualCredit(judge),
+    "sepo": lambda: SelfEvaluatedCredit(
+        judge, rating_mode="constrained", rating_expectation=True, rating_prompt="{role} {outcome} {answer}"
+    ),
+    "sepo_by_rank": lambda: SelfEvaluatedCredit(
+        judge_by_rank, rating_mode="constrained", rating_prompt="{role} {outcome} {answer}"
+    ),
+    "drop_in": lambda: CounterfactualCredit(judge, partner=partner),
+}
+
+
+class Canned:
     """Generation replaced by canned completions; everything else is the trainer."""
 
-    calls = 0
+    calls = rows = 0
 
-    def _roll_out(self, inputs, in_turn):
-        self.rows = len(inputs)
-        rollout = super()._roll_out(inputs, in_turn)
-        self.advantages_seen = []
-        return rollout
+    def _places(self, count: int) -> list[int | str]:
+        """Who each completion of a call is in the global order: its joint row, or its rank among the solos."""
+        rank, rows = self.accelerator.process_index, self.rows
+        answers = getattr(self.args, "num_solves", 1) if count > rows else 1  # only the Solver's call has more
+        places = [rank * rows * answers + i for i in range(min(count, rows * answers))]
+        if count > len(places):
+            group, solos = self.num_generations, self.args.num_solos or self.num_generations
+            mine, valid = assign_solos(rows, self.accelerator.num_processes, group, solos)
+            assert count - len(places) == len(mine[rank])
+            for i in range(rank * len(mine[rank]), (rank + 1) * len(mine[rank])):
+                problem, ordinal = divmod(sum(valid[:i]), solos)  # sorted by prompt
+                places.append(f"solo/{problem}/{ordinal}" if valid[i] else f"padding/{i}")
+        return places
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, **kwargs):
         self.calls += 1
         completions = []
-        for i in range(len(prompt_ids)):
-            arm, row = divmod(i, self.rows)  # joint answers, then solos: as many as rows here
-            place = self.accelerator.process_index * self.rows + row
-            draw = random.Random(f"{self.calls}/{arm}/{place}")
+        for prompt, place in zip(prompt_ids, self._places(len(prompt_ids)), strict=True):
+            draw = random.Random(f"{self.calls}/{place}/{list(prompt)}")
             ids = [draw.randrange(3, len(self._tokenizer)) for _ in range(draw.randrange(1, 7))]
             completions.append([*ids, self._tokenizer.eos_token_id])
         return completions, None
 
+
+class CannedTrainer(Canned, MultiAgentGRPOTrainer):
+    def _roll_out(self, inputs, in_turn):
+        self.rows = len(inputs)
+        return super()._roll_out(inputs, in_turn)
+
     def _log_rollout(self, rollout, rewards, advantages):
         super()._log_rollout(rollout, rewards, advantages)
         self.history.append({role: values.tolist() for role, values in advantages.items()})
+        counted = None if rollout.solo is None else rollout.solo.nan_to_num().tolist()
+        self.outcomes.append({"joint": rollout.joint.nan_to_num().tolist(), "solo": counted})
+
+
+class CannedStockTrainer(Canned, GRPOTrainer):
+    """TRL's own trainer: the allocator is a reward function of a single Thinker."""
+
+    def _generate_and_score_completions(self, inputs):
+        self.rows = len(inputs)
+        output = super()._generate_and_score_completions(inputs)
+        advantages = gather(output["advantages"].to(self.accelerator.device)).tolist()
+        self.history.append({"rewards": self.rewards_seen, "advantages": advantages})
+        return output
+
+    def _calculate_rewards(self, *args):
+        rewards = super()._calculate_rewards(*args)
+        self.rewards_seen = rewards.nan_to_num(7.0).flatten().tolist()
+        return rewards
+
+
+class Watch(TrainerCallback):
+    """
+    What an optimizer step leaves alone, under `schedule="alternate"` with a period of 1.
+
+    `steps` gets, per step, whether each role's weights, master weights and moments are bit-identical to before it.
+    """
+
+    def __init__(self):
+        self.trainer, self.steps = None, []
+
+    def snapshot(self) -> dict[str, dict[str, list]]:
+        optimizer = zero = self.trainer.optimizer
+        while hasattr(optimizer, "optimizer"):  # accelerate's wrapper, ZeRO's, torch's
+            zero, optimizer = optimizer, optimizer.optimizer
+        groups = [(group["role"], group["params"]) for group in optimizer.param_groups]
+        if hasattr(zero, "sub_group_to_group_id"):  # ZeRO-3 keeps the groups empty but while it steps
+            flat = enumerate(zero.fp32_partitioned_groups_flat)
+            groups = [(optimizer.param_groups[zero.sub_group_to_group_id[i]]["role"], [part]) for i, part in flat]
+        seen = {role: {"weights": [], "masters": [], "moments": []} for role in ROLES}
+        for role, parameters in groups:
+            for parameter in parameters:
+                seen[role]["masters"].append(parameter.detach().clone())
+                state = optimizer.state.get(parameter, {})
+                seen[role]["moments"] += [torch.as_tensor(state[key]).clone() for key in sorted(state)]
+        for name, parameter in self.trainer.model.named_parameters():
+            (role,) = (role for role in ROLES if f"{role}." in name)
+            seen[role]["weights"].append(getattr(parameter, "ds_tensor", parameter).detach().clone())
+        return seen
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.before, self.role = self.snapshot(), ROLES[state.global_step % 2]
+
+    def on_step_end(self, args, state, control, **kwargs):
+        after, row = self.snapshot(), {"in_turn": self.role}
+        for role, kinds in self.before.items():
+            for kind, tensors in kinds.items():
+                now = after[role][kind]
+                same = len(now) == len(tensors) and all(map(torch.equal, tensors, now))
+                pairs = [(a, b) for a, b in zip(tensors, now, strict=False) if a.numel()]
+                drift = max([(a - b).abs().max().item() for a, b in pairs], default=0.0)
+                row |= {f"{role}/{kind}": same, f"{role}/{kind}/drift": drift, f"{role}/{kind}/count": len(now)}
+        self.steps.append(row)
 
 
 def main(spec: dict) -> None:
@@ -66,20 +166,24 @@ def main(spec: dict) -> None:
     dataset = Dataset.from_dict(
         {"prompt": [[{"role": "user", "content": f"{i}+1="}] for i in range(12)], "solution": ["1"] * 12}
     )
-    args = MultiAgentGRPOConfig(**spec["args"])
-    trainer = CannedTrainer(
-        spec["model"],
-        CREDITS[spec.get("credit", "ccpo")](judge),
-        args,
-        dataset,
-        peft_config=LoraConfig(**spec["lora"]) if "lora" in spec else None,
-    )
-    trainer.history = []
+    credit = CREDITS[spec.get("credit", "ccpo")]()
+    if spec.get("credit") == "drop_in":
+        trainer = CannedStockTrainer(spec["model"], credit, GRPOConfig(**spec["args"]), dataset)
+    else:
+        args = MultiAgentGRPOConfig(**spec["args"])
+        lora = LoraConfig(**spec["lora"]) if "lora" in spec else None
+        trainer = CannedTrainer(spec["model"], credit, args, dataset, peft_config=lora)
+    watch = Watch()
+    if spec.get("watch"):
+        watch.trainer = trainer
+        trainer.add_callback(watch)
+    trainer.history, trainer.outcomes = [], []
     trainer.train()
     trainer.save_model(spec["out"])
-    rows = gather_object([trainer.rows])
+    rows, steps = gather_object([trainer.rows]), gather_object([watch.steps])
     if trainer.accelerator.is_main_process:
-        result = {"history": trainer.history, "rows": rows, "log": trainer.state.log_history}
+        result = {"history": trainer.history, "outcomes": trainer.outcomes, "rows": rows, "watched": steps}
+        result |= {"log": trainer.state.log_history, "backend": str(trainer.accelerator.distributed_type)}
         (Path(spec["out"]) / "result.json").write_text(json.dumps(result))
     trainer.accelerator.end_training()  # gloo's threads abort a process that leaves its group open
 

@@ -1,7 +1,14 @@
 """Bad input: an error that names field, value and remedy, before any model loads."""
 
+import configparser
 import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import transformers
@@ -84,6 +91,10 @@ def test_the_guard_sees_a_model_load(build):
             {"advantage_estimator": "counterfactual", "multi_objective_aggregation": "normalize_then_sum"},
             "`multi_objective_aggregation='normalize_then_sum'` .* needs `advantage_estimator='group'`, got 'counterf",
         ),
+        (
+            {"advantage_estimator": "counterfactual", "scale_rewards": "batch"},
+            "`advantage_estimator='counterfactual'` needs `scale_rewards='none'`, got 'batch': .* Set `scale_rewards",
+        ),
         ({"role_kwargs": {"thinker": 4096}}, r"`role_kwargs\['thinker'\]` must be a mapping, got 4096"),
         (
             {"role_kwargs": {"thinker": {"max_tokens": 1}}},
@@ -91,15 +102,15 @@ def test_the_guard_sees_a_model_load(build):
         ),
         (
             {"role_kwargs": {"solver": {"temperature": 0}}},
-            r"`role_kwargs\['solver'\]\['temperature'\]` must be a positive number, got 0",
+            r"`role_kwargs\['solver'\]\['temperature'\]` must be a finite number > 0, got 0",
         ),
         (
             {"role_kwargs": {"solver": {"max_completion_length": None}}},
-            r"`role_kwargs\['solver'\]\['max_completion_length'\]` must be a positive number, got None",
+            r"`role_kwargs\['solver'\]\['max_completion_length'\]` must be an integer of at least 1, got None",
         ),
         (
             {"role_kwargs": {"solver": {"learning_rate": "fast"}}},
-            r"`role_kwargs\['solver'\]\['learning_rate'\]` must be a positive number, got 'fast'",
+            r"`role_kwargs\['solver'\]\['learning_rate'\]` must be a finite number >= 0, got 'fast'",
         ),
         (
             {"policy_sharing": "shared", "role_kwargs": {"solver": {"learning_rate": 1e-6}}},
@@ -128,6 +139,34 @@ def test_the_guard_sees_a_model_load(build):
 def test_configuration(fields, message, make_config):
     with pytest.raises(ValueError, match=message):
         make_config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "words"),
+    [
+        ("max_completion_length", (8.5, "8.5", 8.0, 0, True, float("inf")), "an integer of at least 1"),
+        ("learning_rate", (-1e-6, float("inf"), "nan", None, False), "a finite number >= 0"),
+        ("temperature", (0, -1, "inf", float("nan"), None), "a finite number > 0"),
+        ("top_p", (0, 1.1, "much", None), r"a number in \(0, 1\]; 1 switches it off"),
+        ("top_k", (-1, 0.5, None), "an integer >= 0; 0 switches it off"),
+        ("min_p", (-0.1, 1.5, "nan"), r"None or a number in \[0, 1\]; None switches it off"),
+        ("repetition_penalty", (0, "inf", None), "a finite number > 0; 1 switches it off"),
+    ],
+)
+def test_role_kwargs_values(key, values, words, make_config):
+    for value in values:
+        with pytest.raises(ValueError, match=rf"`role_kwargs\['solver'\]\['{key}'\]` must be {words}, got .+"):
+            make_config(role_kwargs={"solver": {key: value}})
+
+
+def test_role_kwargs_values_at_their_limits_and_as_strings(make_config):
+    good = {"learning_rate": 0, "top_p": 1, "top_k": 0, "min_p": None, "repetition_penalty": 1.1}
+    texts = {"max_completion_length": "4096", "learning_rate": "1e-6", "top_p": "0.5", "top_k": "20", "min_p": "1"}
+    config = make_config(role_kwargs={"thinker": good, "solver": texts})
+    assert config.role_kwargs["thinker"] == good
+    read = config.role_kwargs["solver"]
+    assert list(read.values()) == [4096, 1e-6, 0.5, 20, 1]
+    assert [type(value) for value in read.values()] == [int, float, float, int, float]
 
 
 def test_role_kwargs_override_and_yaml_numbers_are_read(make_config):
@@ -175,11 +214,50 @@ def test_paper_values_are_the_defaults(make_config):
         ({"use_vllm": True}, "`use_vllm=True` is not supported with several roles .* Set `use_vllm=False`"),
         ({"cast_lm_head_to_fp32": True}, "`cast_lm_head_to_fp32=True` is not supported with several roles"),
         ({"sync_ref_model": True, "beta": 0.1}, "`sync_ref_model=True` is not supported with several roles"),
+        (
+            {"use_adaptive_entropy": True},
+            "`use_adaptive_entropy=True` is not supported .*one controller.* Set `use_adaptive_entropy=False`",
+        ),
+        (
+            {"resume_from_checkpoint": "out/checkpoint-1"},
+            "`resume_from_checkpoint='out/checkpoint-1'`: a run of several roles cannot be .* Start anew from the sav",
+        ),
+        (
+            {"alternate_period": 5, "steps_per_generation": 2, "num_iterations": 3, "gradient_accumulation_steps": 4},
+            "`alternate_period=5` x `steps_per_generation=2` x `num_iterations=3` = 30 micro-batches .*"
+            "`gradient_accumulation_steps=4`.* Make `alternate_period` a multiple of 2, e.g. 6, or use `schedule='j",
+        ),
     ],
 )
 def test_configuration_against_the_topology(config, message, build):
     with pytest.raises(ValueError, match=message):
         build(config)
+
+
+@pytest.mark.parametrize(
+    ("config", "topology"),
+    [
+        ({"alternate_period": 6}, ThinkSolve()),
+        ({"alternate_period": 5, "schedule": "joint"}, ThinkSolve()),
+        ({"alternate_period": 5}, Solo()),
+    ],
+)
+def test_blocks_of_whole_optimizer_steps(config, topology, build, outcome):
+    accumulation = {"steps_per_generation": 2, "num_iterations": 3, "gradient_accumulation_steps": 4}
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # all checks passed
+        build(accumulation | config, topology=topology, reward_funcs=SharedCredit(outcome))
+
+
+def test_deepspeed_optimizer(build, make_config):
+    args = make_config()
+    args.deepspeed_plugin = SimpleNamespace(deepspeed_config={"optimizer": {"type": "AdamW"}})
+    with pytest.raises(
+        ValueError, match="config must not define an optimizer with several roles: .*'AdamW'.* Remove the block; lr, b"
+    ):
+        build(args=args)
+    args.deepspeed_plugin.deepspeed_config = {"zero_optimization": {"stage": 2}}
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # all checks passed
+        build(args=args)
 
 
 def test_paired_baseline_needs_as_many_solos_as_thoughts(build, outcome):
@@ -259,6 +337,31 @@ def test_dataset_without_a_column(column, build, chat_dataset):
         ValueError, match=rf"`train_dataset` has no column '{column}'; it has .*'other'.*Rename it, e.g"
     ):
         build(train_dataset=dataset, reward_funcs=SharedCredit(MathVerifier()))
+
+
+@pytest.mark.parametrize("column", ["prompt", "solution"])
+def test_eval_dataset_without_a_column(column, build, chat_dataset):
+    bad = chat_dataset.rename_column(column, "other")
+    for given, name in ((bad, "`eval_dataset`"), ({"easy": chat_dataset, "hard": bad}, r"`eval_dataset\['hard'\]`")):
+        with pytest.raises(ValueError, match=rf"{name} has no column '{column}'; it has .*'other'.*Rename it, e.g"):
+            build(eval_dataset=given, reward_funcs=SharedCredit(MathVerifier()))
+
+
+def test_eval_dataset_empty(build, chat_dataset):
+    empty = chat_dataset.select([])
+    for given, name in ((empty, "`eval_dataset`"), ({"easy": empty}, r"`eval_dataset\['easy'\]`")):
+        with pytest.raises(ValueError, match=rf"{name} is empty \(0 rows\). Check its split and filters"):
+            build(eval_dataset=given)
+
+
+def test_processing_class_of_a_role_that_is_not_there(build, model_dirs):
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model_dirs["qwen3"])
+    with pytest.raises(
+        ValueError, match=r"`processing_class` names the roles \['judge'\], .* it has \['thinker', 'solver'\]. Rename"
+    ):
+        build(processing_class={"thinker": tokenizer, "judge": tokenizer})
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # a missing role is loaded with its model
+        build(processing_class={"thinker": tokenizer})
 
 
 @pytest.mark.parametrize("role", ["thinker", "solver"])
@@ -400,3 +503,35 @@ def test_text_prompts_need_no_template_check(build, text_dataset, model_dirs):
 def test_iterable_datasets_are_checked_where_they_name_their_columns(build, chat_dataset):
     with pytest.raises(ValueError, match="`train_dataset` has no column 'prompt'"):
         build(train_dataset=Dataset.from_dict({"question": ["1"]}).to_iterable_dataset())
+
+
+# ---- The installation ----
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_an_old_python_is_refused_before_the_environment_is_made(tmp_path):
+    old = tmp_path / "python3.10"
+    pretend = "import sys; sys.version_info = (3, 10, 12); sys.version = '3.10.12 (main)'; exec(sys.argv[2])"
+    old.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{pretend}" "$@"\n')
+    old.chmod(0o755)
+    command = ["make", "-C", str(ROOT), "install", f"PYTHON={old}", f"VENV={tmp_path / 'venv'}"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and not (tmp_path / "venv").exists()
+    assert "ccpo needs Python 3.11 or newer (TRL 1.16 does); this is 3.10.12. Set PYTHON=python3.12" in done.stderr
+
+
+def test_python_of_the_package():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert setup["options"]["python_requires"] == ">=3.11"
+    assert "Python :: 3.10" not in setup["metadata"]["classifiers"]
+
+
+def test_constraints_pin_what_is_installed():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pins = dict(line.split("==") for line in lines)
+    names = "antlr4-python3-runtime fastapi matplotlib numpy pandas pyarrow pytest starlette sympy uvicorn".split()
+    assert len(pins) == len(lines) and set(names) <= set(pins)
+    if version("trl") == pins["trl"] and version("numpy") == pins["numpy"]:  # installed with the constraints
+        assert {name: pins[name] for name in names} == {name: version(name) for name in names}

@@ -1,5 +1,6 @@
 """Real processes on CPU: what is sampled is canned, so that every set-up must end with the same weights."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -16,8 +17,17 @@ LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": Fal
 pytestmark = pytest.mark.distributed
 
 
-def launch(out: Path, model, num_processes: int, credit="ccpo", lora=None, **args) -> dict:
-    """Run the worker on `num_processes` CPU processes (gloo) and return what it wrote."""
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed: no ZeRO"
+)
+
+
+def launch(out: Path, model, num_processes: int, credit="ccpo", lora=None, zero=0, watch=False, **args) -> dict:
+    """
+    Run the worker on `num_processes` CPU processes (gloo) and return what it wrote.
+
+    Under ZeRO stage `zero`; `watch` writes what each optimizer step leaves alone.
+    """
     settings = {
         "output_dir": str(out / "run"),
         "num_generations": 2,
@@ -35,20 +45,52 @@ def launch(out: Path, model, num_processes: int, credit="ccpo", lora=None, **arg
         "schedule": "joint",
         **args,
     }
-    spec = {"model": model, "args": settings, "out": str(out), "credit": credit} | ({"lora": lora} if lora else {})
-    command = [sys.executable, str(WORKER), json.dumps(spec)]
+    if credit == "drop_in":
+        del settings["schedule"]
     if num_processes > 1:
         settings["ddp_backend"] = "gloo"
-        spec_json = json.dumps(spec)
-        command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
-        command += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", str(WORKER), spec_json]
+    spec = {"model": model, "args": settings, "out": str(out), "credit": credit, "watch": watch}
+    worker = [str(WORKER), json.dumps(spec | ({"lora": lora} if lora else {}))]
+    command = [sys.executable]
+    if zero:
+        config = write_zero_config(out, zero)
+        command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
+        command += [f"--num_processes={num_processes}", "--main_process_port=0"]
+    elif num_processes > 1:
+        command += ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
+        command += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command + worker, env=env, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-9000:]
     result = json.loads((out / "result.json").read_text())
     name = "adapter_model.safetensors" if lora else "model.safetensors"
-    result["weights"] = {role: load_file(out / role / name) for role in ROLES}
+    roles = {"thinker": out} if credit == "drop_in" else {role: out / role for role in ROLES}
+    result["weights"] = {role: load_file(folder / name) for role, folder in roles.items()}
     return result
+
+
+def write_zero_config(out: Path, stage: int) -> Path:
+    """An accelerate configuration. With stage 3 every parameter is sharded, however small."""
+    deepspeed = {
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+    }
+    if stage == 3:
+        deepspeed["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "deepspeed.json").write_text(json.dumps(deepspeed))
+    config = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "DEEPSPEED",
+        "deepspeed_config": {"deepspeed_config_file": str(out / "deepspeed.json"), "zero3_init_flag": False},
+        "num_machines": 1,
+        "use_cpu": True,
+    }
+    (out / "accelerate.yaml").write_text(json.dumps(config))  # JSON is YAML
+    return out / "accelerate.yaml"
 
 
 def assert_same_run(one: dict, two: dict, tolerance: float = 2e-5) -> None:
@@ -56,8 +98,11 @@ def assert_same_run(one: dict, two: dict, tolerance: float = 2e-5) -> None:
     for mine, theirs in zip(one["history"], two["history"], strict=True):
         for role in mine:
             torch.testing.assert_close(torch.tensor(mine[role]), torch.tensor(theirs[role]), rtol=0, atol=1e-5)
-    for role in ROLES:
-        for name, weight in one["weights"][role].items():
+    assert one["outcomes"] == two["outcomes"]
+    assert one["weights"].keys() == two["weights"].keys()
+    for role, weights in one["weights"].items():
+        assert weights.keys() == two["weights"][role].keys()
+        for name, weight in weights.items():
             torch.testing.assert_close(
                 weight, two["weights"][role][name], rtol=0, atol=tolerance, msg=f"{role}.{name}"
             )
@@ -70,6 +115,7 @@ def assert_same_run(one: dict, two: dict, tolerance: float = 2e-5) -> None:
         ("separate", "sepo", {"loss_type": "grpo"}),
         ("adapters", "ccpo", {"advantage_estimator": "reinforce++", "loss_type": "grpo"}),
         ("shared", "ccpo", {"loss_type": "grpo"}),
+        ("separate", "ccpo", {"num_solves": 2, "num_solos": 3, "loss_type": "grpo"}),  # 4 and 5 solos
     ],
 )
 def test_groups_split_over_two_processes(sharing, credit, settings, tmp_path, model_dirs):
@@ -89,3 +135,43 @@ def test_groups_split_over_two_processes(sharing, credit, settings, tmp_path, mo
     for key in ("credit/joint_accuracy", "credit/solo_accuracy", "thinker/reward", "credit/leak_rate"):
         mine, theirs = ([row.get(key) for row in run["log"]] for run in (one, two))
         assert mine == pytest.approx(theirs, abs=1e-5, nan_ok=True)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("stage", [2, 3])
+def test_zero_holds_the_role_out_of_turn(stage, tmp_path, model_dirs):
+    """ZeRO hands the optimizer zeros for a role without a loss: neither decay nor momentum may move it."""
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
+    settings = {"schedule": "alternate", "alternate_period": 1, "weight_decay": 0.5, "watch": True}
+    one = launch(tmp_path / "one", model, 1, per_device_train_batch_size=6, **settings)
+    two = launch(tmp_path / "two", model, 2, per_device_train_batch_size=3, zero=stage, **settings)
+    assert "DEEPSPEED" in two["backend"] and two["rows"] == [3, 3]
+    for steps in one["watched"] + two["watched"]:
+        assert [row["in_turn"] for row in steps] == ["thinker", "solver"] * 2
+        for i, row in enumerate(steps):
+            moves, rests = (role for role in sorted(ROLES, key=lambda role: role != row["in_turn"]))
+            for kind in ("weights", "masters", "moments"):
+                assert row[f"{rests}/{kind}"], (kind, row)
+                assert not row[f"{moves}/{kind}"], (kind, row)
+            assert i == 0 or row[f"{rests}/moments/count"] > 0  # there are moments to keep
+    assert_same_run(one, two, tolerance=5e-5)
+
+
+@needs_deepspeed
+def test_constrained_ratings_under_zero3_with_verdicts_that_differ_by_rank(tmp_path, model_dirs):
+    """Sharded weights are gathered by all in each forward pass: a rank with more to rate must not wait for the rest."""
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
+    settings = {"per_device_train_batch_size": 3, "num_solves": 2, "max_steps": 2, "zero": 3}
+    run = launch(tmp_path / "two", model, 2, "sepo_by_rank", **settings)
+    assert [row["rating/thinker_valid_rate"] for row in run["log"] if "loss" in row] == [1.0, 1.0]
+    assert run["outcomes"][0]["joint"] == [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[-1, -1], [-1, 1]]]
+
+
+def test_drop_in_reward_with_groups_split_over_two_processes(tmp_path, model_dirs):
+    """TRL's own trainer: the reward function sees a process's rows, the credit the whole group."""
+    one = launch(tmp_path / "one", model_dirs["qwen3"], 1, "drop_in", per_device_train_batch_size=6)
+    two = launch(tmp_path / "two", model_dirs["qwen3"], 2, "drop_in", per_device_train_batch_size=3)
+    assert (one["rows"], two["rows"]) == ([6], [3, 3])
+    assert len({reward for batch in one["history"] for reward in batch["rewards"]}) > 2  # outcomes and bonuses
+    assert any(advantage != 0 for batch in one["history"] for advantage in batch["advantages"])
+    assert_same_run(one, two)

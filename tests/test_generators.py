@@ -108,12 +108,12 @@ def slow_greedy(model, tokenizer, prompt, max_new_tokens):
     return new
 
 
-def slow_score(model, tokenizer, prompt, choice):
+def slow_score(model, tokenizer, prompt, choice, temperature=1.0):
     ids, new = prompt_ids(tokenizer, prompt), tokenizer(choice, add_special_tokens=False)["input_ids"]
     total = 0.0
     for i, token in enumerate(new):
         with torch.no_grad():
-            total += model(torch.tensor([ids + new[:i]])).logits[0, -1].log_softmax(-1)[token].item()
+            total += model(torch.tensor([ids + new[:i]])).logits[0, -1].div(temperature).log_softmax(-1)[token].item()
     return total
 
 
@@ -322,9 +322,16 @@ def test_score_equals_full_forward_passes(prompts, config_class, options, batch_
     model, tokenizer = make_model(config_class, **options), make_tokenizer()
     choices = ["0.9, 0.1", "0.1, 0.9", "7", "yes", "a longer choice"]
     scores = TransformersGenerator(model, tokenizer, batch_size=batch_size, temperature=0.3).score(prompts, choices)
-    expected = [[slow_score(model, tokenizer, prompt, choice) for choice in choices] for prompt in prompts]
+    expected = [[slow_score(model, tokenizer, prompt, choice, 0.3) for choice in choices] for prompt in prompts]
     assert scores.shape == (len(prompts), len(choices)) and scores.dtype == torch.float32
     torch.testing.assert_close(scores, torch.tensor(expected), atol=1e-4, rtol=1e-5)
+
+
+def test_choices_may_differ_from_prompt_to_prompt():
+    generator, choices = TransformersGenerator(make_model(), make_tokenizer()), (["a", "bc"], ["d", "ef"])
+    own = [choices[i % 2] for i in range(len(TEXTS))]
+    expected = torch.stack([generator.score([text], row)[0] for text, row in zip(TEXTS, own, strict=True)])
+    torch.testing.assert_close(generator.score(TEXTS, own), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_scores_are_log_probabilities():

@@ -470,6 +470,23 @@ def test_learning_rate_per_role(model_dirs, chat_dataset, make_config, outcome):
     assert not all(torch.equal(first[n], last[n]) for n in first if owner(n) == "thinker")
 
 
+def test_own_optimizer_keeps_its_settings_and_must_hold_both_roles(model_dirs, chat_dataset, make_config, outcome):
+    models = {
+        role: AutoModelForCausalLM.from_pretrained(model_dirs[kind])
+        for role, kind in zip(ROLES, model_dirs, strict=True)
+    }
+    both = [p for model in models.values() for p in model.parameters()]
+    args = make_config(schedule="joint", learning_rate=1e-6, role_kwargs={"solver": {"learning_rate": 0.25}})
+    optimizer = torch.optim.AdamW(both, lr=0.5)
+    trainer = MultiAgentGRPOTrainer(models, SharedCredit(outcome), args, chat_dataset, optimizers=(optimizer, None))
+    trainer.create_optimizer()
+    assert {group["role"]: group["lr"] for group in optimizer.param_groups} == {"thinker": 0.5, "solver": 0.25}
+    optimizer = torch.optim.AdamW(models["thinker"].parameters())
+    trainer = MultiAgentGRPOTrainer(models, SharedCredit(outcome), args, chat_dataset, optimizers=(optimizer, None))
+    with pytest.raises(ValueError, match=r"`optimizers` holds no parameter of the roles \['solver'\]"):
+        trainer.train()
+
+
 # ---- Policies ----
 
 
@@ -674,29 +691,31 @@ def test_constrained_ratings_are_always_valid_and_carry_information(model_dirs, 
 
 
 def test_empty_completions_and_long_thoughts(model_dirs, chat_dataset, make_config, outcome, tmp_path):
-    """A Thinker that says nothing (only the end token), and one that never ends within 600 tokens."""
+    """A Thinker that says nothing (only the end token), and one that never ends within 10,000 tokens."""
     tokenizer = AutoTokenizer.from_pretrained(model_dirs["qwen3"])
-    for name, bias in (("silent", 1e4), ("endless", -1e4)):
-        model = make_model("qwen3", tokenizer, max_position_embeddings=2048)
-        model.lm_head = torch.nn.Linear(32, len(tokenizer), bias=True)
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
+    tiny |= {"num_key_value_heads": 1, "max_position_embeddings": 16_384}
+    for name, bias, length in (("silent", 1e4, 1), ("endless", -1e4, 10_000)):
+        model, solver = (make_model("qwen3", tokenizer, seed, **tiny) for seed in (0, 1))
+        model.lm_head = torch.nn.Linear(16, len(tokenizer), bias=True)
         torch.nn.init.zeros_(model.lm_head.bias)
         model.lm_head.bias.data[tokenizer.eos_token_id] = bias
-        model.config._name_or_path = model_dirs["qwen3"]
+        model.config._name_or_path = solver.config._name_or_path = model_dirs["qwen3"]
         args = make_config(
             schedule="joint",
-            role_kwargs={"thinker": {"max_completion_length": 600}},
+            role_kwargs={"thinker": {"max_completion_length": 10_000}},
             max_steps=1,
             num_generations=2,
             per_device_train_batch_size=2,
             output_dir=str(tmp_path / name),
         )
-        trainer, _ = train(
-            {"thinker": model, "solver": model_dirs["llama"]}, CounterfactualCredit(outcome), args, chat_dataset
-        )
+        trainer, _ = train({"thinker": model, "solver": solver}, CounterfactualCredit(outcome), args, chat_dataset)
         row = trainer.state.log_history[0]
-        assert row["thinker/completions/mean_length"] == (1 if name == "silent" else 600)
+        assert row["thinker/completions/mean_length"] == row["thinker/completions/max_length"] == length
         assert row["thinker/completions/clipped_ratio"] == (0 if name == "silent" else 1)
-        assert math.isfinite(row["loss"])
+        assert row["rollout/thought_tokens"] == 2 * length
+        assert math.isfinite(row["loss"]) and math.isfinite(row["grad_norm"])
+        assert trainer.state.global_step == 1
 
 
 def test_text_prompts_need_no_chat_template(text_dataset, make_config, outcome, tmp_path):

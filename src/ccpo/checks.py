@@ -1,5 +1,6 @@
 """What can be known to be wrong before any model loads: the trainer's arguments."""
 
+import math
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -54,6 +55,7 @@ def check_arguments(
     train_dataset: Any,
     topology: Topology,
     peft_config: Any,
+    eval_dataset: Any = None,
 ) -> None:
     """Raise a `ValueError` that names field, value and remedy for trainer arguments that cannot be right together."""
     roles = topology.role_names
@@ -83,7 +85,11 @@ def check_arguments(
         _check_several_roles(args)
     elif args.advantage_estimator == "counterfactual":
         raise ValueError("`advantage_estimator='counterfactual'` needs a thinker; the topology has one role only.")
-    _check_dataset(train_dataset, allocators)
+    if train_dataset is None:
+        raise ValueError("`train_dataset` is required, got None.")
+    _check_dataset("train_dataset", train_dataset, allocators)
+    for name, dataset in eval_dataset.items() if isinstance(eval_dataset, dict) else [(None, eval_dataset)]:
+        _check_dataset("eval_dataset" if name is None else f"eval_dataset[{name!r}]", dataset, allocators)
     for role, model in models.items():
         _check_model(role, model, args)
 
@@ -93,24 +99,51 @@ def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
         ("use_vllm", "generation is transformers' own in this version"),
         ("cast_lm_head_to_fp32", "TRL casts the head of one model only"),
         ("sync_ref_model", "TRL's callback syncs one reference only"),
+        ("use_adaptive_entropy", "one controller cannot hold the entropy of several policies"),
         ("load_best_model_at_end", "checkpoints of several roles cannot be loaded back yet"),
     ):
         if getattr(args, name):
             raise ValueError(f"`{name}=True` is not supported with several roles ({why}). Set `{name}=False`.")
+    if args.resume_from_checkpoint not in (None, False):
+        raise ValueError(
+            f"`resume_from_checkpoint={args.resume_from_checkpoint!r}`: a run of several roles cannot be resumed yet. "
+            "Start anew from the saved folders: model={'thinker': ..., 'solver': ...}."
+        )
+    plugin = args.deepspeed_plugin  # of `args.deepspeed` or of `accelerate launch`
+    if plugin is not None and plugin.deepspeed_config.get("optimizer") is not None:
+        raise ValueError(
+            "the deepspeed config must not define an optimizer with several roles: parameter groups per role would be "
+            f"lost. It has `optimizer={plugin.deepspeed_config['optimizer']!r}`. Remove the block; lr, betas and "
+            "weight decay come from the arguments."
+        )
+    _check_blocks(args)
 
 
-def _check_dataset(dataset: Any, allocators: list[CreditAllocator]) -> None:
-    if dataset is None:
-        raise ValueError("`train_dataset` is required, got None.")
+def _check_blocks(args: MultiAgentGRPOConfig) -> None:
+    """A block of `schedule="alternate"` holds whole optimizer steps, so that none mixes two roles' turns."""
+    batch = args.steps_per_generation * args.num_iterations  # micro-batches
+    if args.schedule != "alternate" or args.alternate_period * batch % args.gradient_accumulation_steps == 0:
+        return
+    unit = args.gradient_accumulation_steps // math.gcd(args.gradient_accumulation_steps, batch)
+    raise ValueError(
+        f"`alternate_period={args.alternate_period}` x `steps_per_generation={args.steps_per_generation}` x "
+        f"`num_iterations={args.num_iterations}` = {args.alternate_period * batch} micro-batches in a block, which is "
+        f"not a multiple of `gradient_accumulation_steps={args.gradient_accumulation_steps}`: a role's turn would end "
+        f"inside an optimizer step. Make `alternate_period` a multiple of {unit}, e.g. "
+        f"{math.ceil(args.alternate_period / unit) * unit}, or use `schedule='joint'`."
+    )
+
+
+def _check_dataset(name: str, dataset: Any, allocators: list[CreditAllocator]) -> None:
     if isinstance(dataset, Dataset) and len(dataset) == 0:
-        raise ValueError("`train_dataset` is empty (0 rows). Check its split and filters.")
+        raise ValueError(f"`{name}` is empty (0 rows). Check its split and filters.")
     columns = dataset.column_names if isinstance(dataset, Dataset | IterableDataset) else None
     judges = [allocator.outcome for allocator in allocators]
     required = ["prompt"] + ["solution" for judge in judges if isinstance(judge, MathVerifier)]
     for column in required if columns is not None else ():
         if column not in columns:
             raise ValueError(
-                f"`train_dataset` has no column {column!r}; it has {columns}. Rename it, e.g. with "
+                f"`{name}` has no column {column!r}; it has {columns}. Rename it, e.g. with "
                 "ccpo.data.load_problems(..., problem_column=..., solution_column=...)."
             )
 
@@ -139,8 +172,14 @@ def load_tokenizers(
     The tokenizer of each role, as TRL loads it; a pad token where there is none.
 
     Raises:
-        `ValueError`: conversational prompts and no chat template, or a model that names no tokenizer.
+        `ValueError`: conversational prompts and no chat template, a model that names no tokenizer, or a tokenizer of a
+            role that is not there.
     """
+    if isinstance(processing_class, dict) and (unknown := sorted(set(processing_class) - set(models))):
+        raise ValueError(
+            f"`processing_class` names the roles {unknown}, which the topology does not have; it has {list(models)}. "
+            "Rename or remove them; a role without an entry gets its model's tokenizer."
+        )
     tokenizers = {}
     for role, model in models.items():
         given = processing_class.get(role) if isinstance(processing_class, dict) else processing_class

@@ -37,6 +37,12 @@ class PolicyGenerator:
         self.samples: list[Sample] = []
         self.scored_tokens = 0
 
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that prompt and completion may have together; `None` where the model does not say."""
+        self.trainer._activate(self.role)
+        return getattr(self.trainer.model.config.get_text_config(), "max_position_embeddings", None)
+
     def __call__(self, prompts: list[Prompt], *, max_new_tokens: int | None = None) -> list[str]:
         """Completions of the prompts, special tokens left out, in their order."""
         trainer = self.trainer
@@ -52,13 +58,15 @@ class PolicyGenerator:
             return trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
 
     @torch.no_grad()
-    def score(self, prompts: list[Prompt], choices: list[str]) -> torch.Tensor:
+    def score(self, prompts: list[Prompt], choices: list[list[str]]) -> torch.Tensor:
         """
         Log-probability of each choice as the continuation of its prompt, at the policy's temperature.
 
+        The same number of forward passes for the same number of prompts: sharded weights are gathered in each.
+
         Args:
             prompts (`list`): length n.
-            choices (`list[str]`): the c choices, the same for every prompt.
+            choices (`list[list[str]]`): the c choices of each prompt.
 
         Returns:
             `torch.Tensor` of shape `(n, c)`.
@@ -67,10 +75,10 @@ class PolicyGenerator:
         with trainer.as_role(self.role):
             tokenizer, device = trainer.processing_class, trainer.accelerator.device
             prompt_ids, _, _ = trainer._tokenize_prompts(prompts)
-            choice_ids = tokenizer(choices, add_special_tokens=False)["input_ids"]
-            self.scored_tokens += len(prompts) * len(choice_ids[0])
-            rows = [torch.tensor(ids) for ids in prompt_ids for _ in choices]
-            tails = [torch.tensor(ids) for ids in choice_ids] * len(prompts)
+            choice_ids = [tokenizer(row, add_special_tokens=False)["input_ids"] for row in choices]
+            self.scored_tokens += sum(len(row[0]) for row in choice_ids)  # the nine are of one length, or nearly
+            rows = [torch.tensor(ids) for ids, row in zip(prompt_ids, choice_ids, strict=True) for _ in row]
+            tails = [torch.tensor(ids) for row in choice_ids for ids in row]
             parts = [
                 (pad(tensors, value, side).to(device), pad([torch.ones_like(t) for t in tensors], 0, side).to(device))
                 for tensors, side in ((rows, "left"), (tails, "right"))
@@ -156,9 +164,10 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
         solo = solo.view(-1, solos, outcome.size(-1))  # (P, S, F)
     drawn = {role: len(generator.samples) for role, generator in generators.items()}
     shares = {}
+    only_outcomes = trainer.args.advantage_estimator == "counterfactual" and in_turn == ("thinker",)  # A = R - b
     for column, allocator in enumerate(trainer.allocators):
         allocator.check_outcomes(joint[..., column], None if solo is None else solo[..., column])
-        if allocator.needs_ratings(in_turn):
+        if allocator.needs_ratings(in_turn) and not only_outcomes:
             verdicts = joint[..., column].reshape(state.num_processes, -1)[state.process_index]
             rated = allocator.rate(generators, episodes, verdicts.cpu())
             shares[column] = {
@@ -180,9 +189,12 @@ def log_rollout(trainer: MultiAgentGRPOTrainer, rollout: Rollout, rewards: dict,
     """The credit metrics, and one row of the completions table per answer."""
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]
     episodes = rollout.episodes
-    values = credit_metrics(rollout.joint[..., 0], None if rollout.solo is None else rollout.solo[..., 0])
+    # Of several reward functions, the first whose outcomes are right or wrong is what "accuracy" means.
+    judge = next((f for f, allocator in enumerate(trainer.allocators) if allocator.strict_outcomes), 0)
+    joint, solo = rollout.joint[..., judge], None if rollout.solo is None else rollout.solo[..., judge]
+    values = credit_metrics(joint, solo)
     for share in rollout.shares.values():
-        values |= rating_metrics(rollout.joint[..., 0], **share)
+        values |= rating_metrics(joint, **share)
     counts = torch.tensor([sum(episodes.leaked), *rollout.tokens.values()], dtype=torch.float64)
     leaked, *tokens = trainer.accelerator.reduce(counts.to(trainer.accelerator.device), reduction="sum").tolist()
     values["credit/leak_rate"] = leaked / (len(episodes.thoughts) * trainer.accelerator.num_processes)
@@ -203,7 +215,7 @@ def log_rollout(trainer: MultiAgentGRPOTrainer, rollout: Rollout, rewards: dict,
         "thought": thoughts,
         "joint_answer": answers,
         "solo_answer": solo_answers,
-        "outcome": rollout.joint[..., 0].flatten().tolist(),
+        "outcome": joint.flatten().tolist(),
     }
     for role in trainer.roles:
         repeats = k if role == "thinker" else 1

@@ -1,6 +1,7 @@
 """Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
 
 import contextlib
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,16 @@ ROLE_KEYS = (
     "repetition_penalty",
     "generation_kwargs",
 )
+# Per key of a role that holds a number: its type, what it must satisfy, and that in words.
+_ROLE_NUMBERS = {
+    "max_completion_length": (int, lambda x: x >= 1, "an integer of at least 1"),
+    "learning_rate": (float, lambda x: x >= 0, "a finite number >= 0"),
+    "temperature": (float, lambda x: x > 0, "a finite number > 0"),
+    "top_p": (float, lambda x: 0 < x <= 1, "a number in (0, 1]; 1 switches it off"),
+    "top_k": (int, lambda x: x >= 0, "an integer >= 0; 0 switches it off"),
+    "min_p": (float, lambda x: 0 <= x <= 1, "None or a number in [0, 1]; None switches it off"),
+    "repetition_penalty": (float, lambda x: x > 0, "a finite number > 0; 1 switches it off"),
+}
 _CHOICES = {
     "policy_sharing": ("separate", "shared", "adapters"),
     "schedule": ("alternate", "joint"),
@@ -144,6 +155,12 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 f"`advantage_estimator={self.advantage_estimator!r}` divides by the batch's std itself, so "
                 f"`scale_rewards` must be 'none', got {self.scale_rewards!r}."
             )
+        if self.advantage_estimator == "counterfactual" and self.scale_rewards != "none":
+            raise ValueError(
+                "`advantage_estimator='counterfactual'` needs `scale_rewards='none'`, got "
+                f"{self.scale_rewards!r}: the solver's advantages would be divided by a std and the thinker's not. "
+                "Set `scale_rewards='none'`, or use `advantage_estimator='group'`."
+            )
         if self.multi_objective_aggregation != "sum_then_normalize" and self.advantage_estimator != "group":
             raise ValueError(
                 f"`multi_objective_aggregation={self.multi_objective_aggregation!r}` normalises by group, so it needs "
@@ -159,13 +176,17 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 raise ValueError(f"`role_kwargs[{role!r}]` must be a mapping, got {overrides!r}.")
             if unknown := sorted(set(overrides) - set(ROLE_KEYS)):
                 raise ValueError(f"`role_kwargs[{role!r}]` has unknown keys {unknown}; known: {list(ROLE_KEYS)}.")
-            for key in ("max_completion_length", "temperature", "learning_rate"):
-                value = overrides.get(key, 1)
+            for key, (kind, allowed, words) in _ROLE_NUMBERS.items():
+                value = overrides.get(key)
+                if key not in overrides or (value is None and key == "min_p"):
+                    continue
                 if isinstance(value, str):  # YAML reads 1e-6 as a string
                     with contextlib.suppress(ValueError):
-                        value = overrides[key] = float(value)
-                if not isinstance(value, int | float) or value < 0 or (value == 0 and key != "learning_rate"):
-                    raise ValueError(f"`role_kwargs[{role!r}][{key!r}]` must be a positive number, got {value!r}.")
+                        value = overrides[key] = kind(value)
+                number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+                if not (number and math.isfinite(value) and allowed(value)):
+                    raise ValueError(f"`role_kwargs[{role!r}][{key!r}]` must be {words}, got {value!r}.")
+        for role, overrides in (self.role_kwargs or {}).items():
             if self.policy_sharing == "shared" and "learning_rate" in overrides:
                 raise ValueError(
                     f"`role_kwargs[{role!r}]['learning_rate']` cannot be set with `policy_sharing='shared'`: the "

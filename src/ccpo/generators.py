@@ -192,19 +192,24 @@ class TransformersGenerator:
                         texts.append(tokenizer.decode(row[:end], skip_special_tokens=True))
         return texts
 
-    def score(self, prompts: list, choices: Sequence[str]) -> torch.Tensor:
+    @property
+    def context_length(self) -> int | None:
+        """Tokens that prompt and completion may have together; `None` where the model does not say."""
+        return getattr(self._load()[0].config.get_text_config(), "max_position_embeddings", None)
+
+    def score(self, prompts: list, choices: Sequence[str] | Sequence[Sequence[str]]) -> torch.Tensor:
         """
-        Log-probability of each choice as the continuation of each prompt, at temperature 1.
+        Log-probability of each choice as the continuation of its prompt, at the generator's temperature (1 if greedy).
 
         A prompt is run once; every choice continues a copy of its key-value cache. A choice is tokenized on its own,
         the way it would be sampled, and what follows it is not scored: no choice should be the beginning of another.
 
         Args:
             prompts (`list[str]` or `list[list[dict]]`): Texts or conversations.
-            choices (`list[str]`): Continuations, the same for every prompt.
+            choices (`list[str]` or `list[list[str]]`): The c continuations of every prompt, or of each.
 
         Returns:
-            `torch.Tensor`: Summed log-probabilities, float32 on the CPU, of shape `(len(prompts), len(choices))`.
+            `torch.Tensor`: Summed log-probabilities, float32 on the CPU, of shape `(len(prompts), c)`.
 
         Raises:
             `ValueError`: A choice has no tokens or unknown ones, or does not fit into the context behind a prompt.
@@ -212,6 +217,12 @@ class TransformersGenerator:
         prompts = _check_prompts(prompts)
         if isinstance(choices, str) or not choices:
             raise TypeError(f"choices must be a non-empty list of str, got {choices!r}.")
+        if not isinstance(choices[0], str):
+            rows = {tuple(own): [i for i, other in enumerate(choices) if other == own] for own in choices}
+            scores = torch.empty(len(prompts), len(choices[0]))
+            for own, places in rows.items():
+                scores[places] = self.score([prompts[i] for i in places], list(own))
+            return scores
         with _LOCAL_LOCK:
             if not prompts:
                 return torch.zeros(0, len(choices))
@@ -222,16 +233,21 @@ class TransformersGenerator:
                     raise ValueError(f"choice {choice!r} is empty or holds a token that the tokenizer does not know.")
             batches = self._batches(prompts, max(map(len, choice_ids)))
             with _evaluating(model):
-                scores = [self._score(model, *_left_pad(ids, pad_id, model.device), choice_ids) for ids in batches]
+                scores = [
+                    self._score(model, *_left_pad(ids, pad_id, model.device), choice_ids, self.temperature or 1.0)
+                    for ids in batches
+                ]
         return torch.cat(scores)
 
     @staticmethod
-    def _score(model, ids: torch.Tensor, mask: torch.Tensor, choice_ids: list[list[int]]) -> torch.Tensor:
+    def _score(
+        model, ids: torch.Tensor, mask: torch.Tensor, choice_ids: list[list[int]], temperature: float
+    ) -> torch.Tensor:
         positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, L)
         prompt = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
         if getattr(prompt, "past_key_values", None) is None:
             raise ValueError(f"score needs a model with a key-value cache: {type(model).__name__} returned none.")
-        first = prompt.logits[:, -1].float().log_softmax(-1)  # (B, V)
+        first = (prompt.logits[:, -1].float() / temperature).log_softmax(-1)  # (B, V)
         scores = []
         for choice in choice_ids:
             tokens = torch.tensor(choice, device=ids.device).expand(len(ids), -1)  # (B, T)
@@ -244,7 +260,9 @@ class TransformersGenerator:
                     past_key_values=copy.deepcopy(prompt.past_key_values),
                     use_cache=True,
                 ).logits  # (B, T - 1, V)
-                scores[-1] = scores[-1] + logits.float().log_softmax(-1).gather(2, tokens[:, 1:, None]).sum((1, 2))
+                scores[-1] = scores[-1] + (logits.float() / temperature).log_softmax(-1).gather(
+                    2, tokens[:, 1:, None]
+                ).sum((1, 2))
         return torch.stack(scores, dim=1).cpu()  # (B, C)
 
     def _load(self) -> tuple:

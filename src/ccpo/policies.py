@@ -77,21 +77,33 @@ def parameter_roles(model: nn.Module, roles: tuple[str, ...]) -> Iterator[tuple[
 
 def split_param_groups(optimizer: torch.optim.Optimizer, model: nn.Module, args: Any, roles: tuple[str, ...]) -> None:
     """
-    Give every role its own parameter groups, each with the role's name and learning rate, in place.
+    Give every role its own parameter groups, each with the role's name and, if `role_kwargs` has one, its
+    learning rate; in place.
 
     Args:
         optimizer (`torch.optim.Optimizer`): the optimizer as `Trainer` made it, before its first step.
         model (`nn.Module`): the policies.
         args ([`MultiAgentGRPOConfig`]): for the learning rates.
         roles (`tuple[str, ...]`): the topology's roles.
+
+    Raises:
+        `ValueError`: an optimizer that does not hold every role's parameters, or holds others.
     """
-    owner = {id(parameter): role for parameter, role in parameter_roles(model, roles)}
+    owner = {id(parameter): role for parameter, role in parameter_roles(model, roles) if parameter.requires_grad}
+    if any(id(parameter) not in owner for group in optimizer.param_groups for parameter in group["params"]):
+        raise ValueError("`optimizers` holds parameters that are not trainable parameters of the policies.")
     groups = []
     for group in optimizer.param_groups:
         for role in dict.fromkeys(owner[id(parameter)] for parameter in group["params"]):
             mine = [parameter for parameter in group["params"] if owner[id(parameter)] == role]
-            lr = group["lr"] if role is None else args.for_role(role, "learning_rate")
+            lr = (args.role_kwargs or {}).get(role, {}).get("learning_rate", group["lr"])
             groups.append({**group, "params": mine, "role": role, "lr": lr})
+    held = {group["role"] for group in groups}
+    if missing := [role for role in dict.fromkeys(owner.values()) if role not in held]:
+        raise ValueError(
+            f"`optimizers` holds no parameter of the roles {missing}. Build it from all policies, or leave it out and "
+            "let the trainer build it."
+        )
     optimizer.param_groups[:] = groups
 
 

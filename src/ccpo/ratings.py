@@ -152,8 +152,8 @@ def build_rating_messages(
         outcome=outcome,
         quantity="credit" if outcome == "correct" else "blame",
         problem=problem,
-        thought=_keep_end(thought, "max_thought_chars", max_thought_chars),
-        answer=_keep_end(answer, "max_answer_chars", max_answer_chars),
+        thought=keep_end(thought, "max_thought_chars", max_thought_chars),
+        answer=keep_end(answer, "max_answer_chars", max_answer_chars),
         pairs=", ".join(f"[{t}, {s}]" for t, s in PAIRS),
     )
     return [{"role": "user", "content": content}]
@@ -207,7 +207,8 @@ def _check_outcome(outcome: str) -> None:
         raise ValueError(f'`outcome` must be the verdict, "correct" or "wrong", got {outcome!r}.')
 
 
-def _keep_end(text: str, name: str, limit: int) -> str:
+def keep_end(text: str, name: str, limit: int) -> str:
+    """The last `limit` characters of a text, with "…" at the cut; the text itself where it fits."""
     if limit < 1:
         raise ValueError(f"`{name}` must be at least 1, got {limit}.")
     return text if len(text) <= limit else "…" + text[len(text) - limit + 1 :]

@@ -6,6 +6,7 @@ The same object serves two masters. [`MultiAgentGRPOTrainer`] reads its `outcome
 of a single Thinker, whose Solver is then reached through `partner`.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +18,8 @@ from .credit.groups import check_coefficient, team_outcome
 from .prompts import fill, problem_text
 from .ratings import (
     MAX_RATING_TOKENS,
-    PAIRS,
     build_rating_messages,
+    keep_end,
     parse_shares,
     rating_choices,
     shares_from_log_probs,
@@ -31,6 +32,9 @@ from .verifier import MathVerifier
 def completion_text(completion: str | list[dict]) -> str:
     """The text of a completion as TRL hands it to reward functions: a string or a list of messages."""
     return completion if isinstance(completion, str) else completion[-1]["content"] or ""
+
+
+logger = logging.getLogger(__name__)
 
 
 class CreditAllocator:
@@ -61,6 +65,7 @@ class CreditAllocator:
         self.outcome = MathVerifier() if outcome is None else outcome
         self.partner = partner
         self.topology = topology or ThinkSolve()
+        self._warned = False  # that the dataset has no column `problem`
 
     def needs_solo(self, roles: tuple[str, ...]) -> bool:
         """Whether the credit of these roles uses solo answers."""
@@ -104,6 +109,8 @@ class CreditAllocator:
         TRL's reward function of a single Thinker: `completions` are thoughts, `partner` is the Solver.
 
         A group may be split over processes: outcomes are gathered, and every process returns the rewards of its rows.
+        Rows of one problem are one group, also where a batch holds it twice. Of a conversational prompt the Solver
+        gets the problem only, not the Thinker's system message.
 
         Args:
             prompts (`list`): the Thinker's prompts. The problem is read from the dataset's `problem` column if there
@@ -120,7 +127,17 @@ class CreditAllocator:
                 "TransformersGenerator(model) or OpenAIGenerator(model, base_url=...)."
             )
         roles = ("thinker",)
-        problems = kwargs.get("problem") or [problem_text(prompt) for prompt in prompts]
+        problems = kwargs.get("problem")
+        if problems is None:
+            if not self._warned:
+                logger.warning(
+                    "The dataset has no column `problem`, so the Solver is given the Thinker's prompt. If that holds "
+                    "the Thinker's instructions too, add `problem`, the problem alone."
+                )
+                self._warned = True
+            problems = [problem_text(prompt) for prompt in prompts]
+        if bad := [problem for problem in problems if not isinstance(problem, str)]:
+            raise TypeError(f"The column `problem` must hold strings, got {bad[0]!r}.")
         asked = [_like(prompt, problem) for prompt, problem in zip(prompts, problems, strict=True)]
         thoughts = [completion_text(completion) for completion in completions]
         solo_rows = range(len(asked)) if self.needs_solo(roles) else ()
@@ -341,8 +358,11 @@ class SelfEvaluatedCredit(CreditAllocator):
         verdicts = ["correct" if value > 0 else "wrong" for value in outcome.tolist()]
         shares = {}
         for role, rater in raters.items():
+            context = getattr(rater, "context_length", None)
             prompts = [
-                self._rating_prompt(role, episodes.prompts[i // k], views[i // k], episodes.answers[i], verdict)
+                self._rating_prompt(
+                    role, episodes.prompts[i // k], views[i // k], episodes.answers[i], verdict, context
+                )
                 for i, verdict in enumerate(verdicts)
             ]
             if self.rating_mode == "constrained":
@@ -353,29 +373,48 @@ class SelfEvaluatedCredit(CreditAllocator):
             shares[role] = share.masked_fill(outcome.isnan(), torch.nan)
         return shares
 
-    def _rating_prompt(self, role: str, prompt: Prompt, thought: str, answer: str, verdict: str) -> Prompt:
-        fields = {"problem": problem_text(prompt), "thought": thought, "answer": answer, "outcome": verdict}
-        if self.rating_prompt is not None:
-            messages = [{"role": "user", "content": fill(self.rating_prompt, role=role, **fields)}]
-        else:
-            messages = build_rating_messages(role=role, **fields)
-        return messages[0]["content"] if isinstance(prompt, str) else messages
+    def _rating_prompt(
+        self, role: str, prompt: Prompt, thought: str, answer: str, verdict: str, context: int | None
+    ) -> Prompt:
+        """
+        What a role is asked; texts that do not fit keep their end, where an answer's box is.
+
+        Of the `context` tokens, the answer's characters may take a half of what the question itself and the reply
+        leave, thought and problem a quarter each. Nearly every text has fewer tokens than
+        characters, so that it fits.
+        """
+
+        def build(**fields: str) -> Prompt:
+            if self.rating_prompt is not None:
+                messages = [{"role": "user", "content": fill(self.rating_prompt, role=role, **fields)}]
+            else:
+                messages = build_rating_messages(role=role, **fields)
+            return messages[0]["content"] if isinstance(prompt, str) else messages
+
+        fields = {"problem": problem_text(prompt), "thought": thought, "answer": answer}
+        limits = {"problem": 12_000, "thought": 12_000, "answer": 16_000}
+        if context is not None:
+            reply = self.rating_max_tokens if self.rating_mode == "generate" else 64
+            question = (
+                len(problem_text(build(outcome=verdict, **dict.fromkeys(fields, "")))) + 64
+            )  # 64: the template's
+            room = max(context - reply - question, 64)
+            limits = {name: min(limit, room // (2 if name == "answer" else 4)) for name, limit in limits.items()}
+        return build(outcome=verdict, **{name: keep_end(fields[name], name, limits[name]) for name in fields})
 
     def _choose(self, rater: Callable, prompts: list[Prompt], verdicts: list[str]) -> torch.Tensor:
-        """Shares from the probabilities of the nine pairs, with a `score` call for each verdict."""
+        """Shares from the probabilities of the nine pairs."""
         if not hasattr(rater, "score"):
             raise ValueError(
                 f"`rating_mode='constrained'` needs a generator with `score`, {type(rater).__name__} has none. "
                 "Use TransformersGenerator or `rating_mode='generate'`."
             )
-        log_probs = torch.full((len(prompts), len(PAIRS)), torch.nan)
-        for verdict in ("correct", "wrong"):  # always both: every process must make the same calls
+        nine = {}
+        for verdict in ("correct", "wrong"):
             prefix, choices = rating_choices(verdict)
-            rows = [i for i, value in enumerate(verdicts) if value == verdict]
-            scores = rater.score([prompts[i] for i in rows or [0]], [prefix + choice for choice in choices])
-            if rows:
-                log_probs[rows] = scores.float().cpu()
-        return shares_from_log_probs(log_probs, expectation=self.rating_expectation)
+            nine[verdict] = [prefix + choice for choice in choices]
+        log_probs = rater.score(prompts, [nine[verdict] for verdict in verdicts])  # (n·K, 9)
+        return shares_from_log_probs(log_probs.float().cpu(), expectation=self.rating_expectation)
 
     def allocate(self, joint, solo=None, thinker_share=None, solver_share=None):
         if thinker_share is None:

@@ -101,7 +101,7 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         self.allocators = [f if isinstance(f, CreditAllocator) else SharedCredit(f) for f in reward_funcs]
         models = models_by_role(model, args.policy_sharing, self.roles)
-        check_arguments(models, self.allocators, args, train_dataset, self.topology, peft_config)
+        check_arguments(models, self.allocators, args, train_dataset, self.topology, peft_config, eval_dataset)
         tokenizers = load_tokenizers(models, processing_class, args, train_dataset)
 
         first, *others = self.roles
