@@ -54,6 +54,11 @@ def test_make_targets_exist(page):
     assert set(re.findall(r"\bmake ([a-z-]+)\b(?= |`|$)", page.read_text(), re.MULTILINE)) <= targets | {"sure", "up"}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_nothing_is_left_to_fill_in(page):
+    assert not re.search(r"[A-Z]+_TABLE|TODO|TBD|FIXME", page.read_text())
+
+
 def test_readme_map_names_every_module():
     text = (ROOT / "README.md").read_text()
     modules = [p.name for p in (ROOT / "src" / "ccpo").rglob("*.py") if p.name != "__init__.py"]
