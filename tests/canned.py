@@ -71,7 +71,8 @@ class Canned:
         answers = getattr(self.args, "num_solves", 1) if count > rows else 1  # only the Solver's call has more
         places = [rank * rows * answers + i for i in range(min(count, rows * answers))]
         if count > len(places):
-            group, solos = self.num_generations, self.args.num_solos or self.num_generations
+            group = self.args.num_generations  # `self.num_generations` is the role's: times the answers
+            solos = self.args.num_solos or group
             mine, valid = assign_solos(rows, self.accelerator.num_processes, group, solos)
             assert count - len(places) == len(mine[rank])
             for i in range(rank * len(mine[rank]), (rank + 1) * len(mine[rank])):

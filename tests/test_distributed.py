@@ -159,12 +159,12 @@ def test_zero_holds_the_role_out_of_turn(stage, tmp_path, model_dirs):
 
 @needs_deepspeed
 def test_constrained_ratings_under_zero3_with_verdicts_that_differ_by_rank(tmp_path, model_dirs):
-    """Sharded weights are gathered by all in each forward pass: a rank with more to rate must not wait for the rest."""
+    """Each forward pass gathers the sharded weights: ranks with unequally many answers to rate must not go apart."""
     model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
     settings = {"per_device_train_batch_size": 3, "num_solves": 2, "max_steps": 2, "zero": 3}
     run = launch(tmp_path / "two", model, 2, "sepo_by_rank", **settings)
     assert [row["rating/thinker_valid_rate"] for row in run["log"] if "loss" in row] == [1.0, 1.0]
-    assert run["outcomes"][0]["joint"] == [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[-1, -1], [-1, 1]]]
+    assert torch.tensor(run["outcomes"][0]["joint"]).flatten().tolist() == [1.0] * 6 + [-1.0] * 5 + [1.0]
 
 
 def test_drop_in_reward_with_groups_split_over_two_processes(tmp_path, model_dirs):

@@ -3,9 +3,11 @@
 import math
 import pickle
 
+import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
+from openai_server import transformers_serve
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
@@ -13,6 +15,7 @@ from ccpo import (
     CounterfactualCredit,
     CreditAllocator,
     MathVerifier,
+    OpenAIGenerator,
     SelfEvaluatedCredit,
     SharedCredit,
     ThinkSolve,
@@ -143,6 +146,23 @@ def test_stock_trainer_learns_with_a_local_partner(scheme, model_dirs, make_conf
     assert f"rewards/{credit.__name__}/mean" in row and "credit/joint_accuracy" in row
     if scheme != "shared":
         assert any(not torch.equal(before[n], p) for n, p in trainer.model.named_parameters())
+
+
+def test_stock_trainer_learns_with_a_partner_over_http(model_dirs, make_config, tmp_path):
+    """TRL's GRPOTrainer, and the Solver behind a real OpenAI-compatible server, `transformers serve`."""
+    with transformers_serve(model_dirs["llama"], tmp_path / "serve.log") as url:
+        partner = OpenAIGenerator(model_dirs["llama"], base_url=url, max_tokens=6)
+        problems = [f"{i}+1=" for i in range(4)]
+        prompts = [build_thinker_messages([{"role": "user", "content": p}]) for p in problems]
+        dataset = Dataset.from_dict({"prompt": prompts, "problem": problems, "solution": ["1"] * 4})
+        credit = CounterfactualCredit(MathVerifier(), partner=partner)
+        args = make_config(GRPOConfig, max_steps=1, log_completions=True, num_completions_to_print=0)
+        trainer = GRPOTrainer(model_dirs["qwen3"], credit, args, dataset)
+        trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["credit/joint_accuracy"] == 0 and row["rewards/counterfactual_credit/mean"] == -1
+    table = pd.read_parquet(f"{args.output_dir}/completions/completions_00001.parquet")
+    assert table["joint_answer"].str.len().gt(0).any() and len(table["solo_answer"]) == 4
 
 
 @pytest.mark.parametrize("cls", [SharedCredit, CounterfactualCredit, SelfEvaluatedCredit])
