@@ -27,7 +27,8 @@ class TeamArguments(ScriptArguments):
         conversational (`bool`, defaults to `True`): whether prompts are chat messages.
         credit (`str`, defaults to `"ccpo"`): `"shared"`, `"ccpo"` or `"sepo"`.
         coef, bonus, baseline: CCPO's, see [`CounterfactualCredit`].
-        self_weight, credit_coef, blame_coef, center, rating_mode, rating_expectation, rating_max_tokens:
+        self_weight, credit_coef, blame_coef, center, rating_mode, rating_expectation, rating_prompt,
+        rating_max_tokens:
             SEPO's, see [`SelfEvaluatedCredit`].
         verifier_timeout (`float`, defaults to 5): seconds per pair.
         warm_start_steps (`int`, *optional*): supervised steps of the embedded task's policies.
@@ -62,6 +63,10 @@ class TeamArguments(ScriptArguments):
     rating_expectation: bool = field(
         default=False, metadata={"help": "SEPO: the mean over the nine pairs instead of a draw (constrained)."}
     )
+    rating_prompt: str | None = field(
+        default=None,
+        metadata={"help": "SEPO: template with {role}, {problem}, {thought}, {answer}, {outcome} instead of ours."},
+    )
     rating_max_tokens: int = field(default=512, metadata={"help": "SEPO: longest free-text rating."})
     verifier_timeout: float = field(default=5.0, metadata={"help": "Seconds that the verifier may take per pair."})
     warm_start_steps: int | None = field(
@@ -85,6 +90,7 @@ class TeamArguments(ScriptArguments):
                 "center",
                 "rating_mode",
                 "rating_expectation",
+                "rating_prompt",
                 "rating_max_tokens",
             ),
         }[self.credit]
