@@ -139,7 +139,15 @@ def test_demos_differ_in_the_credit_only():
     credit = {
         "shared": set(),
         "ccpo": {"coef", "bonus", "baseline"},
-        "sepo": {"self_weight", "credit_coef", "blame_coef", "center", "rating_mode", "rating_expectation"},
+        "sepo": {
+            "self_weight",
+            "credit_coef",
+            "blame_coef",
+            "center",
+            "rating_mode",
+            "rating_expectation",
+            "rating_prompt",
+        },
     }
     common = [
         {key: value for key, value in fields[scheme].items() if key not in {"credit", "output_dir", *own}}
