@@ -8,6 +8,7 @@ batch, so that every set-up replays the same episodes. Writes the weights, the g
 """
 
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -186,7 +187,10 @@ def main(spec: dict) -> None:
         result = {"history": trainer.history, "outcomes": trainer.outcomes, "rows": rows, "watched": steps}
         result |= {"log": trainer.state.log_history, "backend": str(trainer.accelerator.distributed_type)}
         (Path(spec["out"]) / "result.json").write_text(json.dumps(result))
-    trainer.accelerator.end_training()  # gloo's threads abort a process that leaves its group open
+    trainer.accelerator.end_training()
+    if trainer.accelerator.num_processes > 1:
+        sys.stdout.flush()
+        os._exit(0)  # gloo's threads abort the interpreter's exit now and then, with the groups closed too
 
 
 if __name__ == "__main__":

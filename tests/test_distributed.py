@@ -158,6 +158,17 @@ def test_zero_holds_the_role_out_of_turn(stage, tmp_path, model_dirs):
 
 
 @needs_deepspeed
+def test_zero3_starts_every_step_from_no_gradient(tmp_path, model_dirs):
+    """ZeRO-3 overwrites last step's gradients in a step's first backward pass only, and the Solver's is the second."""
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
+    one = launch(tmp_path / "one", model, 1, per_device_train_batch_size=6)
+    two = launch(tmp_path / "two", model, 2, per_device_train_batch_size=3, zero=3)
+    norms = [[row["grad_norm"] for row in run["log"] if "grad_norm" in row] for run in (one, two)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
+    assert_same_run(one, two, tolerance=5e-5)
+
+
+@needs_deepspeed
 def test_constrained_ratings_under_zero3_with_verdicts_that_differ_by_rank(tmp_path, model_dirs):
     """Each forward pass gathers the sharded weights: ranks with unequally many answers to rate must not go apart."""
     model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}

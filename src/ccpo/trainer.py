@@ -384,6 +384,7 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         if torch.is_grad_enabled():
             if self._step_ends:  # the last call completed an optimizer step's gradient
                 self._moved_roles.clear()
+                self._drop_last_gradients()
             self._moved_roles |= set(by_role)
             self._step_ends = self.accelerator.sync_gradients
         total = torch.zeros((), device=self.accelerator.device)
@@ -394,6 +395,18 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
                 self._backward(loss)
             total = loss + total.detach()
         return total  # `Trainer` runs the backward pass of the last role
+
+    def _drop_last_gradients(self) -> None:
+        """
+        Zero what ZeRO-3 keeps of the last step's gradients.
+
+        It overwrites them in a step's first backward pass and adds to them in the others, and a role's first backward
+        pass need not be the step's.
+        """
+        engine = self.model_wrapped if self.is_deepspeed_enabled else None
+        buffer = getattr(getattr(engine, "optimizer", None), "grad_partitions_flat_buffer", None)
+        if buffer is not None:
+            buffer.zero_()
 
     def _backward(self, loss: torch.Tensor) -> None:
         """Backward pass of a role that is not the last of its batch; DeepSpeed steps after the last."""
