@@ -126,7 +126,7 @@ def test_drop_in_reward(runs):
 def test_two_models(runs):
     out, output = finished(runs, "two_models")
     types = {role: AutoConfig.from_pretrained(output / role).model_type for role in ("thinker", "solver")}
-    assert types["solver"] == "qwen2" != types["thinker"]
+    assert types["solver"] == "qwen3" != types["thinker"]
     encoded = [AutoTokenizer.from_pretrained(output / role)("(7+12)*4").input_ids for role in types]
     assert encoded[0] != encoded[1]
     assert "solver: Qwen2ForCausalLM" in out
