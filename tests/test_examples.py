@@ -129,7 +129,7 @@ def test_two_models(runs):
     assert types["solver"] == "qwen3" != types["thinker"]
     encoded = [AutoTokenizer.from_pretrained(output / role)("(7+12)*4").input_ids for role in types]
     assert encoded[0] != encoded[1]
-    assert "solver: Qwen2ForCausalLM" in out
+    assert "solver: Qwen3ForCausalLM" in out
 
 
 def test_lora_per_role(runs):
