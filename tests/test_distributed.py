@@ -60,7 +60,9 @@ def launch(out: Path, model, num_processes: int, credit="ccpo", lora=None, zero=
         command += ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
         command += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command + worker, env=env, capture_output=True, text=True, timeout=120)
+    # DeepSpeed builds an extension once; in a folder of this session, where no killed run has left its lock.
+    env["TORCH_EXTENSIONS_DIR"] = str(out.parents[1] / "torch_extensions")
+    done = subprocess.run(command + worker, env=env, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-9000:]
     result = json.loads((out / "result.json").read_text())
     name = "adapter_model.safetensors" if lora else "model.safetensors"
