@@ -271,7 +271,7 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         if len(self.roles) == 1:
-            return self._estimate_solo(super()._generate_and_score_completions(inputs), len(inputs))
+            return self._estimate_solo(super()._generate_and_score_completions(inputs))
         in_turn = self.roles_in_turn()
         rollout = self._roll_out(inputs, in_turn)
         rewards = self._allocate(rollout)
@@ -279,10 +279,8 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         for role in self.roles:
             rows = [{"prompt": prompt} for prompt in rollout.episodes.role_prompts[role]]
             self._replay = (rollout.samples[role], rewards[role].flatten(0, 1))
-            logs, self._logs = (
-                self._logs,
-                copy.deepcopy(self._empty_logs),
-            )  # TRL logs the role's rows, the table is ours
+            # TRL logs the role's rows into a copy: the table is ours.
+            logs, self._logs = self._logs, copy.deepcopy(self._empty_logs)
             with self.as_role(role):
                 if role in in_turn:
                     output = super()._generate_and_score_completions(rows)
@@ -360,7 +358,7 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         """This process's part of values over the global batch, `(P, N)` -> `(P * N / W,)`."""
         return values.reshape(self.accelerator.num_processes, -1)[self.accelerator.process_index].clone()
 
-    def _estimate_solo(self, output: dict[str, torch.Tensor], rows: int) -> dict[str, torch.Tensor]:
+    def _estimate_solo(self, output: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """One role: TRL's output, with the advantages of another estimator where one is asked for."""
         if self.args.advantage_estimator != "group":
             group = self.num_generations if self.model.training else self.num_generations_eval
