@@ -724,3 +724,18 @@ def test_text_prompts_need_no_chat_template(text_dataset, make_config, outcome, 
     tokenizer.save_pretrained(tmp_path / "m")
     trainer, _ = train(str(tmp_path / "m"), CounterfactualCredit(outcome), make_config(schedule="joint"), text_dataset)
     assert isinstance(trainer.seen[0][0].episodes.role_prompts["solver"][0], str)
+
+
+@pytest.mark.parametrize("estimator", ["reinforce++", "reinforce++-baseline"])
+def test_estimator_of_a_single_role(estimator, model_dirs, chat_dataset, make_config):
+    """Solo keeps TRL's rollout and rewards; only the advantages are the estimator's, in the loss and in the table."""
+    args = make_config(
+        advantage_estimator=estimator, per_device_train_batch_size=16, log_completions=True, max_steps=1
+    )
+    trainer, _ = train(model_dirs["qwen3"], mixed_outcome, args, chat_dataset, topology=Solo())
+    rewards = trainer._rewards_per_func[:, 0].view(-1, 4).tolist()
+    expected = slow_advantages(rewards, rewards, None, estimator)
+    assert len(set(expected)) > 1
+    assert sorted(trainer.micro_batches[0]["advantages"].tolist()) == pytest.approx(sorted(expected), abs=1e-5)
+    table = pd.read_parquet(f"{args.output_dir}/completions/completions_00001.parquet")
+    assert table["advantage"].tolist() == pytest.approx(expected, abs=1e-5)
