@@ -219,9 +219,10 @@ def test_paper_values_are_the_defaults(make_config):
             "`use_adaptive_entropy=True` is not supported .*one controller.* Set `use_adaptive_entropy=False`",
         ),
         (
-            {"resume_from_checkpoint": "out/checkpoint-1"},
-            "`resume_from_checkpoint='out/checkpoint-1'`: a run of several roles cannot be .* Start anew from the sav",
+            {"enable_jit_checkpoint": True},
+            "`enable_jit_checkpoint=True` is not supported .*SIGTERM saves after the step",
         ),
+        ({"merge_adapters": True}, r"`merge_adapters=True` needs `peft_config` \(got None\)"),
         (
             {"alternate_period": 5, "steps_per_generation": 2, "num_iterations": 3, "gradient_accumulation_steps": 4},
             "`alternate_period=5` x `steps_per_generation=2` x `num_iterations=3` = 30 micro-batches .*"

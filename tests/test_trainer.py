@@ -598,13 +598,6 @@ def test_table_of_a_thinker_block_leaves_the_solver_out(model_dirs, chat_dataset
     assert table["thinker_advantage"].notna().all() and table["solo_answer"].notna().all()
 
 
-def test_resuming_several_roles_is_refused(model_dirs, chat_dataset, make_config, outcome):
-    args = make_config(save_strategy="steps", save_steps=1, max_steps=1, policy_sharing="adapters")
-    trainer, _ = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset, peft_config=copy.deepcopy(LORA))
-    with pytest.raises(NotImplementedError, match="resume_from_checkpoint=.*cannot be resumed yet"):
-        trainer.train(resume_from_checkpoint=f"{args.output_dir}/checkpoint-1")
-
-
 def test_wandb_gets_metrics_and_table(tmp_path, monkeypatch, model_dirs, chat_dataset, make_config, outcome):
     """The real package in offline mode."""
     wandb = pytest.importorskip("wandb")

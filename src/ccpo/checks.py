@@ -68,6 +68,8 @@ def check_arguments(
             "`policy_sharing='adapters'` needs `peft_config` (got None): pass peft.LoraConfig(...), or set "
             "`policy_sharing='separate'`."
         )
+    if args.merge_adapters and peft_config is None and not any(hasattr(m, "peft_config") for m in models.values()):
+        raise ValueError("`merge_adapters=True` needs `peft_config` (got None): there is no adapter to merge.")
     solos = args.num_solos or args.num_generations
     for allocator in allocators:
         if len(roles) == 1 and isinstance(allocator, CounterfactualCredit | SelfEvaluatedCredit):
@@ -100,15 +102,10 @@ def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
         ("cast_lm_head_to_fp32", "TRL casts the head of one model only"),
         ("sync_ref_model", "TRL's callback syncs one reference only"),
         ("use_adaptive_entropy", "one controller cannot hold the entropy of several policies"),
-        ("load_best_model_at_end", "checkpoints of several roles cannot be loaded back yet"),
+        ("enable_jit_checkpoint", "it saves inside a step; SIGTERM saves after the step without it"),
     ):
         if getattr(args, name):
             raise ValueError(f"`{name}=True` is not supported with several roles ({why}). Set `{name}=False`.")
-    if args.resume_from_checkpoint not in (None, False):
-        raise ValueError(
-            f"`resume_from_checkpoint={args.resume_from_checkpoint!r}`: a run of several roles cannot be resumed yet. "
-            "Start anew from the saved folders: model={'thinker': ..., 'solver': ...}."
-        )
     plugin = args.deepspeed_plugin  # of `args.deepspeed` or of `accelerate launch`
     if plugin is not None and plugin.deepspeed_config.get("optimizer") is not None:
         raise ValueError(

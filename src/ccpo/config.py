@@ -49,6 +49,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
             Per role what differs from the common value, e.g. `{"thinker": {"max_completion_length": 4096}}`. Keys:
             `max_completion_length`, `learning_rate`, `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`,
             `generation_kwargs`.
+        merge_adapters (`bool`, *optional*, defaults to `False`):
+            Whether `save_model` writes adapters merged into their base, as whole models. Checkpoints keep adapters.
 
         > Parameters that control the rollout
 
@@ -92,6 +94,10 @@ class MultiAgentGRPOConfig(GRPOConfig):
             "help": "Per role what differs from the common value, e.g. {'thinker': {'max_completion_length': 4096}}. "
             f"Keys: {', '.join(ROLE_KEYS)}."
         },
+    )
+    merge_adapters: bool = field(
+        default=False,
+        metadata={"help": "Whether save_model writes adapters merged into their base. Checkpoints keep adapters."},
     )
 
     # Parameters that control the rollout
@@ -138,6 +144,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+        if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # as text from the command line
+            self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"
         try:
             super().__post_init__()
         except ValueError as error:

@@ -2,11 +2,12 @@
 
 import copy
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model, get_config_model_id
@@ -28,8 +29,19 @@ class RolePolicies(nn.Module):
         self.policies = nn.ModuleDict(policies)
         self.active_role = next(iter(policies))
 
+        # FSDP wraps what these name, in all policies.
+        names = (getattr(policy, "_no_split_modules", None) or () for policy in policies.values())
+        self._no_split_modules = sorted({name for names_of_one in names for name in names_of_one})
+
     def forward(self, *args, **kwargs):
         return self.policies[self.active_role](*args, **kwargs)
+
+    def generate(self, *args, **kwargs):  # a method of its own, since FSDP wraps the one that it finds
+        return self.policies[self.active_role].generate(*args, **kwargs)
+
+    def tie_weights(self, *args, **kwargs):
+        for policy in self.policies.values():
+            policy.tie_weights(*args, **kwargs)
 
     def __getattr__(self, name):
         try:
@@ -205,3 +217,36 @@ def save_policies(
             policy.save_pretrained(output_dir / role, state_dict=weights)
     for role, tokenizer in tokenizers.items():
         tokenizer.save_pretrained(output_dir / role)
+
+
+def load_policies(model: nn.Module, folder: Path, roles: tuple[str, ...]) -> None:
+    """Load what [`save_policies`] wrote into policies that are neither wrapped nor sharded; in place, bit for bit."""
+    for role in roles:
+        policy = model.policies[role] if isinstance(model, RolePolicies) else model
+        if isinstance(policy, PeftModel):
+            adapter = role if role in policy.peft_config else policy.active_adapter
+            weights = load_peft_weights(str(folder / role), device="cpu")
+            set_peft_model_state_dict(policy, weights, adapter_name=adapter)
+        else:
+            saved = type(policy).from_pretrained(folder / role, dtype=policy.dtype)
+            policy.load_state_dict(saved.state_dict())
+
+
+def merge_adapter(folder: Path, args: Any, dtype: torch.dtype) -> None:
+    """
+    Replace the adapter in a folder by the model that it makes of its base, which is loaded from where it came from.
+
+    Args:
+        folder (`Path`): a role's folder, as [`save_policies`] wrote it.
+        args ([`MultiAgentGRPOConfig`]): configuration.
+        dtype (`torch.dtype`): of the merged weights.
+    """
+    plugin = args.deepspeed_plugin
+    # A model loaded under ZeRO-3 would be sharded over the processes, and this is one process.
+    whole = plugin.zero3_init_context_manager(enable=False) if plugin is not None else nullcontext()
+    kwargs = {"revision": (args.model_init_kwargs or {}).get("revision"), "trust_remote_code": args.trust_remote_code}
+    with whole:
+        model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=dtype, **kwargs).merge_and_unload()
+    model.save_pretrained(folder)
+    for file in folder.glob("adapter_*"):
+        file.unlink()

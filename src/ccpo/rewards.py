@@ -95,6 +95,13 @@ class CreditAllocator:
         """
         raise NotImplementedError(f"{type(self).__name__} must define `allocate`.")
 
+    def state_dict(self) -> dict[str, Any]:
+        """What a scheme learns in the course of a run, such as running statistics: saved with every checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what [`state_dict`] gave, tensors and plain values, when a run is resumed."""
+
     def check_outcomes(self, *outcomes: torch.Tensor | None) -> None:
         """Raise where an outcome is neither -1 nor +1 nor NaN and the scheme rests on that."""
         for values in outcomes if self.strict_outcomes else ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,22 +12,38 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather, set_seed
-from transformers import GenerationConfig, PreTrainedTokenizerBase
-from transformers.trainer import TRAINING_ARGS_NAME
+from transformers import GenerationConfig, PreTrainedTokenizerBase, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model, get_callable_name
 
+from .checkpoints import (
+    RUN_STATE,
+    StopOnSigterm,
+    check_checkpoint,
+    find_last_checkpoint,
+    load_run_state,
+    remove_checkpoint,
+    rotate_complete_checkpoints,
+    run_settings,
+    run_state,
+    write_manifest,
+)
 from .checks import check_arguments, load_tokenizers, models_by_role
 from .collection import Rollout, collect, log_rollout
 from .config import MultiAgentGRPOConfig
 from .credit import solo_baseline
 from .credit.advantages import correlation, estimate_advantages
+from .model_card import write_model_cards
 from .policies import (
     RolePolicies,
     activate,
     add_role_adapters,
     build_policy,
     build_reference,
+    load_policies,
+    merge_adapter,
     prepare_reference,
     save_policies,
     split_param_groups,
@@ -48,10 +65,13 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
       completions replayed through `rollout_func` and its rewards in place of `_calculate_rewards`;
     - `_calculate_rewards`: the role's credit, while TRL's method scores a role;
     - `compute_loss`: TRL's, once per role in turn;
-    - `create_optimizer`: parameter groups per role, and a hook that keeps a role out of turn from moving;
-    - `_save`: a folder per role.
+    - `create_optimizer`: parameter groups per role; `create_scheduler`, which follows once the optimizer is the one
+      that steps: the hook that keeps a role out of turn from moving;
+    - `save_model`, `_save`, `_push_from_checkpoint`: a folder per role, gathered from every backend;
+    - `train`, `_save_checkpoint`, `_save_rng_state` and their counterparts: checkpoints that are complete or known not
+      to be, and from which a run goes on as if it had never stopped; SIGTERM saves one and stops.
 
-    With [`Solo`] all of them are TRL's own.
+    With [`Solo`] all but the last are TRL's own.
 
     Args:
         model (`str`, `PreTrainedModel` or `dict[str, str | PreTrainedModel]`):
@@ -130,7 +150,14 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         self.tokenizers = tokenizers
         self._replay = None  # what TRL's method scores next: (samples, rewards)
         self._moved_roles: set[str] = set()  # roles that a loss of the current optimizer step touched
+        self._held_optimizer = None  # the one with the hooks that hold roles out of turn
+        self._held_gradients: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         self._step_ends = False  # whether the last loss completed an optimizer step's gradient
+        self._finished_epochs = 0  # of the run that this one continues
+        self._saved_step = None  # global step of the last checkpoint
+        self._saves_checkpoint = False  # whether what is being saved is one
+        self._stop = StopOnSigterm(self.accelerator)
+        self.add_callback(self._stop)
         if len(self.roles) > 1:
             self._init_roles(policies)
 
@@ -252,12 +279,22 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         optimizer = super().create_optimizer(model)
         if len(self.roles) > 1 and not any("role" in group for group in optimizer.param_groups):
             split_param_groups(optimizer, self.model, self.args, self.roles)
-            optimizer.register_step_pre_hook(self._hold_roles_out_of_turn)
         return optimizer
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        inner = self.optimizer
+        while hasattr(inner, "optimizer"):  # accelerate's wrapper, ZeRO's, then the one that steps
+            inner = inner.optimizer
+        if len(self.roles) > 1 and inner is not self._held_optimizer:
+            inner.register_step_pre_hook(self._hold_roles_out_of_turn)
+            inner.register_step_post_hook(self._release_roles)
+            self._held_optimizer = inner
+        return scheduler
 
     def _hold_roles_out_of_turn(self, optimizer, args, kwargs) -> None:
         """
-        Drop the gradient of every role that no loss of this optimizer step touched.
+        Take the gradient away from every role that no loss of this optimizer step touched.
 
         Under ZeRO such a gradient is zeros, not None, and AdamW would decay weights and moments with it. An optimizer
         passes a parameter without a gradient over, on every backend.
@@ -265,7 +302,14 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         for group in optimizer.param_groups:
             if group.get("role") is not None and group["role"] not in self._moved_roles:
                 for parameter in group["params"]:
+                    self._held_gradients.append((parameter, parameter.grad))
                     parameter.grad = None
+
+    def _release_roles(self, optimizer, args, kwargs) -> None:
+        """Give the gradients back: with its optimizer on the CPU, ZeRO writes into the same ones in every step."""
+        for parameter, gradient in self._held_gradients:
+            parameter.grad = gradient
+        self._held_gradients.clear()
 
     # ---- Rollout, outcome and credit ----
 
@@ -417,13 +461,101 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         if deepspeed:
             state._set_sync_gradients(sync)
 
-    def train(self, resume_from_checkpoint=None, **kwargs):
-        if resume_from_checkpoint and len(self.roles) > 1:
-            raise NotImplementedError(
-                f"`resume_from_checkpoint={resume_from_checkpoint!r}`: a run of several roles cannot be resumed yet. "
-                "Start anew from the saved folders: model={'thinker': ..., 'solver': ...}."
-            )
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+    # ---- Checkpoints ----
+
+    def train(self, resume_from_checkpoint=None, *args, **kwargs):
+        """
+        As in TRL. A resumed run goes on as if it had never stopped; SIGTERM finishes the step, saves and returns.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint, or `True` for the last complete one in `output_dir`.
+
+        Raises:
+            `ValueError`: an incomplete checkpoint, or one of another set-up.
+        """
+        self._finished_epochs, self._saved_step = 0, None
+        if resume_from_checkpoint:
+            last = resume_from_checkpoint is True
+            folder = find_last_checkpoint(self.args.output_dir) if last else Path(resume_from_checkpoint)
+            check_checkpoint(folder, run_settings(self))
+            self._finished_epochs = int(TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).epoch)
+            resume_from_checkpoint = str(folder)
+        with self._stop.installed():
+            return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    @property
+    def was_stopped(self) -> bool:
+        """Whether SIGTERM ended the last `train()`, after a checkpoint."""
+        return self._stop.stopped
+
+    def _run_epoch(self, *args, **kwargs):
+        if self.state.global_step >= self.state.max_steps:  # resumed at the end: `Trainer` would take one more step
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
+
+    def _get_train_sampler(self, dataset=None):
+        sampler = super()._get_train_sampler(dataset)
+        for _ in range(self._finished_epochs):
+            next(iter(sampler), None)  # each epoch draws its order from where the last one left the generator
+        return sampler
+
+    def _save_checkpoint(self, model, trial) -> None:
+        folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        if self._saved_step == self.state.global_step:
+            return  # nothing has changed, and saving over it would leave a moment without it
+        if self.args.should_save:
+            remove_checkpoint(folder)
+        self.accelerator.wait_for_everyone()
+        # `Trainer` deletes old checkpoints before this one is known to be complete.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self._saves_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit, self._saves_checkpoint = limit, False
+        self._complete_checkpoint(folder)
+        best = self.state.best_model_checkpoint
+        if self.args.should_save:
+            keep = {folder} | ({Path(best)} if best else set())
+            rotate_complete_checkpoints(folder.parent, limit, keep)
+        self._saved_step = self.state.global_step
+
+    def _complete_checkpoint(self, folder: Path) -> None:
+        self.accelerator.wait_for_everyone()  # every process has written its part
+        if self.args.should_save:
+            write_manifest(folder, run_settings(self))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        torch.save(run_state(self), Path(output_dir) / RUN_STATE.format(rank=self.args.process_index))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            file = Path(checkpoint) / RUN_STATE.format(rank=self.args.process_index)
+            load_run_state(self, torch.load(file, map_location=self.accelerator.device, weights_only=True))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
+        if len(self.roles) == 1 or self.is_fsdp_enabled:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            load_policies(self.model, Path(resume_from_checkpoint), self.roles)
+
+    def _load_best_model(self) -> None:
+        if len(self.roles) == 1 or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            super()._load_best_model()
+        else:
+            self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        sharded = self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(
+            self.accelerator.state.fsdp_plugin.state_dict_type
+        )
+        if sharded:  # `Trainer` writes no models then
+            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+        super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if len(self.roles) == 1:
@@ -431,7 +563,18 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         elif self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_policies(self.model, folder, self.tokenizers, state_dict)
+            if self.args.merge_adapters and not self._saves_checkpoint:
+                for role in self.roles:
+                    merge_adapter(folder / role, self.args, self.model.dtype)
+            write_model_cards(self, folder)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self._complete_checkpoint(Path(checkpoint_folder))  # what is pushed can be resumed from
+        if len(self.roles) > 1 and self.is_world_process_zero() and self.args.hub_strategy != "end":
+            for role in self.roles:
+                shutil.copytree(Path(checkpoint_folder) / role, Path(self.args.output_dir) / role, dirs_exist_ok=True)
+        super()._push_from_checkpoint(checkpoint_folder)
 
 
 def _by_episode(value: torch.Tensor, rows: int) -> torch.Tensor:

@@ -1,0 +1,275 @@
+"""Checkpoints that a killed run can trust: each is complete or known not to be, and holds all that going on needs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+
+if TYPE_CHECKING:
+    from .trainer import MultiAgentGRPOTrainer
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "ccpo_checkpoint.json"  # written last: a checkpoint without it is half-written
+RUN_STATE = "run_state_{rank}.pth"
+# Arguments that decide which rows come when, whose turn it is and how a buffered batch is cut.
+_SAME_ARGUMENTS = (
+    "policy_sharing",
+    "schedule",
+    "alternate_period",
+    "start_role",
+    "num_generations",
+    "num_solves",
+    "num_solos",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "num_iterations",
+    "shuffle_dataset",
+    "seed",
+)
+
+
+def run_settings(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
+    """What a run must have in common with the checkpoint that it continues, by name."""
+    accelerator, dataset = trainer.accelerator, trainer.train_dataset
+    backend = str(accelerator.distributed_type.value)
+    if trainer.is_deepspeed_enabled:
+        backend = f"{backend} ZeRO-{accelerator.deepspeed_config['zero_optimization']['stage']}"
+    elif trainer.is_fsdp_enabled:
+        backend = f"{backend}{accelerator.state.fsdp_plugin.fsdp_version}"
+    return {
+        "roles": list(trainer.roles),
+        "world_size": accelerator.num_processes,
+        "backend": backend,
+        "train_dataset rows": len(dataset) if hasattr(dataset, "__len__") else None,
+        **{name: getattr(trainer.args, name) for name in _SAME_ARGUMENTS},
+    }
+
+
+# ---- Complete or not ----
+
+
+def write_manifest(folder: Path, settings: dict[str, Any]) -> None:
+    """
+    Declare a checkpoint complete: the sizes of its files, and `run_settings`, in one atomic write.
+
+    To be called when every process has written its part.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    manifest = {
+        "settings": settings,
+        "versions": {name: version(name) for name in ("ccpo", "trl", "transformers", "torch", "accelerate")},
+        "files": {str(path.relative_to(folder)): path.stat().st_size for path in files},
+    }
+    unfinished = folder / f".{MANIFEST}"
+    with open(unfinished, "w", encoding="utf-8") as file:
+        json.dump(manifest, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(unfinished, folder / MANIFEST)
+
+
+def find_defects(folder: str | Path) -> list[str]:
+    """Why a checkpoint cannot be resumed from, in words that name the files; empty if it is complete."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        return ["there is no such folder"]
+    if not (folder / MANIFEST).is_file():
+        return [f"{MANIFEST} is missing: the save was cut short, or it is not a checkpoint of ccpo"]
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (ValueError, KeyError) as error:
+        return [f"{MANIFEST} cannot be read ({error!r})"]
+    defects = []
+    for name, size in files.items():
+        path = folder / name
+        if not path.is_file():
+            defects.append(f"{name} is missing")
+        elif path.stat().st_size != size:
+            defects.append(f"{name} has {path.stat().st_size} bytes instead of {size}")
+    return defects
+
+
+def find_last_checkpoint(output_dir: str | Path) -> Path:
+    """
+    The last complete checkpoint in a folder. Those after it, which are half-written, are named in a warning.
+
+    Raises:
+        `ValueError`: there is none.
+    """
+    defective = []
+    for folder in reversed(sort_checkpoints(str(output_dir))):
+        if not (defects := find_defects(folder)):
+            for line in defective:
+                logger.warning("Passing over a checkpoint that is not complete: %s.", line)
+            return Path(folder)
+        defective.append(f"{folder} ({'; '.join(defects)})")
+    found = f"only incomplete ones: {', '.join(defective)}" if defective else "no checkpoint-<step> folder"
+    raise ValueError(
+        f"`resume_from_checkpoint=True`: `output_dir={str(output_dir)!r}` has {found}. Start without "
+        "`resume_from_checkpoint`, or give the `output_dir` of the run to continue."
+    )
+
+
+def check_checkpoint(folder: Path, settings: dict[str, Any]) -> None:
+    """
+    Make sure that a run of these `settings` can continue from a checkpoint exactly.
+
+    Raises:
+        `ValueError`: a file is missing or truncated, the checkpoint holds the models only, or a setting differs.
+    """
+    if defects := find_defects(folder):
+        raise ValueError(
+            f"`resume_from_checkpoint={str(folder)!r}` is not a complete checkpoint: {'; '.join(defects)}. Give "
+            "another one, or `True` for the last complete one in `output_dir`."
+        )
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    start_anew = f"start a new run from its models, model={{{', '.join(f'{r!r}: ...' for r in settings['roles'])}}}"
+    if RUN_STATE.format(rank=0) not in manifest["files"]:
+        raise ValueError(
+            f"`resume_from_checkpoint={str(folder)!r}` has no {RUN_STATE.format(rank=0)}: it was saved with "
+            f"`save_only_model=True`, without optimizer and state. Give another one, or {start_anew}."
+        )
+    saved, now = manifest["settings"], json.loads(json.dumps(settings))
+    if differ := [name for name in now if saved.get(name) != now[name]]:
+        what = "; ".join(f"`{name}` was {saved.get(name)!r} and is {now[name]!r}" for name in differ)
+        raise ValueError(
+            f"`resume_from_checkpoint={str(folder)!r}` comes from another set-up, and a run continued in this one "
+            f"would not be the same run: {what}. Set it back, or {start_anew}."
+        )
+
+
+def remove_checkpoint(folder: Path) -> None:
+    """Delete a checkpoint, its manifest first: deleted half, it must not look complete."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def rotate_complete_checkpoints(output_dir: str | Path, limit: int | None, keep: set[Path]) -> None:
+    """
+    Delete checkpoints beyond `limit`: the incomplete first, then the oldest.
+
+    Args:
+        output_dir (`str` or `Path`): where the checkpoints are.
+        limit (`int`, *optional*): `save_total_limit`; `None` or 0 deletes nothing.
+        keep (`set[Path]`): never deleted: the last complete one, and the best.
+    """
+    if not limit or limit < 0:
+        return
+    folders = [Path(folder) for folder in sort_checkpoints(str(output_dir), use_mtime=True)]
+    excess = len(folders) - max(limit, len(keep))
+    for folder in sorted(folders, key=lambda folder: not find_defects(folder)):
+        if excess > 0 and folder not in keep:
+            remove_checkpoint(folder)
+            excess -= 1
+
+
+# ---- What transformers and TRL do not keep of a run ----
+
+
+def run_state(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
+    """
+    This process's part of what `Trainer` and TRL lose: the place in the generation batch and in the schedule, the
+    rollouts still to be trained on, metrics and losses not logged yet, and the allocators' state.
+    """
+    batch = trainer.args.steps_per_generation * trainer.num_iterations
+    return {
+        "step": trainer._step,
+        "buffered_inputs": trainer._buffered_inputs if trainer._step % batch else None,  # else it generates anew
+        "metrics": _plain(trainer._metrics),
+        "logs": _plain(trainer._logs),
+        "loss": trainer._tr_loss.item(),
+        "last_logged_step": trainer._globalstep_last_logged,
+        "allocators": [allocator.state_dict() for allocator in trainer.allocators],
+    }
+
+
+def load_run_state(trainer: MultiAgentGRPOTrainer, state: dict[str, Any]) -> None:
+    """Put back what [`run_state`] took, once the training loop has set itself up."""
+    trainer._step, trainer._buffered_inputs = state["step"], state["buffered_inputs"]
+    for mode, metrics in state["metrics"].items():
+        for name, values in metrics.items():
+            trainer._metrics[mode][name] = values
+    for name, values in state["logs"].items():
+        if isinstance(values, dict):
+            for column, rows in values.items():
+                trainer._logs[name][column].extend(rows)
+        else:
+            trainer._logs[name].extend(values)
+    trainer._tr_loss += state["loss"]  # of steps before the checkpoint that are still to be logged
+    trainer._total_loss_scalar -= state["loss"]  # `train_loss` is about the steps of this call
+    trainer._globalstep_last_logged = state["last_logged_step"]
+    for allocator, values in zip(trainer.allocators, state["allocators"], strict=True):
+        allocator.load_state_dict(values)
+
+
+def _plain(value: Any) -> Any:
+    """Containers and scalars as `torch.load(weights_only=True)` reads them; other objects as their text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | deque):
+        return [_plain(item) for item in value]
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+# ---- Preemption ----
+
+
+class StopOnSigterm(TrainerCallback):
+    """
+    On SIGTERM: finish the optimizer step, save a checkpoint, stop. All processes do so if one got the signal.
+
+    `transformers`' `enable_jit_checkpoint` saves between backward pass and optimizer step, and each process on its
+    own: what it saves cannot be continued exactly.
+
+    Attributes:
+        stopped (`bool`): whether the run ended for that reason.
+    """
+
+    def __init__(self, accelerator):
+        self.accelerator = accelerator
+        self.received = self.stopped = False
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Listen to SIGTERM. Off the main thread Python cannot, and the signal keeps its meaning."""
+        self.received = self.stopped = False
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGTERM, self._receive)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def _receive(self, signum, frame):
+        self.received = True
+
+    def on_step_end(self, args, state, control, **kwargs):
+        received = torch.tensor([float(self.received)], device=self.accelerator.device)
+        if self.accelerator.reduce(received, reduction="sum").item() > 0:
+            self.stopped = control.should_save = control.should_training_stop = True
+            logger.warning(
+                "SIGTERM: saving %s-%d in %s and stopping. Continue with `--resume_from_checkpoint true`.",
+                PREFIX_CHECKPOINT_DIR,
+                state.global_step,
+                args.output_dir,
+            )
