@@ -732,3 +732,19 @@ def test_estimator_of_a_single_role(estimator, model_dirs, chat_dataset, make_co
     assert sorted(trainer.micro_batches[0]["advantages"].tolist()) == pytest.approx(sorted(expected), abs=1e-5)
     table = pd.read_parquet(f"{args.output_dir}/completions/completions_00001.parquet")
     assert table["advantage"].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_activation_checkpointing_is_every_policys(model_dirs, chat_dataset, make_config, outcome):
+    args = make_config(gradient_checkpointing=True, max_steps=1)
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
+    enabled = []
+
+    class Look(TrainerCallback):
+        def on_train_begin(self, args, state, control, model=None, **kwargs):
+            enabled.extend(policy.is_activation_checkpointing for policy in model.policies.values())
+
+    trainer = MultiAgentGRPOTrainer(model, SharedCredit(outcome), args, chat_dataset, callbacks=[Look()])
+    trainer.train()
+    assert enabled == [True, True]
+    trainer.model.gradient_checkpointing_disable()
+    assert not trainer.model.is_gradient_checkpointing

@@ -52,16 +52,23 @@ class RolePolicies(nn.Module):
             return getattr(self.policies[self.active_role], name)
 
     @property
-    def is_gradient_checkpointing(self) -> bool:
-        return any(policy.is_gradient_checkpointing for policy in self.policies.values())
+    def is_activation_checkpointing(self) -> bool:
+        return any(policy.is_activation_checkpointing for policy in self.policies.values())
 
-    def gradient_checkpointing_enable(self, *args, **kwargs):
+    def activation_checkpointing_enable(self, *args, **kwargs):
         for policy in self.policies.values():
-            policy.gradient_checkpointing_enable(*args, **kwargs)
+            policy.activation_checkpointing_enable(*args, **kwargs)
 
-    def gradient_checkpointing_disable(self):
+    def activation_checkpointing_disable(self):
         for policy in self.policies.values():
-            policy.gradient_checkpointing_disable()
+            policy.activation_checkpointing_disable()
+
+    # The names that TRL 1.16 calls.
+    is_gradient_checkpointing = is_activation_checkpointing
+    gradient_checkpointing_disable = activation_checkpointing_disable
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None, **kwargs):
+        self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
 
 def activate(model: nn.Module, role: str, roles: tuple[str, ...]) -> None:
