@@ -142,6 +142,9 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
     before = evaluate(models, held_out, credit.outcome, topology, team, args) if evaluates else None
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    if trainer.was_stopped:  # by SIGTERM, after a checkpoint: little time is left
+        trainer.accelerator.end_training()
+        return
     trainer.save_model(args.output_dir)
     output = Path(args.output_dir)
     trained = {role: str(output / role) for role in trainer.roles}

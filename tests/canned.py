@@ -3,8 +3,9 @@ One run with canned completions, the same in every set-up: on one process, under
 
     python tests/canned.py '{"model": …, "args": {…}, "out": …}'
 
-Completions are drawn from a generator seeded with the generation call, the prompt and the row's place in the global
-batch, so that every set-up replays the same episodes. Writes the weights, the gathered advantages and the log.
+Completions are drawn from a generator seeded with the generation batch, the call in it, the prompt and the row's place
+in the global batch, so that every set-up replays the same episodes, resumed or not. Writes the weights, the gathered
+advantages and the log.
 """
 
 import json
@@ -14,7 +15,8 @@ import sys
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, gather, gather_object
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import TrainerCallback
@@ -65,6 +67,7 @@ class Canned:
     """Generation replaced by canned completions; everything else is the trainer."""
 
     calls = rows = 0
+    samples = False  # whether the policies generate, after all
 
     def _places(self, count: int) -> list[int | str]:
         """Who each completion of a call is in the global order: its joint row, or its rank among the solos."""
@@ -82,10 +85,13 @@ class Canned:
         return places
 
     def _generate_single_turn(self, prompt_ids, images, multimodal_fields, num_generations, **kwargs):
+        if self.samples:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **kwargs)
         self.calls += 1
+        batch = self._step // (self.args.steps_per_generation * self.num_iterations)
         completions = []
         for prompt, place in zip(prompt_ids, self._places(len(prompt_ids)), strict=True):
-            draw = random.Random(f"{self.calls}/{place}/{list(prompt)}")
+            draw = random.Random(f"{batch}/{self.calls}/{place}/{list(prompt)}")
             ids = [draw.randrange(3, len(self._tokenizer)) for _ in range(draw.randrange(1, 7))]
             completions.append([*ids, self._tokenizer.eos_token_id])
         return completions, None
@@ -93,7 +99,7 @@ class Canned:
 
 class CannedTrainer(Canned, MultiAgentGRPOTrainer):
     def _roll_out(self, inputs, in_turn):
-        self.rows = len(inputs)
+        self.rows, self.calls = len(inputs), 0
         return super()._roll_out(inputs, in_turn)
 
     def _log_rollout(self, rollout, rewards, advantages):
@@ -107,7 +113,7 @@ class CannedStockTrainer(Canned, GRPOTrainer):
     """TRL's own trainer: the allocator is a reward function of a single Thinker."""
 
     def _generate_and_score_completions(self, inputs):
-        self.rows = len(inputs)
+        self.rows, self.calls = len(inputs), 0
         output = super()._generate_and_score_completions(inputs)
         advantages = gather(output["advantages"].to(self.accelerator.device)).tolist()
         self.history.append({"rewards": self.rewards_seen, "advantages": advantages})
@@ -121,7 +127,7 @@ class CannedStockTrainer(Canned, GRPOTrainer):
 
 class Watch(TrainerCallback):
     """
-    What an optimizer step leaves alone, under `schedule="alternate"` with a period of 1.
+    What an optimizer step leaves alone, under `schedule="alternate"`.
 
     `steps` gets, per step, whether each role's weights, master weights and moments are bit-identical to before it.
     """
@@ -149,7 +155,7 @@ class Watch(TrainerCallback):
         return seen
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.before, self.role = self.snapshot(), ROLES[state.global_step % 2]
+        self.before, self.role = self.snapshot(), ROLES[state.global_step // args.alternate_period % 2]
 
     def on_step_end(self, args, state, control, **kwargs):
         after, row = self.snapshot(), {"in_turn": self.role}
@@ -163,8 +169,26 @@ class Watch(TrainerCallback):
         self.steps.append(row)
 
 
+def allow_fsdp_on_cpu() -> None:
+    """
+    accelerate gives FSDP to accelerators only: `AcceleratorState.__init__` leaves a run on CPUs what it is. This sets
+    what is not set there; all else, accelerate's way to PyTorch's FSDP2 and FSDP2 itself, is the real thing.
+    """
+    init = AcceleratorState.__init__
+
+    def init_with_fsdp(self, *args, fsdp_plugin=None, **kwargs):
+        init(self, *args, fsdp_plugin=fsdp_plugin, **kwargs)
+        if fsdp_plugin is not None and self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type, self.fsdp_plugin = DistributedType.FSDP, fsdp_plugin
+            PartialState._shared_state["distributed_type"] = DistributedType.FSDP
+
+    AcceleratorState.__init__ = init_with_fsdp
+
+
 def main(spec: dict) -> None:
     torch.set_num_threads(1)
+    if spec.get("fsdp"):
+        allow_fsdp_on_cpu()
     dataset = Dataset.from_dict(
         {"prompt": [[{"role": "user", "content": f"{i}+1="}] for i in range(12)], "solution": ["1"] * 12}
     )
@@ -173,14 +197,15 @@ def main(spec: dict) -> None:
         trainer = CannedStockTrainer(spec["model"], credit, GRPOConfig(**spec["args"]), dataset)
     else:
         args = MultiAgentGRPOConfig(**spec["args"])
-        lora = LoraConfig(**spec["lora"]) if "lora" in spec else None
+        lora = LoraConfig(**spec["lora"]) if spec.get("lora") else None
         trainer = CannedTrainer(spec["model"], credit, args, dataset, peft_config=lora)
     watch = Watch()
     if spec.get("watch"):
         watch.trainer = trainer
         trainer.add_callback(watch)
     trainer.history, trainer.outcomes = [], []
-    trainer.train()
+    trainer.samples = spec.get("samples", False)
+    trainer.train(resume_from_checkpoint=spec.get("resume"))
     trainer.save_model(spec["out"])
     rows, steps = gather_object([trainer.rows]), gather_object([watch.steps])
     if trainer.accelerator.is_main_process:

@@ -22,11 +22,25 @@ needs_deepspeed = pytest.mark.skipif(
 )
 
 
-def launch(out: Path, model, num_processes: int, credit="ccpo", lora=None, zero=0, watch=False, **args) -> dict:
+def launch(
+    out: Path,
+    model,
+    num_processes: int,
+    credit="ccpo",
+    lora=None,
+    zero=0,
+    offload=False,
+    fsdp=False,
+    watch=False,
+    samples=False,
+    resume=None,
+    **args,
+) -> dict:
     """
     Run the worker on `num_processes` CPU processes (gloo) and return what it wrote.
 
-    Under ZeRO stage `zero`; `watch` writes what each optimizer step leaves alone.
+    Under ZeRO stage `zero`, with the optimizer's state in a CPU's memory if `offload`, or FSDP2; `watch` writes what
+    each optimizer step leaves alone; `samples` lets the policies generate; `resume` is a checkpoint.
     """
     settings = {
         "output_dir": str(out / "run"),
@@ -42,6 +56,7 @@ def launch(out: Path, model, num_processes: int, credit="ccpo", lora=None, zero=
         "disable_tqdm": True,
         "weight_decay": 0.1,
         "max_steps": 4,
+        "max_completion_length": 8,
         "schedule": "joint",
         **args,
     }
@@ -49,11 +64,11 @@ def launch(out: Path, model, num_processes: int, credit="ccpo", lora=None, zero=
         del settings["schedule"]
     if num_processes > 1:
         settings["ddp_backend"] = "gloo"
-    spec = {"model": model, "args": settings, "out": str(out), "credit": credit, "watch": watch}
-    worker = [str(WORKER), json.dumps(spec | ({"lora": lora} if lora else {}))]
+    spec = {"model": model, "args": settings, "out": str(out), "credit": credit, "lora": lora, "fsdp": fsdp}
+    spec |= {"watch": watch, "samples": samples, "resume": resume}
     command = [sys.executable]
     if zero:
-        config = write_zero_config(out, zero)
+        config = write_zero_config(out, zero, offload)
         command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
         command += [f"--num_processes={num_processes}", "--main_process_port=0"]
     elif num_processes > 1:
@@ -61,9 +76,14 @@ def launch(out: Path, model, num_processes: int, credit="ccpo", lora=None, zero=
         command += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     # DeepSpeed builds an extension once; in a folder of this session, where no killed run has left its lock.
-    env["TORCH_EXTENSIONS_DIR"] = str(out.parents[1] / "torch_extensions")
+    env.setdefault("TORCH_EXTENSIONS_DIR", str(out.parents[1] / "torch_extensions"))
+    if fsdp:
+        env |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
+        env |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+        env |= {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "FSDP_OFFLOAD_PARAMS": "false"}
+    worker = [str(WORKER), json.dumps(spec)]
     done = subprocess.run(command + worker, env=env, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-9000:]
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-19000:]
     result = json.loads((out / "result.json").read_text())
     name = "adapter_model.safetensors" if lora else "model.safetensors"
     roles = {"thinker": out} if credit == "drop_in" else {role: out / role for role in ROLES}
@@ -71,7 +91,7 @@ def launch(out: Path, model, num_processes: int, credit="ccpo", lora=None, zero=
     return result
 
 
-def write_zero_config(out: Path, stage: int) -> Path:
+def write_zero_config(out: Path, stage: int, offload: bool) -> Path:
     """An accelerate configuration. With stage 3 every parameter is sharded, however small."""
     deepspeed = {
         "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
@@ -82,6 +102,8 @@ def write_zero_config(out: Path, stage: int) -> Path:
     }
     if stage == 3:
         deepspeed["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    if offload:
+        deepspeed["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
     out.mkdir(parents=True, exist_ok=True)
     (out / "deepspeed.json").write_text(json.dumps(deepspeed))
     config = {
@@ -139,24 +161,111 @@ def test_groups_split_over_two_processes(sharing, credit, settings, tmp_path, mo
         assert mine == pytest.approx(theirs, abs=1e-5, nan_ok=True)
 
 
-@needs_deepspeed
-@pytest.mark.parametrize("stage", [2, 3])
-def test_zero_holds_the_role_out_of_turn(stage, tmp_path, model_dirs):
-    """ZeRO hands the optimizer zeros for a role without a loss: neither decay nor momentum may move it."""
-    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
-    settings = {"schedule": "alternate", "alternate_period": 1, "weight_decay": 0.5, "watch": True}
-    one = launch(tmp_path / "one", model, 1, per_device_train_batch_size=6, **settings)
-    two = launch(tmp_path / "two", model, 2, per_device_train_batch_size=3, zero=stage, **settings)
-    assert "DEEPSPEED" in two["backend"] and two["rows"] == [3, 3]
-    for steps in one["watched"] + two["watched"]:
-        assert [row["in_turn"] for row in steps] == ["thinker", "solver"] * 2
+BLOCKS = {"schedule": "alternate", "alternate_period": 2, "max_steps": 6, "weight_decay": 0.5, "watch": True}
+SET_UPS = {
+    "one process, 4 steps of 2": (1, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}),
+    "DDP": (2, {"per_device_train_batch_size": 4}),
+    "DDP, 4 steps of 1": (2, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}),
+    "ZeRO-1": (2, {"per_device_train_batch_size": 4, "zero": 1}),
+    "ZeRO-2": (2, {"per_device_train_batch_size": 4, "zero": 2}),
+    "ZeRO-2, 4 steps of 1": (2, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "zero": 2}),
+    "ZeRO-2, offload": (2, {"per_device_train_batch_size": 4, "zero": 2, "offload": True}),
+    "ZeRO-3": (2, {"per_device_train_batch_size": 4, "zero": 3}),
+    "ZeRO-3, 4 steps of 1": (2, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "zero": 3}),
+    "ZeRO-3, offload": (2, {"per_device_train_batch_size": 4, "zero": 3, "offload": True}),
+    "FSDP2": (2, {"per_device_train_batch_size": 4, "fsdp": True}),
+    "FSDP2, 4 steps of 1": (2, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "fsdp": True}),
+}
+
+
+def marks(set_up: str):
+    return [needs_deepspeed] if "ZeRO" in set_up else []
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, model_dirs):
+    """The run of one process with the batch in one piece, of each sharing mode."""
+    runs = {}
+
+    def get(sharing: str) -> dict:
+        if sharing not in runs:
+            model, settings = mode(sharing, model_dirs)
+            out = tmp_path_factory.mktemp("whole") / sharing
+            runs[sharing] = launch(out, model, 1, per_device_train_batch_size=8, **settings)
+        return runs[sharing]
+
+    return get
+
+
+def mode(sharing: str, model_dirs) -> tuple:
+    """Model and settings: separate policies of two architectures in turns, the others jointly."""
+    if sharing == "separate":
+        return {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}, BLOCKS
+    lora = LORA if sharing == "adapters" else None
+    return model_dirs["qwen3"], {"policy_sharing": sharing, "lora": lora, "max_steps": 3}
+
+
+@pytest.mark.parametrize("set_up", [pytest.param(name, marks=marks(name)) for name in SET_UPS])
+def test_three_blocks_are_the_same_in_every_set_up(set_up, tmp_path, model_dirs, whole_run):
+    """The same weights after three blocks, and out of turn no bit of a role moves: no weight, master or moment."""
+    num_processes, kwargs = SET_UPS[set_up]
+    model, settings = mode("separate", model_dirs)
+    run = launch(tmp_path / "run", model, num_processes, **settings, **kwargs)
+    kind = {"Ze": "DEEPSPEED", "FS": "FSDP", "DD": "MULTI_CPU", "on": "NO"}[set_up[:2]]
+    assert run["backend"].endswith(kind)
+    assert_same_run(whole_run("separate"), run, tolerance=5e-5)
+    assert len(run["watched"]) == num_processes
+    for steps in run["watched"]:
+        assert [row["in_turn"] for row in steps] == [role for role in ("thinker", "solver", "thinker") for _ in "12"]
         for i, row in enumerate(steps):
             moves, rests = (role for role in sorted(ROLES, key=lambda role: role != row["in_turn"]))
-            for kind in ("weights", "masters", "moments"):
-                assert row[f"{rests}/{kind}"], (kind, row)
-                assert not row[f"{moves}/{kind}"], (kind, row)
-            assert i == 0 or row[f"{rests}/moments/count"] > 0  # there are moments to keep
-    assert_same_run(one, two, tolerance=5e-5)
+            for what in ("weights", "masters", "moments"):
+                assert row[f"{rests}/{what}"], (what, row)
+                assert not row[f"{moves}/{what}"], (what, row)
+            assert i < 2 or row[f"{rests}/moments/count"] > 0  # there are moments to keep
+
+
+@pytest.mark.parametrize("sharing", ["shared", "adapters"])
+@pytest.mark.parametrize(
+    "set_up", [pytest.param(name, marks=marks(name)) for name in ("DDP", "ZeRO-2", "ZeRO-3", "FSDP2")]
+)
+def test_one_base_is_trained_the_same_in_every_set_up(set_up, sharing, tmp_path, model_dirs, whole_run):
+    num_processes, kwargs = SET_UPS[set_up]
+    model, settings = mode(sharing, model_dirs)
+    run = launch(tmp_path / "run", model, num_processes, **settings, **kwargs)
+    assert_same_run(whole_run(sharing), run, tolerance=5e-5)
+
+
+@pytest.mark.parametrize("set_up", [pytest.param(name, marks=marks(name)) for name in ("DDP", "ZeRO-3", "FSDP2")])
+def test_resuming_in_the_middle_of_a_batch_and_a_block(set_up, tmp_path, model_dirs):
+    """Two processes: the generation batch is of 2 steps, gone through twice, and a block of 8."""
+    num_processes, kwargs = SET_UPS[set_up]
+    model, _ = mode("separate", model_dirs)
+    settings = {"steps_per_generation": 2, "num_iterations": 2, "schedule": "alternate", "alternate_period": 2}
+    settings |= {"max_steps": 10, "save_strategy": "steps", "save_steps": 3, **kwargs}
+    whole = launch(tmp_path / "whole", model, num_processes, **settings)
+    for step in (3, 6):
+        checkpoint = tmp_path / "whole" / "run" / f"checkpoint-{step}"
+        rest = launch(tmp_path / f"from{step}", model, num_processes, resume=str(checkpoint), **settings)
+        begun = -(-step // 4)  # generation batches of which nothing is left to generate
+        assert len(rest["history"]) == len(whole["history"]) - begun
+        assert_same_run(whole | {key: whole[key][begun:] for key in ("history", "outcomes")}, rest, tolerance=5e-5)
+        for mine, theirs in zip(whole["log"], rest["log"], strict=True):
+            for key in mine.keys() - {"step_time", "train_runtime", "train_loss"}:
+                if not key.endswith(("_second", "_flos", "_time")):
+                    assert mine[key] == pytest.approx(theirs[key], abs=1e-5, nan_ok=True), key
+
+
+@pytest.mark.parametrize("set_up", [pytest.param(name, marks=marks(name)) for name in ("ZeRO-3", "FSDP2")])
+def test_sharded_policies_generate_with_ends_that_differ_by_process(set_up, tmp_path, model_dirs):
+    """A process whose completions end early must take part in the others' forward passes."""
+    num_processes, kwargs = SET_UPS[set_up]
+    model, _ = mode("separate", model_dirs)
+    settings = {"samples": True, "max_steps": 2, "max_completion_length": 40, **kwargs}
+    run = launch(tmp_path / "run", model, num_processes, **settings)
+    rows = [row for row in run["log"] if "loss" in row]
+    for role in ROLES:
+        assert all(row[f"{role}/completions/min_length"] < row[f"{role}/completions/max_length"] for row in rows)
 
 
 @needs_deepspeed

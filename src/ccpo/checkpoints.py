@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import threading
@@ -18,6 +19,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+
+from .policies import RolePolicies
 
 if TYPE_CHECKING:
     from .trainer import MultiAgentGRPOTrainer
@@ -42,6 +45,7 @@ _SAME_ARGUMENTS = (
     "shuffle_dataset",
     "seed",
 )
+_NOT_THE_MODEL = ("architectures", "dtype", "transformers_version", "use_cache")
 
 
 def run_settings(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
@@ -49,7 +53,7 @@ def run_settings(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
     accelerator, dataset = trainer.accelerator, trainer.train_dataset
     backend = str(accelerator.distributed_type.value)
     if trainer.is_deepspeed_enabled:
-        backend = f"{backend} ZeRO-{accelerator.deepspeed_config['zero_optimization']['stage']}"
+        backend = f"{backend} ZeRO-{accelerator.state.deepspeed_plugin.zero_stage}"
     elif trainer.is_fsdp_enabled:
         backend = f"{backend}{accelerator.state.fsdp_plugin.fsdp_version}"
     return {
@@ -57,8 +61,26 @@ def run_settings(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
         "world_size": accelerator.num_processes,
         "backend": backend,
         "train_dataset rows": len(dataset) if hasattr(dataset, "__len__") else None,
+        "reward_funcs": list(trainer.reward_func_names),
+        **{
+            f"{role}'s {key}": value for role in trainer.roles for key, value in _model_settings(trainer, role).items()
+        },
         **{name: getattr(trainer.args, name) for name in _SAME_ARGUMENTS},
     }
+
+
+def _model_settings(trainer: MultiAgentGRPOTrainer, role: str) -> dict[str, Any]:
+    """The configuration of a role's model and adapter, without where it came from."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    model = model.policies[role] if isinstance(model, RolePolicies) else model
+    settings = json.loads(model.config.to_json_string(use_diff=False))
+    settings = {key: value for key, value in settings.items() if key not in _NOT_THE_MODEL and key[0] != "_"}
+    if adapters := getattr(model, "peft_config", None):
+        adapter = adapters.get(role) or next(iter(adapters.values()))
+        for key in ("r", "lora_alpha", "target_modules"):
+            value = getattr(adapter, key, None)
+            settings[f"adapter's {key}"] = sorted(value) if isinstance(value, set) else value
+    return settings
 
 
 # ---- Complete or not ----
@@ -92,11 +114,11 @@ def find_defects(folder: str | Path) -> list[str]:
     if not (folder / MANIFEST).is_file():
         return [f"{MANIFEST} is missing: the save was cut short, or it is not a checkpoint of ccpo"]
     try:
-        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
-    except (ValueError, KeyError) as error:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"].items()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{MANIFEST} cannot be read ({error!r})"]
     defects = []
-    for name, size in files.items():
+    for name, size in files:
         path = folder / name
         if not path.is_file():
             defects.append(f"{name} is missing")
@@ -146,7 +168,7 @@ def check_checkpoint(folder: Path, settings: dict[str, Any]) -> None:
             f"`save_only_model=True`, without optimizer and state. Give another one, or {start_anew}."
         )
     saved, now = manifest["settings"], json.loads(json.dumps(settings))
-    if differ := [name for name in now if saved.get(name) != now[name]]:
+    if differ := [name for name in now if name in saved and saved[name] != now[name]]:
         what = "; ".join(f"`{name}` was {saved.get(name)!r} and is {now[name]!r}" for name in differ)
         raise ValueError(
             f"`resume_from_checkpoint={str(folder)!r}` comes from another set-up, and a run continued in this one "
@@ -172,7 +194,8 @@ def rotate_complete_checkpoints(output_dir: str | Path, limit: int | None, keep:
     if not limit or limit < 0:
         return
     folders = [Path(folder) for folder in sort_checkpoints(str(output_dir), use_mtime=True)]
-    excess = len(folders) - max(limit, len(keep))
+    folders = [folder for folder in folders if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name)]
+    excess = len(folders) - limit
     for folder in sorted(folders, key=lambda folder: not find_defects(folder)):
         if excess > 0 and folder not in keep:
             remove_checkpoint(folder)
@@ -188,7 +211,9 @@ def run_state(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
     rollouts still to be trained on, metrics and losses not logged yet, and the allocators' state.
     """
     batch = trainer.args.steps_per_generation * trainer.num_iterations
+    groups, moments = trainer.optimizer.param_groups, trainer.optimizer.state
     return {
+        "trained_roles": sorted({g.get("role") or "" for g in groups if any(p in moments for p in g["params"])}),
         "step": trainer._step,
         "buffered_inputs": trainer._buffered_inputs if trainer._step % batch else None,  # else it generates anew
         "metrics": _plain(trainer._metrics),

@@ -70,6 +70,12 @@ def check_arguments(
         )
     if args.merge_adapters and peft_config is None and not any(hasattr(m, "peft_config") for m in models.values()):
         raise ValueError("`merge_adapters=True` needs `peft_config` (got None): there is no adapter to merge.")
+    for role, model in models.items() if args.merge_adapters else ():
+        if not isinstance(model, str) and not get_config_model_id(model.config):
+            raise ValueError(
+                f"`merge_adapters=True` loads the base from where it came from, but the model of role {role!r} came "
+                "from nowhere. Save it with save_pretrained and pass the folder, or set `merge_adapters=False`."
+            )
     solos = args.num_solos or args.num_generations
     for allocator in allocators:
         if len(roles) == 1 and isinstance(allocator, CounterfactualCredit | SelfEvaluatedCredit):

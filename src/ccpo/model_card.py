@@ -99,6 +99,8 @@ def _recipe(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
     for field in fields(args):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         value = values.get(field.name)
+        if isinstance(value, dict):
+            value = {key: item for key, item in value.items() if not key.endswith("token")}
         if field.init and value is not None and value != default and field.name not in _NOT_RECIPE:
             if not field.name.endswith("_token"):
                 recipe.setdefault(field.name, value if isinstance(value, bool | int | float | str) else repr(value))

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather, set_seed
-from transformers import GenerationConfig, PreTrainedTokenizerBase, TrainerState
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
@@ -185,6 +185,10 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             if args.disable_dropout:
                 disable_dropout_in_model(self.model)
             set_seed(args.seed, device_specific=True)
+        if self.is_fsdp_enabled:  # accelerate does not mark them, and generation must keep the processes in step
+            for module in self.model.modules():
+                if isinstance(module, PreTrainedModel):
+                    module._is_fsdp_managed_module = True
         self.callback_handler.model = self.model
         self.rollout_func = self._replay_samples
         self._role_state = {role: self._settings(role, references[role]) for role in self.roles}
@@ -299,6 +303,8 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         Under ZeRO such a gradient is zeros, not None, and AdamW would decay weights and moments with it. An optimizer
         passes a parameter without a gradient over, on every backend.
         """
+        if not self._moved_roles:
+            return  # no training step: `torch.distributed.checkpoint` takes one to set the moments up
         for group in optimizer.param_groups:
             if group.get("role") is not None and group["role"] not in self._moved_roles:
                 for parameter in group["params"]:
@@ -522,6 +528,18 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             rotate_complete_checkpoints(folder.parent, limit, keep)
         self._saved_step = self.state.global_step
 
+    def _finalize_training(self, *args, **kwargs):
+        # With a limit of 1, `Trainer` would delete all but the best: also the one that the run goes on from.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
+
+    def _determine_best_metric(self, metrics, trial) -> bool:
+        # `save_strategy="best"` saves by this alone, and a run that SIGTERM stops must be saved.
+        return super()._determine_best_metric(metrics, trial) or self._stop.stopped
+
     def _complete_checkpoint(self, folder: Path) -> None:
         self.accelerator.wait_for_everyone()  # every process has written its part
         if self.args.should_save:
@@ -535,7 +553,27 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
             file = Path(checkpoint) / RUN_STATE.format(rank=self.args.process_index)
-            load_run_state(self, torch.load(file, map_location=self.accelerator.device, weights_only=True))
+            device = self.accelerator.device
+            location = "cpu" if device.type == "cpu" else device  # torch does not restore to "cpu:0"
+            load_run_state(self, torch.load(file, map_location=location, weights_only=True))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        untouched = []
+        if checkpoint is not None and self.is_fsdp_enabled and len(self.roles) > 1:
+            # FSDP2 wants moments for whatever is trainable, and a role whose turn has not come has none yet.
+            file = Path(checkpoint) / RUN_STATE.format(rank=self.args.process_index)
+            trained = torch.load(file, map_location="cpu", weights_only=True)["trained_roles"]
+            untouched = [
+                p
+                for group in self.optimizer.param_groups
+                if (group["role"] or "") not in trained
+                for p in group["params"]
+            ]
+        for parameter in untouched:
+            parameter.requires_grad_(False)
+        super()._load_optimizer_and_scheduler(checkpoint)
+        for parameter in untouched:
+            parameter.requires_grad_(True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         if len(self.roles) == 1 or self.is_fsdp_enabled:
