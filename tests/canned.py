@@ -11,6 +11,7 @@ advantages and the log.
 import json
 import os
 import random
+import signal
 import sys
 from pathlib import Path
 
@@ -169,6 +170,17 @@ class Watch(TrainerCallback):
         self.steps.append(row)
 
 
+class Preempt(TrainerCallback):
+    """SIGTERM to the last process only, within a step."""
+
+    def __init__(self, step: int):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step - 1 and args.process_index == args.world_size - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
 def allow_fsdp_on_cpu() -> None:
     """
     accelerate gives FSDP to accelerators only: `AcceleratorState.__init__` leaves a run on CPUs what it is. This sets
@@ -203,13 +215,17 @@ def main(spec: dict) -> None:
     if spec.get("watch"):
         watch.trainer = trainer
         trainer.add_callback(watch)
+    if spec.get("preempt"):
+        trainer.add_callback(Preempt(spec["preempt"]))
     trainer.history, trainer.outcomes = [], []
     trainer.samples = spec.get("samples", False)
     trainer.train(resume_from_checkpoint=spec.get("resume"))
     trainer.save_model(spec["out"])
     rows, steps = gather_object([trainer.rows]), gather_object([watch.steps])
+    stopped = gather_object([trainer.was_stopped] if isinstance(trainer, CannedTrainer) else [])
     if trainer.accelerator.is_main_process:
         result = {"history": trainer.history, "outcomes": trainer.outcomes, "rows": rows, "watched": steps}
+        result |= {"stopped": stopped}
         result |= {"log": trainer.state.log_history, "backend": str(trainer.accelerator.distributed_type)}
         (Path(spec["out"]) / "result.json").write_text(json.dumps(result))
     trainer.accelerator.end_training()

@@ -218,6 +218,7 @@ def test_paper_values_are_the_defaults(make_config):
             {"use_adaptive_entropy": True},
             "`use_adaptive_entropy=True` is not supported .*one controller.* Set `use_adaptive_entropy=False`",
         ),
+        ({"fsdp": True, "fsdp_config": {"version": 1}}, "FSDP1 flattens .* Use FSDP2: `fsdp_version: 2`"),
         (
             {"enable_jit_checkpoint": True},
             "`enable_jit_checkpoint=True` is not supported .*SIGTERM saves after the step",
@@ -249,9 +250,24 @@ def test_blocks_of_whole_optimizer_steps(config, topology, build, outcome):
         build(accumulation | config, topology=topology, reward_funcs=SharedCredit(outcome))
 
 
+def test_zero3_without_gathered_weights(build, make_config):
+    args = make_config()
+    config = {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": False}}
+    args.deepspeed_plugin = SimpleNamespace(deepspeed_config=config, zero_stage=3)
+    with pytest.raises(ValueError, match="weights_on_model_save=False`, with which the roles cannot be saved"):
+        build(args=args)
+
+
+def test_fsdp1_from_accelerate(build, monkeypatch, make_config):
+    args = make_config()
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="FSDP1 flattens"):
+        build(args=args)
+
+
 def test_deepspeed_optimizer(build, make_config):
     args = make_config()
-    args.deepspeed_plugin = SimpleNamespace(deepspeed_config={"optimizer": {"type": "AdamW"}})
+    args.deepspeed_plugin = SimpleNamespace(deepspeed_config={"optimizer": {"type": "AdamW"}}, zero_stage=2)
     with pytest.raises(
         ValueError, match="config must not define an optimizer with several roles: .*'AdamW'.* Remove the block; lr, b"
     ):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import PRINTABLE, make_model, make_tokenizer
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("canned.py")
@@ -34,13 +35,15 @@ def launch(
     watch=False,
     samples=False,
     resume=None,
+    preempt=None,
     **args,
 ) -> dict:
     """
     Run the worker on `num_processes` CPU processes (gloo) and return what it wrote.
 
     Under ZeRO stage `zero`, with the optimizer's state in a CPU's memory if `offload`, or FSDP2; `watch` writes what
-    each optimizer step leaves alone; `samples` lets the policies generate; `resume` is a checkpoint.
+    each optimizer step leaves alone; `samples` lets the policies generate; `resume` is a checkpoint;
+    `preempt` is the step in which the last process gets SIGTERM.
     """
     settings = {
         "output_dir": str(out / "run"),
@@ -65,7 +68,7 @@ def launch(
     if num_processes > 1:
         settings["ddp_backend"] = "gloo"
     spec = {"model": model, "args": settings, "out": str(out), "credit": credit, "lora": lora, "fsdp": fsdp}
-    spec |= {"watch": watch, "samples": samples, "resume": resume}
+    spec |= {"watch": watch, "samples": samples, "resume": resume, "preempt": preempt}
     command = [sys.executable]
     if zero:
         config = write_zero_config(out, zero, offload)
@@ -254,6 +257,32 @@ def test_resuming_in_the_middle_of_a_batch_and_a_block(set_up, tmp_path, model_d
             for key in mine.keys() - {"step_time", "train_runtime", "train_loss"}:
                 if not key.endswith(("_second", "_flos", "_time")):
                     assert mine[key] == pytest.approx(theirs[key], abs=1e-5, nan_ok=True), key
+
+
+def test_sigterm_to_one_process_stops_both_after_a_checkpoint(tmp_path, model_dirs):
+    """Both exit with status 0, which `launch` asserts, and the run goes on from there."""
+    model, _ = mode("separate", model_dirs)
+    settings = {"max_steps": 4, "per_device_train_batch_size": 4}
+    whole = launch(tmp_path / "whole", model, 2, **settings)
+    first = launch(tmp_path / "first", model, 2, preempt=2, **settings)
+    assert first["stopped"] == [True, True] and len(first["history"]) == 2
+    assert [path.name for path in (tmp_path / "first" / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+    checkpoint = str(tmp_path / "first" / "run" / "checkpoint-2")
+    rest = launch(tmp_path / "rest", model, 2, resume=checkpoint, **settings)
+    assert_same_run(whole | {key: whole[key][2:] for key in ("history", "outcomes")}, rest, tolerance=5e-5)
+
+
+def test_tied_embeddings_are_saved_once(tmp_path):
+    """Gathered from FSDP2, two tensors come back for a weight that is one."""
+    model = {}
+    for role, kind in zip(ROLES, ("qwen3", "llama"), strict=True):
+        tokenizer = make_tokenizer(PRINTABLE)
+        make_model(kind, tokenizer, tie_word_embeddings=True).save_pretrained(tmp_path / role)
+        tokenizer.save_pretrained(tmp_path / role)
+        model[role] = str(tmp_path / role)
+    one = launch(tmp_path / "one", model, 1, per_device_train_batch_size=8, max_steps=2)
+    two = launch(tmp_path / "two", model, 2, per_device_train_batch_size=4, max_steps=2, fsdp=True)
+    assert_same_run(one, two, tolerance=5e-5)
 
 
 @pytest.mark.parametrize("set_up", [pytest.param(name, marks=marks(name)) for name in ("ZeRO-3", "FSDP2")])

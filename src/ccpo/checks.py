@@ -1,6 +1,7 @@
 """What can be known to be wrong before any model loads: the trainer's arguments."""
 
 import math
+import os
 from typing import Any
 
 from datasets import Dataset, IterableDataset
@@ -118,6 +119,23 @@ def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
             "the deepspeed config must not define an optimizer with several roles: parameter groups per role would be "
             f"lost. It has `optimizer={plugin.deepspeed_config['optimizer']!r}`. Remove the block; lr, betas and "
             "weight decay come from the arguments."
+        )
+    if plugin is not None and plugin.zero_stage == 3:
+        name = "stage3_gather_16bit_weights_on_model_save"
+        if plugin.deepspeed_config["zero_optimization"].get(name) is False:
+            raise ValueError(
+                f"the deepspeed config has `{name}=False`, with which the roles cannot be saved as models. Set it to "
+                "true (`zero3_save_16bit_model: true` in an accelerate config)."
+            )
+    fsdp_version = None
+    if args.fsdp:
+        fsdp_version = args.fsdp_plugin_args["fsdp_version"]
+    elif os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        fsdp_version = int(os.environ.get("FSDP_VERSION", "1"))
+    if fsdp_version == 1:
+        raise ValueError(
+            "FSDP1 flattens the parameters of several roles into one. Use FSDP2: `fsdp_version: 2` in the accelerate "
+            "config (`version: 2` in `fsdp_config`)."
         )
     _check_blocks(args)
 

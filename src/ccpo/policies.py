@@ -221,6 +221,9 @@ def save_policies(
                 policy, prefix = model.policies[role], f"policies.{role}."
                 if state_dict is not None:
                     weights = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+            if weights is not None:  # gathered, tied weights are two tensors
+                tied = getattr(policy, "all_tied_weights_keys", {})
+                weights = {name: weight for name, weight in weights.items() if name not in tied}
             policy.save_pretrained(output_dir / role, state_dict=weights)
     for role, tokenizer in tokenizers.items():
         tokenizer.save_pretrained(output_dir / role)
