@@ -151,7 +151,9 @@ class Watch(TrainerCallback):
                 state = optimizer.state.get(parameter, {})
                 seen[role]["moments"] += [torch.as_tensor(state[key]).clone() for key in sorted(state)]
         for name, parameter in self.trainer.model.named_parameters():
-            (role,) = (role for role in ROLES if f"{role}." in name)
+            role = next((role for role in ROLES if f"{role}." in name), None)
+            if role is None:  # the base of adapters
+                continue
             seen[role]["weights"].append(getattr(parameter, "ds_tensor", parameter).detach().clone())
         return seen
 

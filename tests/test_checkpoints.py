@@ -206,7 +206,7 @@ class WaitForSignal(TrainerCallback):
                 time.sleep(0.01)
 
 
-def main_stop(spec) -> None:
+def main_saver(spec) -> None:
     verifier = MathVerifier(timeout=60, num_workers=2)
     trainer = make_trainer(
         spec["models"],
@@ -311,20 +311,20 @@ def finished(processes, name) -> Path:
 def test_sigterm_keeps_its_meaning_off_the_main_thread_and_gets_it_back(model_dirs, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     trainer = make_trainer(model_dirs, make_args(tmp_path, max_steps=1, save_strategy="no"))
-    stop = trainer._stop
+    stop = trainer._saver
     seen = []
 
     def listen():
-        with stop.installed():
+        with stop.listening():
             seen.append(signal.getsignal(signal.SIGTERM))
 
     thread = threading.Thread(target=listen)
     thread.start()
     thread.join()
-    with stop.installed():
+    with stop.listening():
         seen.append(signal.getsignal(signal.SIGTERM))
     assert seen == [before, stop._receive] and signal.getsignal(signal.SIGTERM) == before
-    with pytest.raises(ValueError), stop.installed():
+    with pytest.raises(ValueError), stop.listening():
         raise ValueError
     assert signal.getsignal(signal.SIGTERM) == before
     trainer.train()
@@ -367,7 +367,7 @@ def make_checkpoints(folder: Path, **complete: bool) -> None:
         checkpoint.mkdir(parents=True)
         (checkpoint / "weights").write_text(name)
         if is_complete:
-            write_manifest(checkpoint, {})
+            write_manifest(checkpoint, {}, ranks=())
         os.utime(checkpoint, (1e9 + 10 * i, 1e9 + 10 * i))
 
 
@@ -924,7 +924,7 @@ MOMENTS = {
     "RNG state, no run state": r"before checkpoint-3/run_state_0\.pth",
     "run state": r"before checkpoint-3/trainer_state\.json",
     "half of trainer_state.json": r"half checkpoint-3/trainer_state\.json",
-    "all but the manifest": r"open checkpoint-3/\.ccpo_checkpoint\.json",
+    "all but the manifest": r"open checkpoint-3/\.ccpo_checkpoint\.json\.\d+",
     "manifest without its name": r"os\.rename checkpoint-3/ccpo_checkpoint\.json",
     "manifest, no rotation": r"os\.remove checkpoint-2/ccpo_checkpoint\.json",
     "rotation without manifest": r"shutil\.rmtree checkpoint-2",
@@ -1013,4 +1013,4 @@ def test_sigterm_in_the_example_and_resume_true_on_its_command_line(processes, t
 
 
 if __name__ == "__main__":
-    {"kill": main_kill, "stop": main_stop}[sys.argv[1]](json.loads(sys.argv[2]))
+    {"kill": main_kill, "stop": main_saver}[sys.argv[1]](json.loads(sys.argv[2]))

@@ -221,7 +221,7 @@ def test_paper_values_are_the_defaults(make_config):
         ({"fsdp": True, "fsdp_config": {"version": 1}}, "FSDP1 flattens .* Use FSDP2: `fsdp_version: 2`"),
         (
             {"enable_jit_checkpoint": True},
-            "`enable_jit_checkpoint=True` is not supported .*SIGTERM saves after the step",
+            "`enable_jit_checkpoint=True` saves inside a step.*SIGTERM saves after the step",
         ),
         ({"merge_adapters": True}, r"`merge_adapters=True` needs `peft_config` \(got None\)"),
         (

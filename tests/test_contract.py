@@ -1,4 +1,4 @@
-"""What we lean on in TRL beyond its public API. When TRL moves, this fails first and names it."""
+"""What we lean on in TRL and transformers beyond their public API. When they move, this fails first and names it."""
 
 import inspect
 
@@ -17,7 +17,20 @@ METHODS = {
     "_tokenize_prompts": ["self", "prompts"],
     "compute_loss": ["self", "model", "inputs", "return_outputs", "num_items_in_batch"],
     "create_optimizer": ["self", "model"],
+    "create_scheduler": ["self", "num_training_steps", "optimizer"],
     "_save": ["self", "output_dir", "state_dict"],
+    "save_model": ["self", "output_dir", "_internal_call"],
+    "_get_output_dir": ["self", "trial"],
+    "_get_train_sampler": ["self", "dataset"],
+    "_save_checkpoint": ["self", "model", "trial"],
+    "_save_rng_state": ["self", "output_dir"],
+    "_load_rng_state": ["self", "checkpoint"],
+    "_load_from_checkpoint": ["self", "resume_from_checkpoint", "model"],
+    "_load_optimizer_and_scheduler": ["self", "checkpoint"],
+    "_load_best_model": ["self"],
+    "_push_from_checkpoint": ["self", "checkpoint_folder"],
+    "_finalize_training": ["self", "trial", "num_train_samples", "start_time"],
+    "_determine_best_metric": ["self", "metrics", "trial"],
 }  # fmt: skip
 ATTRIBUTES = {
     "__init__": [
@@ -25,12 +38,15 @@ ATTRIBUTES = {
         "num_generations", "num_generations_eval", "temperature", "top_p", "top_k", "min_p", "repetition_penalty",
         "generation_kwargs", "generation_config", "ref_model", "aux_loss_enabled", "router_aux_loss_coef",
         "scale_rewards", "num_iterations", "_step", "_metrics", "_logs", "_pending_extra_logs", "_pending_metrics",
+        "_buffered_inputs",
     ],
     "_generate_and_score_completions": [
         "_calculate_rewards", "_generate", "_logs", "num_generations", "ref_model", "_pending_extra_logs",
     ],
     "_generate": ["rollout_func", "_tokenize_prompts", "_generate_single_turn", "eos_token_ids", "_tokenizer"],
     "_generate_single_turn": ["generation_config", "generation_kwargs", "eos_token_ids", "model_wrapped"],
+    "_inner_training_loop": ["_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_run_epoch"],
+    "_run_epoch": ["_load_rng_state"],
     "_prepare_inputs": ["_generate_and_score_completions", "_step", "num_iterations", "_buffered_inputs"],
 }  # fmt: skip
 FUNCTIONS = {

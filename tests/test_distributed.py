@@ -239,15 +239,29 @@ def test_one_base_is_trained_the_same_in_every_set_up(set_up, sharing, tmp_path,
     assert_same_run(whole_run(sharing), run, tolerance=5e-5)
 
 
-@pytest.mark.parametrize("set_up", [pytest.param(name, marks=marks(name)) for name in ("DDP", "ZeRO-3", "FSDP2")])
-def test_resuming_in_the_middle_of_a_batch_and_a_block(set_up, tmp_path, model_dirs):
+@pytest.mark.parametrize(
+    ("set_up", "sharing"),
+    [
+        pytest.param(set_up, sharing, marks=marks(set_up))
+        for set_up, sharing in (
+            ("DDP", "separate"),
+            ("ZeRO-2", "separate"),
+            ("ZeRO-3", "separate"),
+            ("ZeRO-3", "adapters"),
+            ("FSDP2", "separate"),
+            ("FSDP2", "adapters"),
+        )
+    ],
+)
+def test_resuming_in_the_middle_of_a_batch_and_a_block(set_up, sharing, tmp_path, model_dirs):
     """Two processes: the generation batch is of 2 steps, gone through twice, and a block of 8."""
     num_processes, kwargs = SET_UPS[set_up]
-    model, _ = mode("separate", model_dirs)
+    model, settings = mode(sharing, model_dirs)
+    kwargs = {**kwargs, **({"policy_sharing": sharing, "lora": LORA} if sharing == "adapters" else {})}
     settings = {"steps_per_generation": 2, "num_iterations": 2, "schedule": "alternate", "alternate_period": 2}
     settings |= {"max_steps": 10, "save_strategy": "steps", "save_steps": 3, **kwargs}
     whole = launch(tmp_path / "whole", model, num_processes, **settings)
-    for step in (3, 6):
+    for step in (3, 9):
         checkpoint = tmp_path / "whole" / "run" / f"checkpoint-{step}"
         rest = launch(tmp_path / f"from{step}", model, num_processes, resume=str(checkpoint), **settings)
         begun = -(-step // 4)  # generation batches of which nothing is left to generate
@@ -259,8 +273,20 @@ def test_resuming_in_the_middle_of_a_batch_and_a_block(set_up, tmp_path, model_d
                     assert mine[key] == pytest.approx(theirs[key], abs=1e-5, nan_ok=True), key
 
 
+@pytest.mark.parametrize("set_up", [pytest.param(name, marks=marks(name)) for name in ("DDP", "ZeRO-3", "FSDP2")])
+def test_the_adapter_out_of_turn_does_not_move(set_up, tmp_path, model_dirs):
+    num_processes, kwargs = SET_UPS[set_up]
+    model, settings = mode("adapters", model_dirs)
+    run = launch(tmp_path / "run", model, num_processes, **{**settings, **BLOCKS, "max_steps": 4}, **kwargs)
+    for steps in run["watched"]:
+        for row in steps:
+            moves, rests = (role for role in sorted(ROLES, key=lambda role: role != row["in_turn"]))
+            for what in ("weights", "masters", "moments"):
+                assert row[f"{rests}/{what}"] and not row[f"{moves}/{what}"], (what, row)
+
+
 def test_sigterm_to_one_process_stops_both_after_a_checkpoint(tmp_path, model_dirs):
-    """Both exit with status 0, which `launch` asserts, and the run goes on from there."""
+    """Both save and leave `train` as stopped, and the run goes on from there."""
     model, _ = mode("separate", model_dirs)
     settings = {"max_steps": 4, "per_device_train_batch_size": 4}
     whole = launch(tmp_path / "whole", model, 2, **settings)

@@ -10,6 +10,14 @@ from test_trainer import mixed_outcome
 from transformers import TrainerCallback
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit
+from ccpo.checkpoints import (
+    check_checkpoint,
+    find_defects,
+    find_last_checkpoint,
+    put_aside,
+    rotate_complete_checkpoints,
+    write_manifest,
+)
 
 ROLES = ("thinker", "solver")
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
@@ -83,6 +91,20 @@ CASES = {
         {"gradient_accumulation_steps": 2, "alternate_period": 2, "logging_steps": 3, "lr_scheduler_type": "linear"},
     ),
     "shared": ("shared", "ccpo", {"num_solves": 2}),
+    "evaluated and logged at the ends of epochs": (
+        "separate",
+        "ccpo",
+        {
+            "eval_strategy": "epoch",
+            "logging_strategy": "epoch",
+            "schedule": "joint",
+        },
+    ),
+    "adapters of their own, a reference, data workers": (
+        "peft",
+        "ccpo",
+        {"beta": 0.1, "dataloader_num_workers": 1, "log_completions": True, "logging_steps": 4, "max_steps": 5},
+    ),
     "adapters": ("adapters", "ccpo", {"alternate_period": 1, "steps_per_generation": 2}),
 }
 
@@ -91,21 +113,23 @@ CASES = {
 def test_resuming_at_every_step_is_the_run_that_never_stopped(case, model_dirs, make_config, problems, tmp_path):
     sharing, credit, settings = CASES[case]
     separate = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
-    model = separate if sharing == "separate" else model_dirs["qwen3"]
-    peft = {"peft_config": LORA} if sharing == "adapters" else {}
-    steps = 10
+    model = separate if sharing in ("separate", "peft") else model_dirs["qwen3"]
+    peft = {"peft_config": LORA} if sharing in ("adapters", "peft") else {}
+    if "eval_strategy" in settings:
+        peft["eval_dataset"] = problems.select(range(2))
+        settings = {**settings, "per_device_eval_batch_size": 4}
+    steps = settings.get("max_steps", 10)
     settings = {
-        "policy_sharing": sharing,
+        "policy_sharing": "separate" if sharing == "peft" else sharing,
         "max_steps": steps,
         "save_strategy": "steps",
         "save_steps": 1,
         "weight_decay": 0.1,
-        "log_completions": False,
         **settings,
     }
     args = make_config(**settings)
     whole, digest = run(model, args, problems, credit, **peft)
-    assert sum(json.loads(row)["epoch"] > 1 for row in logged(whole)) > 0 or "mid" in case
+    assert sum(json.loads(row)["epoch"] > 1 for row in logged(whole)) > 0 or "mid" in case or steps < 6
     for step in range(1, steps + 1):
         again = make_config(**settings, output_dir=str(tmp_path / f"again{step}"))
         checkpoint = f"{args.output_dir}/checkpoint-{step}"
@@ -116,3 +140,53 @@ def test_resuming_at_every_step_is_the_run_that_never_stopped(case, model_dirs, 
             assert_identical(digest, copy)
         else:
             assert all(torch.equal(w, copy.weights[n]) for n, w in digest.weights.items())
+
+
+def test_an_iterable_dataset_is_continued_in_its_first_pass_and_refused_after(
+    model_dirs, make_config, problems, tmp_path
+):
+    model, stream = model_dirs["qwen3"], problems.to_iterable_dataset()
+    settings = {"policy_sharing": "shared", "max_steps": 8, "save_strategy": "steps", "save_steps": 1}
+    args = make_config(**settings)
+    whole, digest = run(model, args, stream)
+    again = make_config(**settings, output_dir=str(tmp_path / "again"))
+    resumed, copy = run(model, again, stream, resume=f"{args.output_dir}/checkpoint-4")
+    assert logged(resumed) == logged(whole)
+    assert_identical(digest, copy)
+    with pytest.raises(ValueError, match="`train_dataset` is an iterable in its 2. pass, and only the first"):
+        run(model, again, stream, resume=f"{args.output_dir}/checkpoint-7")
+
+
+def test_a_checkpoint_saved_over_another_leaves_one_complete_at_any_time(tmp_path):
+    folder = tmp_path / "checkpoint-2"
+    folder.mkdir()
+    (folder / "weights").write_text("old")
+    write_manifest(folder, {}, ranks=())
+    put_aside(folder)
+    assert not folder.exists() and find_last_checkpoint(tmp_path).name == "replaced-checkpoint-2"
+    folder.mkdir()
+    (folder / "weights").write_text("ne")
+    assert find_last_checkpoint(tmp_path).name == "replaced-checkpoint-2"  # the new one is half-written
+    write_manifest(folder, {}, ranks=())
+    assert find_last_checkpoint(tmp_path) == folder
+    rotate_complete_checkpoints(tmp_path, None, {folder})
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_a_checkpoint_without_a_processs_part_is_not_declared_complete(tmp_path):
+    (tmp_path / "run_state_0.pth").write_text("state")
+    with pytest.raises(OSError, match=r"lacks \['run_state_1.pth'\].* `save_on_each_node=True`"):
+        write_manifest(tmp_path, {}, ranks=range(2))
+    assert find_defects(tmp_path)
+
+
+def test_each_process_looks_for_its_own_part(tmp_path):
+    """With a disk per node, the second node's checkpoint has the second process's part only."""
+    (tmp_path / "run_state_1.pth").write_text("state")
+    settings = {"roles": ["thinker", "solver"], "world_size": 2, "train_dataset rows": 6}
+    write_manifest(tmp_path, settings, ranks=[1])
+    check_checkpoint(tmp_path, settings, rank=1)
+    with pytest.raises(ValueError, match="has no run_state_0.pth, this process's part"):
+        check_checkpoint(tmp_path, settings, rank=0)
+    with pytest.raises(ValueError, match="`world_size` was 2 and is 4"):
+        check_checkpoint(tmp_path, {**settings, "world_size": 4}, rank=1)

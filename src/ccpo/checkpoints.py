@@ -10,7 +10,7 @@ import shutil
 import signal
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -29,9 +29,11 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "ccpo_checkpoint.json"  # written last: a checkpoint without it is half-written
 RUN_STATE = "run_state_{rank}.pth"
+ASIDE = "replaced-"  # before the name of a checkpoint over which another one is being saved
 # Arguments that decide which rows come when, whose turn it is and how a buffered batch is cut.
 _SAME_ARGUMENTS = (
     "policy_sharing",
+    "advantage_estimator",
     "schedule",
     "alternate_period",
     "start_role",
@@ -57,7 +59,9 @@ def run_settings(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
     elif trainer.is_fsdp_enabled:
         backend = f"{backend}{accelerator.state.fsdp_plugin.fsdp_version}"
     return {
+        "topology": type(trainer.topology).__name__,
         "roles": list(trainer.roles),
+        "credit": trainer.credit,
         "world_size": accelerator.num_processes,
         "backend": backend,
         "train_dataset rows": len(dataset) if hasattr(dataset, "__len__") else None,
@@ -75,30 +79,61 @@ def _model_settings(trainer: MultiAgentGRPOTrainer, role: str) -> dict[str, Any]
     model = model.policies[role] if isinstance(model, RolePolicies) else model
     settings = json.loads(model.config.to_json_string(use_diff=False))
     settings = {key: value for key, value in settings.items() if key not in _NOT_THE_MODEL and key[0] != "_"}
-    if adapters := getattr(model, "peft_config", None):
-        adapter = adapters.get(role) or next(iter(adapters.values()))
-        for key in ("r", "lora_alpha", "target_modules"):
-            value = getattr(adapter, key, None)
-            settings[f"adapter's {key}"] = sorted(value) if isinstance(value, set) else value
+    adapters = getattr(model, "peft_config", None)
+    adapter = (adapters.get(role) or next(iter(adapters.values()))).to_dict() if adapters else {}
+    settings["adapter"] = {
+        key: sorted(value) if isinstance(value, set) else value
+        for key, value in adapter.items()
+        if key not in ("inference_mode", "revision", "peft_version")
+    }
     return settings
+
+
+def describe(allocator: Any) -> str:
+    """A credit allocator with its settings."""
+    settings = {
+        name: value
+        for name, value in vars(allocator).items()
+        if not name.startswith("_") and isinstance(value, bool | int | float | str)
+    }
+    return f"{type(allocator).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
 
 
 # ---- Complete or not ----
 
 
-def write_manifest(folder: Path, settings: dict[str, Any]) -> None:
+def write_manifest(folder: Path, settings: dict[str, Any], *, ranks: Iterable[int], passes: int = 1) -> None:
     """
     Declare a checkpoint complete: the sizes of its files, and `run_settings`, in one atomic write.
 
-    To be called when every process has written its part.
+    To be called when every process has written its part; all files are on the disk then.
+
+    Args:
+        folder (`Path`): the checkpoint.
+        settings (`dict`): [`run_settings`].
+        ranks (`Iterable[int]`): processes whose [`run_state`] must be there; none if only the models are saved.
+        passes (`int`, defaults to 1): how often the dataset has been begun.
+
+    Raises:
+        `OSError`: the part of a process is not there.
     """
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
+    names = {str(path.relative_to(folder)): path for path in sorted(files) if not path.name.startswith(".nfs")}
+    if missing := [RUN_STATE.format(rank=rank) for rank in ranks if RUN_STATE.format(rank=rank) not in names]:
+        raise OSError(
+            f"{folder} lacks {missing}, which other processes wrote elsewhere. With a disk per node, set "
+            "`save_on_each_node=True`."
+        )
+    for path in names.values():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
     manifest = {
         "settings": settings,
+        "passes": passes,
         "versions": {name: version(name) for name in ("ccpo", "trl", "transformers", "torch", "accelerate")},
-        "files": {str(path.relative_to(folder)): path.stat().st_size for path in files},
+        "files": {name: path.stat().st_size for name, path in names.items()},
     }
-    unfinished = folder / f".{MANIFEST}"
+    unfinished = folder / f".{MANIFEST}.{os.getpid()}"
     with open(unfinished, "w", encoding="utf-8") as file:
         json.dump(manifest, file, indent=2)
         file.flush()
@@ -134,12 +169,15 @@ def find_last_checkpoint(output_dir: str | Path) -> Path:
     Raises:
         `ValueError`: there is none.
     """
-    defective = []
-    for folder in reversed(sort_checkpoints(str(output_dir))):
+    defective, aside = [], Path(output_dir).glob(f"{ASIDE}*")
+    folders = [Path(folder) for folder in [*sort_checkpoints(str(output_dir)), *aside]]
+    folders = [folder for folder in folders if re.fullmatch(rf"({ASIDE})?{PREFIX_CHECKPOINT_DIR}-\d+", folder.name)]
+    # The latest step first; of the same step, what was put aside for another comes after it.
+    for folder in sorted(folders, key=lambda path: (-int(path.name.split("-")[-1]), path.name.startswith(ASIDE))):
         if not (defects := find_defects(folder)):
             for line in defective:
                 logger.warning("Passing over a checkpoint that is not complete: %s.", line)
-            return Path(folder)
+            return folder
         defective.append(f"{folder} ({'; '.join(defects)})")
     found = f"only incomplete ones: {', '.join(defective)}" if defective else "no checkpoint-<step> folder"
     raise ValueError(
@@ -148,31 +186,42 @@ def find_last_checkpoint(output_dir: str | Path) -> Path:
     )
 
 
-def check_checkpoint(folder: Path, settings: dict[str, Any]) -> None:
+def check_checkpoint(folder: Path, settings: dict[str, Any], rank: int = 0) -> None:
     """
     Make sure that a run of these `settings` can continue from a checkpoint exactly.
 
     Raises:
         `ValueError`: a file is missing or truncated, the checkpoint holds the models only, or a setting differs.
     """
+    name = f"`resume_from_checkpoint={str(folder)!r}`"
     if defects := find_defects(folder):
         raise ValueError(
-            f"`resume_from_checkpoint={str(folder)!r}` is not a complete checkpoint: {'; '.join(defects)}. Give "
-            "another one, or `True` for the last complete one in `output_dir`."
+            f"{name} is not a complete checkpoint: {'; '.join(defects)}. Give another one, or `True` for the last "
+            "complete one in `output_dir`."
         )
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     start_anew = f"start a new run from its models, model={{{', '.join(f'{r!r}: ...' for r in settings['roles'])}}}"
-    if RUN_STATE.format(rank=0) not in manifest["files"]:
+    if not any(re.fullmatch(RUN_STATE.format(rank=r"\d+"), file) for file in manifest["files"]):
         raise ValueError(
-            f"`resume_from_checkpoint={str(folder)!r}` has no {RUN_STATE.format(rank=0)}: it was saved with "
-            f"`save_only_model=True`, without optimizer and state. Give another one, or {start_anew}."
+            f"{name} has no {RUN_STATE.format(rank=rank)}: it was saved with `save_only_model=True`, without "
+            f"optimizer and state. Give another one, or {start_anew}."
         )
-    saved, now = manifest["settings"], json.loads(json.dumps(settings))
-    if differ := [name for name in now if name in saved and saved[name] != now[name]]:
-        what = "; ".join(f"`{name}` was {saved.get(name)!r} and is {now[name]!r}" for name in differ)
+    saved, now = manifest["settings"], json.loads(json.dumps(settings, default=str))
+    if differ := [key for key in now if key in saved and saved[key] != now[key]]:
+        what = "; ".join(f"`{key}` was {saved[key]!r} and is {now[key]!r}" for key in differ)
         raise ValueError(
-            f"`resume_from_checkpoint={str(folder)!r}` comes from another set-up, and a run continued in this one "
-            f"would not be the same run: {what}. Set it back, or {start_anew}."
+            f"{name} comes from another set-up, and a run continued in this one would not be the same run: {what}. "
+            f"Set it back, or {start_anew}."
+        )
+    if RUN_STATE.format(rank=rank) not in manifest["files"]:
+        raise ValueError(
+            f"{name} has no {RUN_STATE.format(rank=rank)}, this process's part. With `save_on_each_node=True`, each "
+            "node must read its own disk's checkpoint."
+        )
+    if settings["train_dataset rows"] is None and manifest.get("passes", 1) > 1:
+        raise ValueError(
+            f"{name}: `train_dataset` is an iterable in its {manifest['passes']}. pass, and only the first can be "
+            f"continued. Give a Dataset, or {start_anew}."
         )
 
 
@@ -182,22 +231,34 @@ def remove_checkpoint(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+def put_aside(folder: Path) -> None:
+    """Make room for another checkpoint of the same step; a complete one is kept until that one is, too."""
+    if find_defects(folder):
+        remove_checkpoint(folder)
+    else:
+        remove_checkpoint(folder.with_name(ASIDE + folder.name))
+        os.rename(folder, folder.with_name(ASIDE + folder.name))
+
+
 def rotate_complete_checkpoints(output_dir: str | Path, limit: int | None, keep: set[Path]) -> None:
     """
-    Delete checkpoints beyond `limit`: the incomplete first, then the oldest.
+    Delete what was put aside, and checkpoints beyond `limit`: the incomplete first, then the oldest.
 
     Args:
-        output_dir (`str` or `Path`): where the checkpoints are.
-        limit (`int`, *optional*): `save_total_limit`; `None` or 0 deletes nothing.
+        output_dir (`str` or `Path`): where the checkpoints are, the last one complete.
+        limit (`int`, *optional*): `save_total_limit`; `None` or 0 deletes no other checkpoint.
         keep (`set[Path]`): never deleted: the last complete one, and the best.
     """
+    for folder in Path(output_dir).glob(f"{ASIDE}{PREFIX_CHECKPOINT_DIR}-*"):
+        remove_checkpoint(folder)
     if not limit or limit < 0:
         return
+    kept = {folder.resolve() for folder in keep}
     folders = [Path(folder) for folder in sort_checkpoints(str(output_dir), use_mtime=True)]
     folders = [folder for folder in folders if re.fullmatch(rf"{PREFIX_CHECKPOINT_DIR}-\d+", folder.name)]
     excess = len(folders) - limit
     for folder in sorted(folders, key=lambda folder: not find_defects(folder)):
-        if excess > 0 and folder not in keep:
+        if excess > 0 and folder.resolve() not in kept:
             remove_checkpoint(folder)
             excess -= 1
 
@@ -217,7 +278,7 @@ def run_state(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
         "step": trainer._step,
         "buffered_inputs": trainer._buffered_inputs if trainer._step % batch else None,  # else it generates anew
         "metrics": _plain(trainer._metrics),
-        "logs": _plain(trainer._logs),
+        "logs": _plain({name: values for name, values in trainer._logs.items() if name != "images"}),
         "loss": trainer._tr_loss.item(),
         "last_logged_step": trainer._globalstep_last_logged,
         "allocators": [allocator.state_dict() for allocator in trainer.allocators],
@@ -226,7 +287,11 @@ def run_state(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
 
 def load_run_state(trainer: MultiAgentGRPOTrainer, state: dict[str, Any]) -> None:
     """Put back what [`run_state`] took, once the training loop has set itself up."""
-    trainer._step, trainer._buffered_inputs = state["step"], state["buffered_inputs"]
+    trainer._step, batches, device = state["step"], state["buffered_inputs"], trainer.accelerator.device
+    trainer._buffered_inputs = batches and [
+        {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+        for batch in batches
+    ]
     for mode, metrics in state["metrics"].items():
         for name, values in metrics.items():
             trainer._metrics[mode][name] = values
@@ -257,44 +322,82 @@ def _plain(value: Any) -> Any:
 # ---- Preemption ----
 
 
-class StopOnSigterm(TrainerCallback):
+class SaveCallback(TrainerCallback):
     """
-    On SIGTERM: finish the optimizer step, save a checkpoint, stop. All processes do so if one got the signal.
+    When to save beyond `save_strategy`.
 
-    `transformers`' `enable_jit_checkpoint` saves between backward pass and optimizer step, and each process on its
-    own: what it saves cannot be continued exactly.
+    On SIGTERM: finish the optimizer step, save a checkpoint, stop. All processes do so if one got the signal.
+    (`transformers`' `enable_jit_checkpoint` saves between backward pass and optimizer step, and each process on its
+    own: what it saves cannot be continued exactly.)
+
+    At an epoch's last step: save when the epoch has ended, for a resumed run does not repeat what is logged and
+    evaluated there.
 
     Attributes:
-        stopped (`bool`): whether the run ended for that reason.
+        stopped (`bool`): whether the run ended by SIGTERM.
+        deferred (`bool`): whether a checkpoint waits for the epoch's end.
+        passes (`int`): how often the dataset has been begun.
     """
 
     def __init__(self, accelerator):
         self.accelerator = accelerator
-        self.received = self.stopped = False
+        self.received = self.stopped = self.deferred = False
+        self.epoch_ended, self.passes = False, 0
 
     @contextmanager
-    def installed(self) -> Iterator[None]:
+    def listening(self) -> Iterator[None]:
         """Listen to SIGTERM. Off the main thread Python cannot, and the signal keeps its meaning."""
-        self.received = self.stopped = False
+        self.received = self.stopped = self.deferred = False
+        self.passes = 0
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         previous = signal.signal(signal.SIGTERM, self._receive)
         try:
             yield
+            self.stopped |= self.received  # during the last evaluation, say: little time is left
         finally:
-            signal.signal(signal.SIGTERM, previous)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
 
     def _receive(self, signum, frame):
         self.received = True
+
+    def is_last_of_epoch(self, state) -> bool:
+        """Whether the step that has ended is its epoch's last, and the epoch's end is still to come."""
+        return not self.epoch_ended and float(state.epoch).is_integer()
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.passes += 1
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.epoch_ended = self.deferred = False
 
     def on_step_end(self, args, state, control, **kwargs):
         received = torch.tensor([float(self.received)], device=self.accelerator.device)
         if self.accelerator.reduce(received, reduction="sum").item() > 0:
             self.stopped = control.should_save = control.should_training_stop = True
-            logger.warning(
-                "SIGTERM: saving %s-%d in %s and stopping. Continue with `--resume_from_checkpoint true`.",
-                PREFIX_CHECKPOINT_DIR,
-                state.global_step,
-                args.output_dir,
-            )
+            if self.accelerator.is_main_process:
+                logger.warning(
+                    "SIGTERM: saving %s-%d in %s and stopping. Continue with `--resume_from_checkpoint true`.",
+                    PREFIX_CHECKPOINT_DIR,
+                    state.global_step,
+                    args.output_dir,
+                )
+        if control.should_save and self.is_last_of_epoch(state):
+            control.should_save, self.deferred = False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.epoch_ended = True
+        control.should_save |= self.deferred
+
+
+class IgnoreSigterm:
+    """A data worker's start: the end of a job is its parent's business."""
+
+    def __init__(self, then):
+        self.then = then
+
+    def __call__(self, worker_id: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.then is not None:
+            self.then(worker_id)

@@ -77,6 +77,11 @@ def check_arguments(
                 f"`merge_adapters=True` loads the base from where it came from, but the model of role {role!r} came "
                 "from nowhere. Save it with save_pretrained and pass the folder, or set `merge_adapters=False`."
             )
+    if args.enable_jit_checkpoint:
+        raise ValueError(
+            "`enable_jit_checkpoint=True` saves inside a step, which cannot be continued exactly. Set it to False: "
+            "SIGTERM saves after the step without it."
+        )
     solos = args.num_solos or args.num_generations
     for allocator in allocators:
         if len(roles) == 1 and isinstance(allocator, CounterfactualCredit | SelfEvaluatedCredit):
@@ -109,7 +114,6 @@ def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
         ("cast_lm_head_to_fp32", "TRL casts the head of one model only"),
         ("sync_ref_model", "TRL's callback syncs one reference only"),
         ("use_adaptive_entropy", "one controller cannot hold the entropy of several policies"),
-        ("enable_jit_checkpoint", "it saves inside a step; SIGTERM saves after the step without it"),
     ):
         if getattr(args, name):
             raise ValueError(f"`{name}=True` is not supported with several roles ({why}). Set `{name}=False`.")

@@ -92,7 +92,7 @@ def _recipe(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
     args, values = trainer.args, trainer.args.to_dict()  # tokens are masked there
     recipe: dict[str, Any] = {
         "topology": type(trainer.topology).__name__,
-        "credit": [_describe(allocator) for allocator in trainer.allocators],
+        "credit": trainer.credit,
         "policy_sharing": args.policy_sharing,
         "schedule": args.schedule,
     }
@@ -105,15 +105,6 @@ def _recipe(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
             if not field.name.endswith("_token"):
                 recipe.setdefault(field.name, value if isinstance(value, bool | int | float | str) else repr(value))
     return recipe
-
-
-def _describe(allocator: Any) -> str:
-    settings = {
-        name: value
-        for name, value in vars(allocator).items()
-        if not name.startswith("_") and isinstance(value, bool | int | float | str)
-    }
-    return f"{type(allocator).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
 
 
 def _on_the_hub(origin: str | None) -> str | None:

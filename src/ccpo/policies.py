@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
 from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from trl.models import prepare_deepspeed, prepare_fsdp
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model, get_config_model_id
 
@@ -240,6 +241,29 @@ def load_policies(model: nn.Module, folder: Path, roles: tuple[str, ...]) -> Non
         else:
             saved = type(policy).from_pretrained(folder / role, dtype=policy.dtype)
             policy.load_state_dict(saved.state_dict())
+
+
+def load_sharded_adapters(model: PeftModel, folder: Path, roles: tuple[str, ...]) -> None:
+    """
+    Load the adapters that [`save_policies`] wrote into a model sharded by FSDP2; in place, bit for bit.
+
+    accelerate keeps the active adapter only, under no name.
+
+    Raises:
+        `ValueError`: the folder has other weights than the adapter.
+    """
+    for role in roles:
+        saved = load_peft_weights(str(folder / role), device="cpu")
+        mine = {
+            name.replace(f".{role}", "", 1): p for name, p in model.named_parameters() if f".{role}." in f"{name}."
+        }
+        if mine.keys() != saved.keys():
+            raise ValueError(f"{folder / role} has other adapter weights: {sorted(mine.keys() ^ saved.keys())}.")
+        for name, parameter in mine.items():
+            weight = saved[name].to(parameter.device)
+            if isinstance(parameter, DTensor):
+                weight = distribute_tensor(weight, parameter.device_mesh, parameter.placements)
+            parameter.data.copy_(weight)
 
 
 def merge_adapter(folder: Path, args: Any, dtype: torch.dtype) -> None:

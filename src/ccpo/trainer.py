@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import shutil
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.utils import DistributedType, gather, set_seed
+from accelerate.utils import DistributedType, gather, gather_object, set_seed
+from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -20,11 +22,13 @@ from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model, get_c
 
 from .checkpoints import (
     RUN_STATE,
-    StopOnSigterm,
+    IgnoreSigterm,
+    SaveCallback,
     check_checkpoint,
+    describe,
     find_last_checkpoint,
     load_run_state,
-    remove_checkpoint,
+    put_aside,
     rotate_complete_checkpoints,
     run_settings,
     run_state,
@@ -43,6 +47,7 @@ from .policies import (
     build_policy,
     build_reference,
     load_policies,
+    load_sharded_adapters,
     merge_adapter,
     prepare_reference,
     save_policies,
@@ -50,6 +55,8 @@ from .policies import (
 )
 from .rewards import CreditAllocator, SharedCredit
 from .topology import ThinkSolve, Topology
+
+logger = logging.getLogger(__name__)
 
 
 class MultiAgentGRPOTrainer(GRPOTrainer):
@@ -120,6 +127,7 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         self.roles = self.topology.role_names
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         self.allocators = [f if isinstance(f, CreditAllocator) else SharedCredit(f) for f in reward_funcs]
+        self.credit = [describe(allocator) for allocator in self.allocators]  # as it is at the start
         models = models_by_role(model, args.policy_sharing, self.roles)
         check_arguments(models, self.allocators, args, train_dataset, self.topology, peft_config, eval_dataset)
         tokenizers = load_tokenizers(models, processing_class, args, train_dataset)
@@ -156,8 +164,8 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         self._finished_epochs = 0  # of the run that this one continues
         self._saved_step = None  # global step of the last checkpoint
         self._saves_checkpoint = False  # whether what is being saved is one
-        self._stop = StopOnSigterm(self.accelerator)
-        self.add_callback(self._stop)
+        self._saver = SaveCallback(self.accelerator)
+        self.add_callback(self._saver)
         if len(self.roles) > 1:
             self._init_roles(policies)
 
@@ -482,18 +490,42 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         """
         self._finished_epochs, self._saved_step = 0, None
         if resume_from_checkpoint:
-            last = resume_from_checkpoint is True
-            folder = find_last_checkpoint(self.args.output_dir) if last else Path(resume_from_checkpoint)
-            check_checkpoint(folder, run_settings(self))
+            folder = self._find_checkpoint(resume_from_checkpoint)
             self._finished_epochs = int(TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).epoch)
             resume_from_checkpoint = str(folder)
-        with self._stop.installed():
+            if self.args.ignore_data_skip:
+                logger.warning("`ignore_data_skip=True`: the resumed run sees other rows than the first would have.")
+        with self._saver.listening():
             return super().train(resume_from_checkpoint, *args, **kwargs)
+
+    def _find_checkpoint(self, resume_from_checkpoint: str | bool) -> Path:
+        """The checkpoint, checked by every process; what one finds wrong, all raise, lest the others wait."""
+        folder, error = None, None
+        try:
+            last = resume_from_checkpoint is True
+            folder = find_last_checkpoint(self.args.output_dir) if last else Path(resume_from_checkpoint)
+            check_checkpoint(folder, run_settings(self), self.args.process_index)
+        except ValueError as found:
+            error = str(found)
+        folders, errors = zip(*gather_object([(folder and folder.name, error)]), strict=True)
+        if any(errors):
+            raise ValueError(next(filter(None, errors)))
+        if len(set(folders)) > 1:
+            raise ValueError(
+                f"`resume_from_checkpoint=True`: the processes find different ones: {sorted(set(folders))}."
+            )
+        return folder
 
     @property
     def was_stopped(self) -> bool:
         """Whether SIGTERM ended the last `train()`, after a checkpoint."""
-        return self._stop.stopped
+        return self._saver.stopped
+
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        if self.args.dataloader_num_workers:
+            loader.worker_init_fn = IgnoreSigterm(loader.worker_init_fn)
+        return loader
 
     def _run_epoch(self, *args, **kwargs):
         if self.state.global_step >= self.state.max_steps:  # resumed at the end: `Trainer` would take one more step
@@ -511,12 +543,10 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         folder = Path(self._get_output_dir(trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         if self._saved_step == self.state.global_step:
             return  # nothing has changed, and saving over it would leave a moment without it
-        if self.args.should_save:
-            remove_checkpoint(folder)
+        if self.args.should_save and folder.is_dir():
+            put_aside(folder)
         self.accelerator.wait_for_everyone()
-        # `Trainer` deletes old checkpoints before this one is known to be complete.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self._saves_checkpoint = True
+        limit, self._saves_checkpoint = self.args.save_total_limit, True
         try:
             super()._save_checkpoint(model, trial)
         finally:
@@ -524,8 +554,7 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         self._complete_checkpoint(folder)
         best = self.state.best_model_checkpoint
         if self.args.should_save:
-            keep = {folder} | ({Path(best)} if best else set())
-            rotate_complete_checkpoints(folder.parent, limit, keep)
+            rotate_complete_checkpoints(folder.parent, limit, {folder} | ({Path(best)} if best else set()))
         self._saved_step = self.state.global_step
 
     def _finalize_training(self, *args, **kwargs):
@@ -537,13 +566,20 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             self.args.save_total_limit = limit
 
     def _determine_best_metric(self, metrics, trial) -> bool:
-        # `save_strategy="best"` saves by this alone, and a run that SIGTERM stops must be saved.
-        return super()._determine_best_metric(metrics, trial) or self._stop.stopped
+        # `save_strategy="best"` saves by this alone.
+        is_new_best = super()._determine_best_metric(metrics, trial)
+        if self._saver.is_last_of_epoch(self.state):
+            self._saver.deferred |= is_new_best
+            return False
+        return is_new_best or self._saver.stopped or self._saver.deferred
 
     def _complete_checkpoint(self, folder: Path) -> None:
         self.accelerator.wait_for_everyone()  # every process has written its part
         if self.args.should_save:
-            write_manifest(folder, run_settings(self))
+            everywhere = range(self.args.world_size)
+            local = [self.args.process_index] if self.args.save_on_each_node else everywhere
+            ranks = () if self.args.save_only_model else local
+            write_manifest(folder, run_settings(self), ranks=ranks, passes=self._saver.passes)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
@@ -553,9 +589,7 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
             file = Path(checkpoint) / RUN_STATE.format(rank=self.args.process_index)
-            device = self.accelerator.device
-            location = "cpu" if device.type == "cpu" else device  # torch does not restore to "cpu:0"
-            load_run_state(self, torch.load(file, map_location=location, weights_only=True))
+            load_run_state(self, torch.load(file, map_location="cpu", weights_only=True))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         untouched = []
@@ -576,13 +610,16 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             parameter.requires_grad_(True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        if len(self.roles) == 1 or self.is_fsdp_enabled:
+        adapters = isinstance(self.model, PeftModel) and self.roles[0] in self.model.peft_config
+        if self.is_fsdp_enabled and adapters:
+            load_sharded_adapters(self.model, Path(resume_from_checkpoint), self.roles)
+        elif len(self.roles) == 1 or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
             load_policies(self.model, Path(resume_from_checkpoint), self.roles)
 
     def _load_best_model(self) -> None:
-        if len(self.roles) == 1 or self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if len(self.roles) == 1 or self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
@@ -606,6 +643,9 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
                     merge_adapter(folder / role, self.args, self.model.dtype)
             write_model_cards(self, folder)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
+        if self._saves_checkpoint:
+            # `Trainer` would delete old ones before this one is known to be complete: `_save_checkpoint` does it.
+            self.args.save_total_limit = None
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         self._complete_checkpoint(Path(checkpoint_folder))  # what is pushed can be resumed from
