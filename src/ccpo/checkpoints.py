@@ -330,8 +330,8 @@ class SaveCallback(TrainerCallback):
     (`transformers`' `enable_jit_checkpoint` saves between backward pass and optimizer step, and each process on its
     own: what it saves cannot be continued exactly.)
 
-    At an epoch's last step: save when the epoch has ended, for a resumed run does not repeat what is logged and
-    evaluated there.
+    At the last step of an epoch, or of the run: save when the epoch has ended, for a resumed run does not repeat what
+    is logged and evaluated there.
 
     Attributes:
         stopped (`bool`): whether the run ended by SIGTERM.
@@ -364,7 +364,8 @@ class SaveCallback(TrainerCallback):
 
     def is_last_of_epoch(self, state) -> bool:
         """Whether the step that has ended is its epoch's last, and the epoch's end is still to come."""
-        return not self.epoch_ended and float(state.epoch).is_integer()
+        last = float(state.epoch).is_integer() or state.global_step >= state.max_steps
+        return last and not self.epoch_ended
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         self.passes += 1
