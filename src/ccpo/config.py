@@ -16,6 +16,11 @@ ROLE_KEYS = (
     "min_p",
     "repetition_penalty",
     "generation_kwargs",
+    "vllm_gpu_memory_utilization",
+    "vllm_server_base_url",
+    "vllm_server_host",
+    "vllm_server_port",
+    "vllm_group_port",
 )
 # Per key of a role that holds a number: its type, what it must satisfy, and that in words.
 _ROLE_NUMBERS = {
@@ -26,6 +31,9 @@ _ROLE_NUMBERS = {
     "top_k": (int, lambda x: x >= 0, "an integer >= 0; 0 switches it off"),
     "min_p": (float, lambda x: 0 <= x <= 1, "None or a number in [0, 1]; None switches it off"),
     "repetition_penalty": (float, lambda x: x > 0, "a finite number > 0; 1 switches it off"),
+    "vllm_gpu_memory_utilization": (float, lambda x: 0 < x <= 1, "a number in (0, 1]"),
+    "vllm_server_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
+    "vllm_group_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
 }
 _CHOICES = {
     "policy_sharing": ("separate", "shared", "adapters"),
@@ -48,7 +56,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
         role_kwargs (`dict[str, dict]`, *optional*):
             Per role what differs from the common value, e.g. `{"thinker": {"max_completion_length": 4096}}`. Keys:
             `max_completion_length`, `learning_rate`, `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`,
-            `generation_kwargs`.
+            `generation_kwargs`; with an engine per role `vllm_gpu_memory_utilization`, `vllm_server_base_url`,
+            `vllm_server_host`, `vllm_server_port`, `vllm_group_port`.
         merge_adapters (`bool`, *optional*, defaults to `False`):
             Whether `save_model` writes adapters merged into their base, as whole models. Checkpoints keep adapters.
 
@@ -58,6 +67,11 @@ class MultiAgentGRPOConfig(GRPOConfig):
             K, answers per thought.
         num_solos (`int`, *optional*):
             S, solo answers per prompt. Defaults to `num_generations`.
+
+        vllm_engine_per_role (`bool`, *optional*, defaults to `True`):
+            With `use_vllm` and separate policies: whether every role has an engine (or a server) of its own.
+            `vllm_gpu_memory_utilization` is for all engines together, in equal parts unless `role_kwargs` says
+            otherwise. `False`: one engine gets each role's weights in turn; the policies are of one architecture.
 
         > Parameters that control the credit
 
@@ -104,6 +118,13 @@ class MultiAgentGRPOConfig(GRPOConfig):
     num_solves: int = field(default=1, metadata={"help": "K, answers per thought."})
     num_solos: int | None = field(
         default=None, metadata={"help": "S, solo answers per prompt. Defaults to `num_generations`."}
+    )
+
+    vllm_engine_per_role: bool = field(
+        default=True,
+        metadata={
+            "help": "With vLLM and separate policies: an engine per role, or one with each role's weights in turn."
+        },
     )
 
     # Parameters that control the credit

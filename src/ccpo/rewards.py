@@ -18,6 +18,7 @@ from .credit.groups import check_coefficient, team_outcome
 from .prompts import fill, problem_text
 from .ratings import (
     MAX_RATING_TOKENS,
+    PAIRS,
     build_rating_messages,
     keep_end,
     parse_shares,
@@ -416,6 +417,10 @@ class SelfEvaluatedCredit(CreditAllocator):
                 f"`rating_mode='constrained'` needs a generator with `score`, {type(rater).__name__} has none. "
                 "Use TransformersGenerator or `rating_mode='generate'`."
             )
+        if getattr(rater, "draws_choices", False) and not self.rating_expectation:
+            replies = {verdict: rating_choices(verdict) for verdict in ("correct", "wrong")}  # which go on alike
+            drawn = rater.choose(prompts, [replies[verdict][0] for verdict in verdicts], replies["correct"][1])
+            return torch.tensor([PAIRS[i][0] for i in drawn])
         nine = {}
         for verdict in ("correct", "wrong"):
             prefix, choices = rating_choices(verdict)

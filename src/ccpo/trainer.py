@@ -35,10 +35,12 @@ from .checkpoints import (
     write_manifest,
 )
 from .checks import check_arguments, load_tokenizers, models_by_role
+from .clock import StepClock
 from .collection import Rollout, collect, log_rollout
 from .config import MultiAgentGRPOConfig
 from .credit import solo_baseline
 from .credit.advantages import correlation, estimate_advantages
+from .engines import RoleEngines, as_first_engine
 from .model_card import write_model_cards
 from .policies import (
     RolePolicies,
@@ -138,19 +140,20 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             set_seed(args.seed)
             source = copy.deepcopy(models[role]) if models[role] is models[first] else models[role]
             policies[role] = build_policy(source, args, tokenizers[role], peft_config, quantization_config)
-        super().__init__(
-            model=models[first],
-            reward_funcs=[allocator.outcome for allocator in self.allocators],
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=tokenizers[first],
-            reward_processing_classes=reward_processing_classes,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            quantization_config=quantization_config,
-            peft_config=peft_config,
-        )
+        with as_first_engine(args, self.roles):
+            super().__init__(
+                model=models[first],
+                reward_funcs=[allocator.outcome for allocator in self.allocators],
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=tokenizers[first],
+                reward_processing_classes=reward_processing_classes,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+            )
         self.reward_func_names = [
             get_callable_name(f) if isinstance(f, CreditAllocator) else name
             for f, name in zip(reward_funcs, self.reward_func_names, strict=True)
@@ -166,7 +169,9 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         self._saves_checkpoint = False  # whether what is being saved is one
         self._saver = SaveCallback(self.accelerator)
         self.add_callback(self._saver)
+        self._clock = StepClock(self._metrics)
         if len(self.roles) > 1:
+            self.add_callback(self._clock)
             self._init_roles(policies)
 
     def _init_roles(self, policies: dict[str, Any]) -> None:
@@ -199,6 +204,9 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
                     module._is_fsdp_managed_module = True
         self.callback_handler.model = self.model
         self.rollout_func = self._replay_samples
+        if self.use_vllm:
+            self.engines = RoleEngines(self)
+            set_seed(args.seed, device_specific=True)  # an engine's start sets the process's seed
         self._role_state = {role: self._settings(role, references[role]) for role in self.roles}
         rows = args.generation_batch_size * args.num_solves
         self._logs |= {key: deque(maxlen=rows) for key in ("prompt", "completion", "advantages")}
@@ -221,7 +229,24 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         eos = eos if tokenizer.eos_token_id in eos else [tokenizer.eos_token_id, *eos]
         names = ("max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
         settings = {name: self.args.for_role(role, name) for name in names}
-        sampling = {name: value for name, value in settings.items() if name != "max_completion_length"}
+        config = model.config.get_text_config()
+        coef = self.args.router_aux_loss_coef
+        coef = getattr(config, "router_aux_loss_coef", 0.0) if coef is None else coef
+        answers = 1 if role == "thinker" else self.args.num_solves
+        settings |= {
+            "processing_class": tokenizer,
+            "_tokenizer": tokenizer,
+            "eos_token_ids": eos,
+            "ref_model": reference,
+            "router_aux_loss_coef": coef,
+            "aux_loss_enabled": hasattr(config, "output_router_logits") and coef != 0.0,
+            "num_generations": self.num_generations * answers,
+            "num_generations_eval": self.num_generations_eval * answers,
+        }
+        overrides = self.args.for_role(role, "generation_kwargs") or {}
+        if self.use_vllm:
+            return settings | {"vllm_generation": self.engines.engines[role], "_engine_kwargs": overrides}
+        sampling = {name: settings[name] for name in names if name != "max_completion_length"}
         generation_kwargs = {
             **self.generation_kwargs,
             **sampling,
@@ -229,23 +254,11 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": eos,
-            **(self.args.for_role(role, "generation_kwargs") or {}),
+            **overrides,
         }
-        config = model.config.get_text_config()
-        coef = self.args.router_aux_loss_coef
-        coef = getattr(config, "router_aux_loss_coef", 0.0) if coef is None else coef
-        answers = 1 if role == "thinker" else self.args.num_solves
         return settings | {
-            "processing_class": tokenizer,
-            "_tokenizer": tokenizer,
-            "eos_token_ids": eos,
             "generation_kwargs": generation_kwargs,
             "generation_config": GenerationConfig(**generation_kwargs, disable_compile=True),
-            "ref_model": reference,
-            "router_aux_loss_coef": coef,
-            "aux_loss_enabled": hasattr(config, "output_router_logits") and coef != 0.0,
-            "num_generations": self.num_generations * answers,
-            "num_generations_eval": self.num_generations_eval * answers,
         }
 
     # ---- Roles and turns ----
@@ -262,9 +275,11 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         """
         self._activate(role)
         pending = set(self._pending_metrics)  # what outcome functions log is the team's
-        saved = {name: getattr(self, name) for name in self._role_state[role]}
+        saved = {name: getattr(self, name, None) for name in self._role_state[role]}
         metrics, self._metrics = self._metrics, {"train": defaultdict(list), "eval": defaultdict(list)}
         vars(self).update(self._role_state[role])
+        # TRL's mark that its engine has the newest weights: `engines` sees to that.
+        self._last_loaded_step = self.state.global_step
         try:
             yield
         finally:
@@ -324,6 +339,8 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         for parameter, gradient in self._held_gradients:
             parameter.grad = gradient
         self._held_gradients.clear()
+        if self.use_vllm:
+            self.engines.mark_changed(self._moved_roles)
 
     # ---- Rollout, outcome and credit ----
 
@@ -452,6 +469,10 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             total = loss + total.detach()
         return total  # `Trainer` runs the backward pass of the last role
 
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        with self._clock.measure("update"):
+            return super().training_step(model, inputs, num_items_in_batch)
+
     def _drop_last_gradients(self) -> None:
         """
         Zero what ZeRO-3 keeps of the last step's gradients.
@@ -489,6 +510,8 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             `ValueError`: an incomplete checkpoint, or one of another set-up.
         """
         self._finished_epochs, self._saved_step = 0, None
+        if self.use_vllm and len(self.roles) > 1:
+            self.engines.mark_changed(set(self.roles))
         if resume_from_checkpoint:
             folder = self._find_checkpoint(resume_from_checkpoint)
             self._finished_epochs = int(TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).epoch)
@@ -623,6 +646,8 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             super()._load_best_model()
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
+        if self.use_vllm and len(self.roles) > 1:
+            self.engines.mark_changed(set(self.roles))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         sharded = self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(

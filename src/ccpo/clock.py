@@ -1,0 +1,60 @@
+"""Where the time of a step goes, by arm."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformers import TrainerCallback
+
+ARMS = ("thought", "joint", "solo", "rating", "verify", "update")
+
+
+class StepClock(TrainerCallback):
+    """
+    Seconds of this process per arm, logged at the end of every optimizer step as `rollout/<arm>_seconds`.
+
+    An arm inside another's time counts for itself only. From the last loss to the end of the optimizer's step is
+    `update`, too.
+
+    Args:
+        metrics (`dict[str, dict[str, list]]`): the trainer's metrics; those of `"train"` get the seconds.
+    """
+
+    def __init__(self, metrics: dict):
+        self.metrics = metrics
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._inner = 0.0  # seconds that arms inside the current one took
+        self._loss_done: float | None = None
+
+    @contextmanager
+    def measure(self, arm: str) -> Iterator[None]:
+        """Count what happens inside for `arm`."""
+        outer, self._inner = self._inner, 0.0
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[arm] += spent - self._inner
+            self._inner = outer + spent
+            self._loss_done = time.perf_counter()
+
+    def split(self, arm: str, parts: dict[str, float]) -> None:
+        """Divide an arm's seconds among others in the proportion of `parts`."""
+        spent, total = self.seconds.pop(arm, 0.0), sum(parts.values())
+        for name, part in parts.items():
+            self.seconds[name] += spent * (part / total if total else 1 / len(parts))
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.seconds.clear()  # of an evaluation
+
+    def on_optimizer_step(self, args, state, control, **kwargs):
+        if self._loss_done is not None:
+            self.seconds["update"] += time.perf_counter() - self._loss_done
+            self._loss_done = None
+
+    def on_step_end(self, args, state, control, **kwargs):
+        for arm in ARMS:
+            self.metrics["train"][f"rollout/{arm}_seconds"].append(self.seconds[arm])
+        self.seconds.clear()

@@ -1,0 +1,169 @@
+"""The policies as generators: choices scored with the prompt read once, prompts tokenized once, time by arm."""
+
+import copy
+
+import pytest
+import torch
+import transformers
+from conftest import PRINTABLE, digit_outcome, make_tokenizer
+from peft import LoraConfig
+
+from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SharedCredit
+from ccpo.clock import ARMS, StepClock
+from ccpo.collection import PolicyGenerator
+from ccpo.ratings import rating_choices
+
+LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+torch.set_num_threads(1)
+
+
+def build(model_dirs, dataset, args, credit=SharedCredit, **kwargs):
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
+    model = model if args.policy_sharing == "separate" else model_dirs["qwen3"]
+    return MultiAgentGRPOTrainer(model, credit(digit_outcome), args, dataset, **kwargs)
+
+
+def scored_in_full(trainer, role, prompts, choices):
+    """Log-probability of each choice, one row at a time, nothing shared, nothing padded."""
+    trainer._activate(role)
+    tokenizer, rows = trainer.tokenizers[role], []
+    for prompt, texts in zip(prompts, choices, strict=True):
+        head = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True)["input_ids"]
+        for text in texts:
+            tail = tokenizer(text, add_special_tokens=False)["input_ids"]
+            with torch.no_grad():
+                logits = trainer.model(input_ids=torch.tensor([head + tail])).logits[0, len(head) - 1 : -1]
+            log_probs = (logits / trainer.args.for_role(role, "temperature")).log_softmax(-1)
+            rows.append(log_probs.gather(1, torch.tensor(tail)[:, None]).sum())
+    return torch.stack(rows).view(len(prompts), -1)
+
+
+@pytest.mark.parametrize("sharing", ["separate", "shared", "adapters"])
+def test_choices_score_as_without_sharing(sharing, model_dirs, chat_dataset, make_config):
+    """Prompts of several lengths in several batches, two verdicts, a temperature, activation checkpointing."""
+    settings = {"policy_sharing": sharing, "per_device_train_batch_size": 2, "num_generations": 2}
+    args = make_config(**settings, temperature=0.7, gradient_checkpointing=True)
+    peft = {"peft_config": copy.deepcopy(LORA)} if sharing == "adapters" else {}
+    trainer = build(model_dirs, chat_dataset, args, **peft)
+    prompts = [[{"role": "user", "content": "rate " * i}] for i in (1, 4, 2, 7, 3)]
+    replies = {verdict: rating_choices(verdict) for verdict in ("correct", "wrong")}
+    verdicts = ["correct", "wrong", "wrong", "correct", "correct"]
+    choices = [[replies[verdict][0] + text for text in replies[verdict][1]] for verdict in verdicts]
+    trainer.model.gradient_checkpointing_enable()
+    for role in ("thinker", "solver"):
+        rater = PolicyGenerator(trainer, role, "rating")
+        ours = rater.score(prompts, choices)
+        full = scored_in_full(trainer, role, prompts, choices)
+        torch.testing.assert_close(ours.softmax(-1), full.softmax(-1), rtol=0, atol=1e-5)
+        assert ours.softmax(-1).std() > 1e-3  # the nine differ
+        # What differs: "1, 0.9]}" of '... "pair": [0.1, 0.9]}'; characters are tokens here.
+        assert rater.scored_tokens == 5 * 8
+    assert trainer.model.is_gradient_checkpointing
+
+
+@pytest.mark.parametrize("kind", ["absolute positions", "sliding window", "linear attention"])
+def test_choices_score_so_in_other_architectures(kind, chat_dataset, make_config, tmp_path):
+    """Padding on the left moves no position; a state that cannot be repeated is not shared."""
+    tokenizer, size = make_tokenizer(PRINTABLE), {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "vocab_size": len(tokenizer)}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    if kind == "absolute positions":
+        config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, initializer_range=0.2, **ids)
+    elif kind == "sliding window":
+        config = transformers.Olmo3Config(**size, **ids, num_attention_heads=2, sliding_window=8)
+    else:
+        linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 2}
+        linear |= {"linear_key_head_dim": 16, "linear_value_head_dim": 16, "full_attention_interval": 2}
+        config = transformers.Qwen3_5TextConfig(**size, **heads, **ids, **linear)
+    torch.manual_seed(0)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    args = make_config(policy_sharing="shared")
+    trainer = MultiAgentGRPOTrainer(
+        str(tmp_path / "model"), SharedCredit(digit_outcome), args, chat_dataset, processing_class=tokenizer
+    )
+    prompts = [[{"role": "user", "content": "rate " * i}] for i in (1, 6, 3)]
+    prefix, texts = rating_choices("wrong")
+    choices = [[prefix + text for text in texts]] * 3
+    ours = PolicyGenerator(trainer, "solver", "rating").score(prompts, choices)
+    full = scored_in_full(trainer, "solver", prompts, choices)
+    torch.testing.assert_close(ours.softmax(-1), full.softmax(-1), rtol=0, atol=1e-4)
+
+
+def test_choices_of_several_lengths(model_dirs, chat_dataset, make_config):
+    """One is the beginning of another: its last token is not taken for common."""
+    trainer = build(model_dirs, chat_dataset, make_config())
+    prompts, choices = [[{"role": "user", "content": "x"}]], [["ab", "abcd", "abc", "q"]]
+    ours = PolicyGenerator(trainer, "solver", "rating").score(prompts, choices)
+    torch.testing.assert_close(ours, scored_in_full(trainer, "solver", prompts, choices), rtol=0, atol=1e-4)
+
+
+def test_a_text_is_tokenized_once(model_dirs, chat_dataset, make_config, monkeypatch):
+    """Groups of 4: one prompt for the thoughts; four joint prompts, as the thoughts differ, and one for the solos."""
+    trainer = build(model_dirs, chat_dataset, make_config(schedule="joint", max_steps=1), CounterfactualCredit)
+    counts, tokenize = [], trainer._tokenize_prompts
+    monkeypatch.setattr(trainer, "_tokenize_prompts", lambda prompts: counts.append(len(prompts)) or tokenize(prompts))
+    trainer.train()
+    assert counts == [1, 5]
+
+
+def test_every_step_logs_the_seconds_of_every_arm(model_dirs, chat_dataset, make_config):
+    settings = {"alternate_period": 1, "steps_per_generation": 2, "max_steps": 4, "per_device_train_batch_size": 2}
+    trainer = build(model_dirs, chat_dataset, make_config(**settings), CounterfactualCredit)
+    trainer.train()
+    rows = [{arm: row[f"rollout/{arm}_seconds"] for arm in ARMS} for row in trainer.state.log_history if "loss" in row]
+    assert len(rows) == 4 and all(seconds >= 0 for row in rows for seconds in row.values())
+    for row in rows:
+        assert row["update"] > 0 and row["rating"] == 0
+    thinker, buffered, solver, _ = rows
+    assert min(thinker[arm] for arm in ("thought", "joint", "solo", "verify")) > 0
+    assert {buffered[arm] for arm in ARMS if arm != "update"} == {0}  # the batch's second step draws nothing
+    assert solver["solo"] == 0 < solver["joint"]  # CCPO needs none in the Solver's turn
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock whose time the test sets."""
+    now = [0.0]
+    monkeypatch.setattr("ccpo.clock.time.perf_counter", lambda: now[0])
+    clock = StepClock({"train": {f"rollout/{arm}_seconds": [] for arm in ARMS}})
+    return clock, now
+
+
+def test_an_arm_inside_another_counts_for_itself(clock):
+    clock, now = clock
+    with clock.measure("update"):  # 0 to 20
+        now[0] = 1
+        with clock.measure("answers"):  # 1 to 12
+            now[0] = 3
+            with clock.measure("thought"):  # 3 to 7
+                now[0] = 7
+            now[0] = 12
+        with clock.measure("verify"):  # 12 to 13
+            now[0] = 13
+        clock.split("answers", {"joint": 300, "solo": 100})  # 7 seconds
+        now[0] = 20
+    now[0] = 22
+    clock.on_optimizer_step(None, None, None)
+    assert clock.seconds == {"thought": 4, "joint": 5.25, "solo": 1.75, "verify": 1, "update": 20 - 12 + 2}
+    clock.on_step_end(None, None, None)
+    logged = {arm: clock.metrics["train"][f"rollout/{arm}_seconds"] for arm in ARMS}
+    assert logged == {"thought": [4], "joint": [5.25], "solo": [1.75], "rating": [0], "verify": [1], "update": [10]}
+    assert not clock.seconds
+
+
+def test_what_an_evaluation_took_is_no_steps(clock):
+    clock, now = clock
+    with clock.measure("thought"):
+        now[0] = 5
+    clock.on_step_begin(None, None, None)
+    clock.on_step_end(None, None, None)
+    assert clock.metrics["train"]["rollout/thought_seconds"] == [0]
+
+
+def test_an_arm_without_tokens_is_split_evenly(clock):
+    clock, now = clock
+    with clock.measure("answers"):
+        now[0] = 4
+    clock.split("answers", {"joint": 0, "solo": 0})
+    assert clock.seconds == {"joint": 2, "solo": 2}
