@@ -1,42 +1,61 @@
 """
-Time of one CCPO step (joint schedule, K = 1, S = G) against what stock TRL needs for the same sequences and updates.
+Time of one CCPO step (K = 1, S = G) against stock TRL's for the same sequences, against shared credit's, and by arm.
 
-    python benchmarks/step_time.py
+    python benchmarks/step_time.py [--turns 15] [--steps 3]
 
-Stock TRL is a GRPOTrainer step of the Thinker, a GRPOTrainer step of the Solver, and the generation of as many solo
-answers by the Solver's trainer. All completions are numbers of the same fixed length, and the verifier judges as many.
-Ours and stock run in turn, and the ratio is taken within each turn; the median over the turns is reported. Writes
-`outputs/bench/step_time.json` with `ratio_vs_stock_trl`.
+Six trainers of the same tiny models are built once and train in turn, a few steps each; ratios are taken within a
+turn, and the median over the turns is reported. All completions are numbers of one fixed length; a verifier judges
+every answer, joint or solo.
+
+1. `ratio_vs_stock_trl`: CCPO, both roles trained, against stock TRL doing the same: a GRPOTrainer step of the Thinker,
+   a GRPOTrainer step of the Solver, and the generation and verdicts of as many solo answers by the Solver's trainer.
+2. `ccpo_over_shared`: CCPO against shared credit, both roles trained. The excess over 1 may be at most
+   `solo_token_share`, solo tokens / (thought + joint + solo tokens). `ccpo_over_shared_solver_block`: the same where
+   only the Solver is trained (schedule "alternate"), when CCPO needs no solos either.
+3. `arms`: seconds and tokens of each arm of those CCPO steps, as logged (`rollout/<arm>_seconds`); `accounted_share`
+   is the sum of the arms' seconds over the step's wall time, logging included.
+
+Writes `outputs/bench/step_time.json`.
 """
 
 import argparse
+import os
+import random
 import statistics
 import tempfile
 import time
 
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import torch
+from datasets import disable_progress_bars
 from transformers import PrinterCallback, TrainerCallback
 from transformers.utils import logging as hf_logging
 from trl import GRPOConfig, GRPOTrainer
 
-from ccpo import CounterfactualCredit, MathVerifier, MultiAgentGRPOConfig, MultiAgentGRPOTrainer
+from ccpo import CounterfactualCredit, MathVerifier, MultiAgentGRPOConfig, MultiAgentGRPOTrainer, SharedCredit
+from ccpo.clock import ARMS
 from ccpo.prompts import build_solo_messages, build_solver_messages, build_thinker_messages
 from ccpo.report import write_json
 from ccpo.tasks import arithmetic
 
 
 class StepTimer(TrainerCallback):
-    """Seconds between the ends of optimizer steps, the first left out."""
+    """Seconds of every step of the current `train()` but the first: from one's begin to the next, logging included."""
 
-    def __init__(self):
-        self.ends = []
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.moments = []
 
-    def on_step_end(self, *args, **kwargs):
-        self.ends.append(time.perf_counter())
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.moments.append(time.perf_counter())
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if state.global_step == state.max_steps and len(self.moments) == state.max_steps:
+            self.moments.append(time.perf_counter())
 
     @property
-    def median(self) -> float:
-        return statistics.median(b - a for a, b in zip(self.ends, self.ends[1:], strict=False))
+    def seconds(self) -> list[float]:
+        return [after - before for before, after in zip(self.moments[1:], self.moments[2:], strict=False)]
 
 
 class SoloGRPOTrainer(GRPOTrainer):
@@ -51,60 +70,116 @@ class SoloGRPOTrainer(GRPOTrainer):
         return super()._generate_and_score_completions(inputs)
 
 
-def run(cls, config_class, *, folder, dataset, tokenizer, reward, options, **kwargs) -> float:
-    """Median seconds of a step of a fresh trainer."""
-    settings = {
-        "output_dir": folder,
-        "per_device_train_batch_size": options.batch_size,
-        "num_generations": options.num_generations,
-        "max_completion_length": options.length,
-        "generation_kwargs": {"min_new_tokens": options.length, "suppress_tokens": options.suppress_tokens},
-        "max_steps": options.steps + 1,
-        "scale_rewards": "none",
-        "report_to": "none",
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "use_cpu": options.cpu,
-        "save_strategy": "no",
-        "logging_strategy": "no",
-        "disable_tqdm": True,
-    }
-    if config_class is MultiAgentGRPOConfig:
-        settings["schedule"] = "joint"
-        model = {role: arithmetic.build_policy(tokenizer, seed) for seed, role in enumerate(arithmetic.ROLES)}
-    else:
-        model = arithmetic.build_policy(tokenizer, 0)
-    timer = StepTimer()
-    trainer = cls(
-        model,
-        reward,
-        config_class(**settings),
-        dataset,
-        processing_class=tokenizer,
-        callbacks=[timer],
-        **kwargs,
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.topology = arithmetic.topology()
-    trainer.train()
-    return timer.median
+class Arm:
+    """
+    A trainer that trains a few steps whenever asked, and is timed.
+
+    Args:
+        reward: allocator or reward function.
+        options (`argparse.Namespace`): `steps`, `batch_size`, `num_generations`, `length`, `cpu`.
+        dataset ([`~datasets.Dataset`]): the problems.
+        folder (`str`): the output directory, never written to.
+        cls (`type`): the trainer's class.
+        models (`dict` or model, *optional*): built unless given.
+        settings: fields of the configuration to change.
+    """
+
+    def __init__(self, reward, options, dataset, folder, cls=MultiAgentGRPOTrainer, models=None, **settings):
+        team, tokenizer = issubclass(cls, MultiAgentGRPOTrainer), arithmetic.build_tokenizer()
+        digits = [i for token, i in tokenizer.get_vocab().items() if not token.isdigit()]
+        settings = {
+            "output_dir": folder,
+            "per_device_train_batch_size": options.batch_size,
+            "num_generations": options.num_generations,
+            "max_completion_length": options.length,
+            "generation_kwargs": {"min_new_tokens": options.length, "suppress_tokens": digits},
+            "max_steps": options.steps + 1,
+            "lr_scheduler_type": "constant",
+            "scale_rewards": "none",
+            "report_to": "none",
+            "bf16": False,
+            "gradient_checkpointing": False,
+            "use_cpu": options.cpu,
+            "save_strategy": "no",
+            "logging_steps": 1,
+            "disable_tqdm": True,
+            **settings,
+        }
+        if models is None:
+            models = {role: arithmetic.build_policy(tokenizer, seed) for seed, role in enumerate(arithmetic.ROLES)}
+            models = models if team else models["solver"]
+        self.timer, self.accounts, self.turns = StepTimer(), [], []
+        self.trainer = cls(
+            models,
+            reward,
+            (MultiAgentGRPOConfig if team else GRPOConfig)(**settings),
+            dataset,
+            processing_class=tokenizer,
+            callbacks=[self.timer],
+            **({"topology": arithmetic.topology()} if team else {}),
+        )
+        self.trainer.remove_callback(PrinterCallback)
+        self.trainer.topology = arithmetic.topology()
+
+    def turn(self) -> float:
+        """Median seconds of a step; what the arms of those steps took is added to `accounts`."""
+        self.trainer.train()
+        seconds = self.timer.seconds
+        rows = [row for row in self.trainer.state.log_history if "loss" in row][1:]
+        for row, wall in zip(rows, seconds, strict=True):
+            arms = {arm: row.get(f"rollout/{arm}_seconds", 0.0) for arm in ARMS}
+            tokens = {f"{arm}_tokens": row.get(f"rollout/{arm}_tokens", 0.0) for arm in ARMS}
+            self.accounts.append({**arms, **tokens, "wall": wall, "share": sum(arms.values()) / wall})
+        self.turns.append(statistics.median(seconds))
+        return self.turns[-1]
+
+    def median(self, name: str) -> float:
+        """The median over all steps of an arm's seconds, `<arm>_tokens`, `wall` or `share`."""
+        return statistics.median(account[name] for account in self.accounts)
+
+
+def median_ratio(above: Arm, *below: Arm) -> tuple[float, list[float]]:
+    """The median over the turns of one arm's time over the sum of the others', and all of them."""
+    ratios = [one / sum(others) for one, *others in zip(above.turns, *(arm.turns for arm in below), strict=True)]
+    return statistics.median(ratios), ratios
+
+
+def take_turns(arms: dict[str, Arm], turns: int) -> None:
+    """One turn to warm up, then `turns` of them; every other one in the opposite order."""
+    for turn in range(turns + 1):
+        for arm in list(arms.values())[:: 1 if turn % 2 == 0 else -1]:
+            arm.turn()
+            if turn == 0:
+                arm.turns.clear(), arm.accounts.clear()
+        if turn:
+            print(f"turn {turn}:", *(f"{name} {arm.turns[-1]:.3f} s" for name, arm in arms.items()), sep="  ")
+
+
+def show_accounts(arm: Arm) -> None:
+    """Print the table of an arm's time and tokens."""
+    print(f"\n{'arm of a step':24}{'tokens':>10}{'seconds':>10}{'of the step':>13}")
+    for name in ARMS:
+        seconds, share = arm.median(name), statistics.median(a[name] / a["wall"] for a in arm.accounts)
+        print(f"{name:24}{arm.median(f'{name}_tokens'):10.0f}{seconds:10.4f}{share:13.1%}")
+    print(f"{'all of them':24}{'':10}{'':10}{arm.median('share'):13.1%}")
+    print(f"{'wall time':24}{'':10}{arm.median('wall'):10.4f}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--turns", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=3, help="timed in a turn, after one that is not")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--num_generations", type=int, default=8)
-    parser.add_argument("--length", type=int, default=12)
+    parser.add_argument("--length", type=int, default=12, help="tokens of every completion")
     parser.add_argument("--output", default="outputs/bench/step_time.json")
     options = parser.parse_args()
     options.cpu = not torch.cuda.is_available()
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
+    disable_progress_bars()
 
-    tokenizer, topology, verifier = arithmetic.build_tokenizer(), arithmetic.topology(), MathVerifier()
-    options.suppress_tokens = [i for token, i in tokenizer.get_vocab().items() if not token.isdigit()]
+    topology, verifier = arithmetic.topology(), MathVerifier()
     problems = arithmetic.build_dataset("train", size=512)
     thinker = problems.map(
         lambda row: {
@@ -112,44 +187,60 @@ def main() -> None:
             "problem": row["prompt"],
         }
     )
-    thought = "7+12=19"  # the length of a thought that the Solver reads
+    # What stock TRL's Solver reads: thoughts of the kind that the random Thinker writes, numbers below 300.
+    rng = random.Random(0)
+    thoughts = ["".join(str(rng.randrange(300)) for _ in range(options.length)) for _ in problems]
     solver = thinker.map(
-        lambda row: {"prompt": build_solver_messages(row["problem"], thought, topology.solver_prompt)}
+        lambda row, i: {"prompt": build_solver_messages(row["problem"], thoughts[i], topology.solver_prompt)},
+        with_indices=True,
     )
 
     def even(prompts, completions, **kwargs):
         return [float(len(completion) % 2) for completion in completions]  # the Thinker's credit costs stock nothing
 
-    rows = []
+    block = {"schedule": "alternate", "start_role": "solver", "alternate_period": 10**9}
     with tempfile.TemporaryDirectory() as folder:
-        for turn in range(options.repeats):
-            credit = CounterfactualCredit(verifier)
-            common = {"tokenizer": tokenizer, "options": options, "folder": folder}
-            ours = run(
-                MultiAgentGRPOTrainer,
-                MultiAgentGRPOConfig,
-                dataset=problems,
-                reward=credit,
-                topology=topology,
-                **common,
-            )
-            think = run(GRPOTrainer, GRPOConfig, dataset=thinker, reward=even, **common)
-            solve = run(SoloGRPOTrainer, GRPOConfig, dataset=solver, reward=verifier, **common)
-            rows.append((ours, think, solve, ours / (think + solve)))
-            print(f"turn {turn + 1}: ours {ours:.3f} s, stock {think:.3f} + {solve:.3f} s, ratio {rows[-1][-1]:.3f}")
-    medians = [statistics.median(column) for column in zip(*rows, strict=True)]
-    print(f"\n{'':24}{'seconds per step':>18}")
-    for label, value in zip(("CCPO, both roles", "TRL, Thinker", "TRL, Solver and solos"), medians, strict=False):
-        print(f"{label:24}{value:18.3f}")
-    print(f"{'ratio (median of turns)':24}{medians[-1]:18.3f}")
+        common = {"options": options, "folder": folder}
+        arms = {
+            "ccpo": Arm(CounterfactualCredit(verifier), dataset=problems, schedule="joint", **common),
+            "shared": Arm(SharedCredit(verifier), dataset=problems, schedule="joint", **common),
+            "stock_thinker": Arm(even, dataset=thinker, cls=GRPOTrainer, **common),
+            "stock_solver": Arm(verifier, dataset=solver, cls=SoloGRPOTrainer, **common),
+            "ccpo_solver_block": Arm(CounterfactualCredit(verifier), dataset=problems, **block, **common),
+            "shared_solver_block": Arm(SharedCredit(verifier), dataset=problems, **block, **common),
+        }
+        take_turns(arms, options.turns)
+
+    ccpo = arms["ccpo"]
+    against_stock, stock_ratios = median_ratio(ccpo, arms["stock_thinker"], arms["stock_solver"])
+    against_shared, shared_ratios = median_ratio(ccpo, arms["shared"])
+    in_block, block_ratios = median_ratio(arms["ccpo_solver_block"], arms["shared_solver_block"])
+    tokens = {arm: ccpo.median(f"{arm}_tokens") for arm in ("thought", "joint", "solo")}
     result = {
-        "ratio_vs_stock_trl": medians[-1],
-        "ratios": [row[-1] for row in rows],
-        "ccpo_seconds": medians[0],
-        "stock_thinker_seconds": medians[1],
-        "stock_solver_seconds": medians[2],
-        "settings": {name: value for name, value in vars(options).items() if name != "suppress_tokens"},
+        "ratio_vs_stock_trl": against_stock,
+        "ccpo_over_shared": against_shared,
+        "solo_token_share": tokens["solo"] / sum(tokens.values()),
+        "ccpo_over_shared_solver_block": in_block,
+        "accounted_share": ccpo.median("share"),
+        "seconds": {name: statistics.median(arm.turns) for name, arm in arms.items()},
+        "arms": {arm: {"seconds": ccpo.median(arm), "tokens": ccpo.median(f"{arm}_tokens")} for arm in ARMS},
+        "solver_block_accounted_share": arms["ccpo_solver_block"].median("share"),
+        "solver_block_solo_tokens": arms["ccpo_solver_block"].median("solo_tokens"),
+        "ratios": {"stock_trl": stock_ratios, "shared": shared_ratios, "shared_solver_block": block_ratios},
+        "settings": vars(options),
     }
+    labels = ("CCPO", "shared credit", "TRL, Thinker", "TRL, Solver and solos", "CCPO, Solver block")
+    print(f"\n{'':36}{'seconds per step':>18}")
+    for label, value in zip((*labels, "shared credit, Solver block"), result["seconds"].values(), strict=True):
+        print(f"{label:36}{value:18.4f}")
+    print(f"\n{'median of the turns':36}{'figure':>18}{'goal':>12}")
+    for label, value, goal in (
+        ("CCPO / stock TRL", against_stock, 1.10),
+        ("CCPO / shared credit", against_shared, 1 + result["solo_token_share"]),
+        ("CCPO / shared, Solver block", in_block, 1.0),
+    ):
+        print(f"{label:36}{value:18.3f}{goal:12.3f}")
+    show_accounts(ccpo)
     print(write_json(result, options.output))
 
 

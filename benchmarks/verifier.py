@@ -1,12 +1,20 @@
 r"""
 Pairs per second of [`MathVerifier`] beside TRL's `accuracy_reward`, on the same pairs.
 
-    python benchmarks/verifier.py [--pairs 2000] [--repeats 5] [--num_workers N]
+    python benchmarks/verifier.py [--pairs 2000] [--repeats 5] [--num_workers N] [--data FOLDER]
 
 Every repeat draws fresh pairs (no cache of an earlier one helps) and runs both on them, in alternating order. Half of
 the pairs are right. Problems and gold answers are those of the MATH and GSM8K training sets in `../shared/data`, half
-each; where that folder is absent, generated arithmetic. Writes `outputs/bench/verifier.json`: `throughput_ratio`, the
-median over the repeats of ours divided by TRL's, and `agreement`, the share of pairs with the same verdict.
+each; where that folder is absent, generated arithmetic. Then the pairs are judged once more with 1 % of hanging ones
+among them (towers of powers, deep parentheses), all distinct, by a verifier with a time limit of `--hanging_timeout`.
+A worker that hangs ends at the limit, or is killed `GRACE_SECONDS` later, and another one starts in its place:
+
+    bound = seconds without the hanging pairs + ceil(hanging pairs / workers) * (limit + GRACE_SECONDS)
+
+of which the first is measured in the same repeat. Writes `outputs/bench/verifier.json`:
+`throughput_ratio`, the median over the repeats of ours divided by TRL's; `agreement`, the share of pairs with the same
+verdict; `hanging_batch_seconds` and `hanging_bound_seconds` (medians), and `hanging_within_bound`, whether every batch
+ended within its own bound with every other pair judged as without the hanging ones.
 """
 
 import argparse
@@ -21,18 +29,19 @@ from pathlib import Path
 
 from trl.rewards import accuracy_reward
 
-from ccpo.verifier import MathVerifier
+from ccpo.report import write_json
+from ccpo.verifier import GRACE_SECONDS, MathVerifier
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-def load_problems(rng, n):
+def load_problems(rng, n, data=DATA):
     """`n` distinct `(text, gold answer)`, and where they are from."""
-    if not (DATA / "math_train.jsonl").exists():
+    if not (data / "math_train.jsonl").exists():
         numbers = [(rng.randint(2, 99), rng.randint(2, 99), rng.randint(2, 9)) for _ in range(n)]
         return [(f"What is ({a} + {b}) / {c}?", rf"\frac{{{a + b}}}{{{c}}}") for a, b, c in numbers], "arithmetic"
-    math_rows = [json.loads(line) for line in (DATA / "math_train.jsonl").open()]
-    gsm8k_rows = [json.loads(line) for line in (DATA / "gsm8k_train.jsonl").open()]
+    math_rows = [json.loads(line) for line in (data / "math_train.jsonl").open()]
+    gsm8k_rows = [json.loads(line) for line in (data / "gsm8k_train.jsonl").open()]
     problems = [(row["problem"], row["answer"].strip()) for row in rng.sample(math_rows, n - n // 2)]
     for row in rng.sample(gsm8k_rows, n // 2):
         reasoning, _, answer = row["answer"].rpartition("####")
@@ -57,14 +66,59 @@ def perturbed(rng, answer, other):
     return answer[:place] + rng.choice([d for d in "123456789" if d != answer[place]]) + answer[place + 1 :]
 
 
-def build_pairs(rng, n):
+def build_pairs(rng, n, data=DATA):
     """`(gold, completion)` of `n` problems, every other completion meant to be wrong."""
-    problems, source = load_problems(rng, n)
+    problems, source = load_problems(rng, n, data)
     pairs = []
     for index, (text, gold) in enumerate(problems):
         answer = perturbed(rng, gold, problems[index - 1][1]) if index % 2 else other_form(rng, gold)
         pairs.append((gold, f"Let us go step by step.\n\n{text}\n\nTherefore the answer is $\\boxed{{{answer}}}$."))
     return pairs, source
+
+
+def hanging_pair(index):
+    """A gold answer and a completion for which math-verify would run for minutes; no two alike."""
+    gold = rf"\frac{{{index + 1}}}{{{index + 8}}}"
+    if index % 2:
+        depth = 150 + index
+        return gold, rf"\boxed{{{'(' * depth}1{')' * depth}}}"
+    return gold, rf"\boxed{{9^{{9^{{9^{{{index + 9}}}}}}}}}"
+
+
+def judge_hanging(pairs, args):
+    """The pairs, 1 % of hanging ones spread among them: seconds, their bound, and whether all verdicts are right."""
+
+    def judge(verifier, chosen):
+        return verifier.score(gold=[gold for gold, _ in chosen], prediction=[text for _, text in chosen])
+
+    verifier = MathVerifier(timeout=args.hanging_timeout, num_workers=args.num_workers)
+    _, start = timed(judge, verifier, [(rf"\frac{{{index}}}{{7}}", "0.5") for index in range(1, 7)])
+    expected, ordinary = timed(judge, verifier, pairs)
+    count = max(1, round(len(pairs) / 99))
+    mixed, every = [], -(-len(pairs) // count)
+    for index in range(count):
+        mixed += [*pairs[index * every : (index + 1) * every], hanging_pair(index)]
+    warnings = []
+    log = logging.getLogger("ccpo.verifier")
+    log.propagate, handler = False, logging.Handler()
+    handler.emit = warnings.append
+    log.addHandler(handler)
+    scores, seconds = timed(judge, verifier, mixed)
+    log.removeHandler(handler)
+    hangs = {hanging_pair(index) for index in range(count)}
+    hung = [score for pair, score in zip(mixed, scores, strict=True) if pair in hangs]
+    others = [score for pair, score in zip(mixed, scores, strict=True) if pair not in hangs]
+    same = all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(others, expected, strict=True))
+    rounds = -(-count // verifier._pool.num_workers)
+    return {
+        "seconds": seconds,
+        "bound": ordinary + rounds * (args.hanging_timeout + GRACE_SECONDS),
+        "ordinary": ordinary,
+        "worker_start": start,
+        "hanging_pairs": count,
+        "timed_out": sum(record.args[0] for record in warnings),
+        "right": same and all(score != 1.0 for score in hung),
+    }
 
 
 def timed(function, *args):
@@ -74,14 +128,16 @@ def timed(function, *args):
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Throughput of MathVerifier beside TRL's accuracy_reward.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=2000, help="pairs per repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--num_workers", type=int, default=None, help="worker processes; by default MathVerifier's choice"
     )
+    parser.add_argument("--hanging_timeout", type=float, default=1.0, help="seconds per pair of the hanging batch")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the data sets")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--output_dir", default="outputs/bench")
+    parser.add_argument("--output", default="outputs/bench/verifier.json")
     args = parser.parse_args()
 
     rng = random.Random(args.seed)
@@ -95,11 +151,11 @@ def main():
         rewards = accuracy_reward([[{"content": text}] for _, text in pairs], [f"${gold}$" for gold, _ in pairs])
         return [math.nan if reward is None else 2 * reward - 1 for reward in rewards]
 
-    warm_up, source = build_pairs(rng, 16)
+    warm_up, source = build_pairs(rng, 16, args.data)
     ours(warm_up), trl(warm_up)
-    rates, n_agree, differences = {"ours": [], "trl": []}, 0, []
+    rates, n_agree, differences, hanging = {"ours": [], "trl": []}, 0, [], []
     for repeat in range(args.repeats):
-        pairs, _ = build_pairs(rng, args.pairs)
+        pairs, _ = build_pairs(rng, args.pairs, args.data)
         verdicts = {}
         for name, function in [("ours", ours), ("trl", trl)][:: 1 if repeat % 2 == 0 else -1]:
             verdicts[name], seconds = timed(function, pairs)
@@ -110,10 +166,17 @@ def main():
             if not same:
                 differences.append({"gold": gold, "prediction": text[-80:], "ours": str(a), "trl": str(b)})
 
+        hanging.append(judge_hanging(pairs, args))
+
     ratio = statistics.median(a / b for a, b in zip(rates["ours"], rates["trl"], strict=True))
     result = {
         "throughput_ratio": ratio,
         "agreement": n_agree / (args.pairs * args.repeats),
+        "hanging_batch_seconds": statistics.median(batch["seconds"] for batch in hanging),
+        "hanging_bound_seconds": statistics.median(batch["bound"] for batch in hanging),
+        "hanging_within_bound": all(batch["seconds"] <= batch["bound"] and batch["right"] for batch in hanging),
+        "hanging_batches": hanging,
+        "hanging_timeout": args.hanging_timeout,
         "pairs_per_second": rates,
         "pairs": args.pairs,
         "repeats": args.repeats,
@@ -121,17 +184,19 @@ def main():
         "source": source,
         "differences": differences[:100],
     }
-    path = Path(args.output_dir) / "verifier.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1))
-
     print(f"{args.pairs} pairs, {args.repeats} repeats, median (min to max); {source}")
     for name, label in (("ours", "MathVerifier"), ("trl", "TRL accuracy_reward")):
         r = rates[name]
         print(f"{label:<20} {statistics.median(r):8.0f} pairs/s   ({min(r):.0f} to {max(r):.0f})")
     print(f"{'ratio':<20} {ratio:8.2f}")
     print(f"{'agreement':<20} {result['agreement']:8.2%}")
-    print(f"Written to {path}")
+    times = "ordinary", "seconds", "bound"
+    print(f"\n{hanging[0]['hanging_pairs']} pairs more that hang, {args.hanging_timeout:g} s each at most; seconds")
+    print(f"{'repeat':<12}{'without them':>14}{'with them':>14}{'bound':>14}{'verdicts':>12}")
+    for repeat, batch in enumerate(hanging, start=1):
+        cells = "".join(f"{batch[name]:14.2f}" for name in times)
+        print(f"{repeat:<12}{cells}{'right' if batch['right'] else 'WRONG':>12}")
+    print(write_json(result, args.output))
 
 
 if __name__ == "__main__":
