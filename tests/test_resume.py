@@ -21,7 +21,7 @@ from ccpo.checkpoints import (
 
 ROLES = ("thinker", "solver")
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-CLOCK = ("time", "runtime", "per_second", "flos")  # what differs by the clock, in the log's keys
+CLOCK = ("time", "_second", "flos")  # what differs by the clock, in the log's keys
 CREDITS = {
     "ccpo": lambda: CounterfactualCredit(mixed_outcome),
     "sepo": lambda: SelfEvaluatedCredit(
