@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import gather, gather_object
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from trl.data_utils import is_conversational
 from trl.models.utils import disable_gradient_checkpointing
-from trl.trainer.utils import pad
 
 from .rewards import credit_metrics, rating_metrics
 from .rollout import Episodes, Prompt, assign_solos, run_episodes
+from .scoring import common_length, score_choices
 
 if TYPE_CHECKING:
     from .trainer import MultiAgentGRPOTrainer
@@ -109,67 +107,36 @@ class PolicyGenerator:
             self.scored_tokens += sum(map(len, drawn))
             return [choices.index(text) for text in tokenizer.batch_decode(drawn, skip_special_tokens=True)]
 
-    @torch.no_grad()
     def score(self, prompts: list[Prompt], choices: list[list[str]]) -> torch.Tensor:
         """
         Log-probability of each choice as the continuation of its prompt, at the policy's temperature.
 
-        Prompt, and the tokens that all choices of a prompt begin with, are read once. The same number of forward
-        passes for the same number of prompts: sharded weights are gathered in each.
+        The same number of forward passes for the same number of prompts: sharded weights are gathered in each.
 
         Args:
             prompts (`list`): length n.
             choices (`list[list[str]]`): the c choices of each prompt.
 
         Returns:
-            `torch.Tensor` of shape `(n, c)`, up to a constant per prompt: what the common beginning adds is left out.
+            `torch.Tensor` of shape `(n, c)`.
         """
         trainer = self.trainer
-        rows = []
-        with trainer.as_role(self.role), _without_checkpointing(trainer):
-            for ids, texts in zip(self._tokenize(prompts), choices, strict=True):
-                tails = trainer.processing_class(texts, add_special_tokens=False)["input_ids"]
-                common = len(os.path.commonprefix([*tails, tails[0][:-1]]))
-                rows.append((ids + tails[0][:common], [tail[common:] for tail in tails]))
-                self.scored_tokens += len(tails[0]) - common  # the choices are of one length, or nearly
+        checkpointing = trainer.args.gradient_checkpointing_kwargs
+        with trainer.as_role(self.role), disable_gradient_checkpointing(trainer.model, checkpointing):
+            tokenizer, prompt_ids = trainer.processing_class, self._tokenize(prompts)
+            choice_ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in choices]
+            # What decides, of one choice: they are of one length, or nearly.
+            self.scored_tokens += sum(len(own[0]) - common_length(own) for own in choice_ids)
             size = max(1, trainer.args.per_device_train_batch_size)
-            return torch.cat([self._score_batch(rows[i : i + size]) for i in range(0, len(rows), size)])
-
-    def _score_batch(self, rows: list[tuple[list[int], list[list[int]]]]) -> torch.Tensor:
-        """`(b, c)` log-probabilities of the c tails of b heads."""
-        trainer, count = self.trainer, len(rows[0][1])
-        heads = [torch.tensor(head) for head, _ in rows]
-        tails = [torch.tensor(tail) for _, row in rows for tail in row]
-        value, device = trainer.processing_class.pad_token_id, trainer.accelerator.device
-        head, head_mask = _pad_with_mask(heads, value, "left", device)  # (b, t)
-        tail, tail_mask = _pad_with_mask(tails, value, "right", device)  # (b·c, u)
-        mask = torch.cat([head_mask.repeat_interleave(count, dim=0), tail_mask], dim=1)
-        places = (mask.cumsum(dim=1) - 1).clamp(min=0)  # (b·c, t + u); padding on the left does not count
-        inputs = {"input_ids": head, "attention_mask": head_mask, "position_ids": places[::count, : head.size(1)]}
-        seen = trainer.model(**inputs, use_cache=True, logits_to_keep=1)
-        cache = seen.past_key_values
-        layers = getattr(cache, "layers", [None])
-        if not all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
-            # Layers other than attention's keep states that cannot be repeated: every choice reads its prompt.
-            ids = torch.cat([head.repeat_interleave(count, dim=0), tail], dim=1)
-            log_probs, _, _ = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, tail.size(1))
-            return (log_probs * tail_mask).sum(dim=1).view(len(rows), count)
-        cache.batch_repeat_interleave(count)
-        inputs = {"input_ids": tail, "attention_mask": mask, "position_ids": places[:, head.size(1) :]}
-        read = trainer.model(**inputs, past_key_values=cache, use_cache=True)
-        logits = torch.cat([seen.logits[:, -1:].repeat_interleave(count, dim=0), read.logits[:, :-1]], dim=1)
-        log_probs = torch.log_softmax(logits.float() / trainer.temperature, dim=-1)
-        log_probs = log_probs.gather(-1, tail.unsqueeze(-1)).squeeze(-1)  # (b·c, u)
-        return (log_probs * tail_mask).sum(dim=1).view(len(rows), count)
-
-
-def _without_checkpointing(trainer: MultiAgentGRPOTrainer):
-    return disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs)
-
-
-def _pad_with_mask(rows: list[torch.Tensor], value: int, side: str, device) -> tuple[torch.Tensor, torch.Tensor]:
-    padded, mask = pad(rows, value, side), pad([torch.ones_like(row) for row in rows], 0, side)
-    return padded.to(device), mask.to(device)
+            options = {
+                "pad_id": tokenizer.pad_token_id,
+                "temperature": trainer.temperature,
+                "device": trainer.accelerator.device,
+            }
+            batches = [slice(i, i + size) for i in range(0, len(prompts), size)]
+            return torch.cat(
+                [score_choices(trainer.model, prompt_ids[rows], choice_ids[rows], **options) for rows in batches]
+            )
 
 
 @dataclass

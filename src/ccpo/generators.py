@@ -4,7 +4,6 @@ The drop-in reward functions reach the partner through one, and evaluation both 
 prompts, plain texts or conversations, to the list of their completions, in the same order.
 """
 
-import copy
 import logging
 import os
 import threading
@@ -12,12 +11,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import KW_ONLY, dataclass, field
+from itertools import islice
 from urllib.parse import urlsplit
 
 import torch
 from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed
+
+from .scoring import left_pad, score_choices
 
 logger = logging.getLogger(__name__)
 
@@ -68,13 +70,6 @@ def _evaluating(model) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _left_pad(rows: list[list[int]], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-    width = max(map(len, rows))
-    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, mask  # (B, L), (B, L)
 
 
 @dataclass(eq=False, repr=False)
@@ -181,7 +176,7 @@ class TransformersGenerator:
             ends = {*eos, pad_id} if config.stop_strings else {*eos}  # a stop string is followed by pads
             with _evaluating(model), self._own_random_state():
                 for batch in batches:
-                    ids, mask = _left_pad(batch, pad_id, model.device)
+                    ids, mask = left_pad(batch, pad_id, model.device)
                     # synced_gpus: the model is whole here, so that it never waits for the other processes
                     output = model.generate(
                         input_ids=ids, attention_mask=mask, generation_config=config, synced_gpus=False, **options
@@ -201,8 +196,8 @@ class TransformersGenerator:
         """
         Log-probability of each choice as the continuation of its prompt, at the generator's temperature (1 if greedy).
 
-        A prompt is run once; every choice continues a copy of its key-value cache. A choice is tokenized on its own,
-        the way it would be sampled, and what follows it is not scored: no choice should be the beginning of another.
+        A prompt is run once, see [`~ccpo.scoring.score_choices`]. A choice is tokenized on its own, as it would be
+        sampled, and what follows it is not scored: no choice should be the beginning of another.
 
         Args:
             prompts (`list[str]` or `list[list[dict]]`): Texts or conversations.
@@ -217,53 +212,24 @@ class TransformersGenerator:
         prompts = _check_prompts(prompts)
         if isinstance(choices, str) or not choices:
             raise TypeError(f"choices must be a non-empty list of str, got {choices!r}.")
-        if not isinstance(choices[0], str):
-            rows = {tuple(own): [i for i, other in enumerate(choices) if other == own] for own in choices}
-            scores = torch.empty(len(prompts), len(choices[0]))
-            for own, places in rows.items():
-                scores[places] = self.score([prompts[i] for i in places], list(own))
-            return scores
+        own = [choices] * len(prompts) if isinstance(choices[0], str) else choices
         with _LOCAL_LOCK:
             if not prompts:
                 return torch.zeros(0, len(choices))
             model, tokenizer, pad_id = self._load()
-            choice_ids = [tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in choices]
-            for choice, ids in zip(choices, choice_ids, strict=True):
+            of_text = {
+                choice: tokenizer(choice, add_special_tokens=False)["input_ids"] for row in own for choice in row
+            }
+            for choice, ids in of_text.items():
                 if not ids or tokenizer.unk_token_id in ids:
                     raise ValueError(f"choice {choice!r} is empty or holds a token that the tokenizer does not know.")
-            batches = self._batches(prompts, max(map(len, choice_ids)))
+            choice_ids = iter([of_text[choice] for choice in row] for row in own)
+            options = {"pad_id": pad_id, "temperature": self.temperature or 1.0, "device": model.device}
+            scores = []
             with _evaluating(model):
-                scores = [
-                    self._score(model, *_left_pad(ids, pad_id, model.device), choice_ids, self.temperature or 1.0)
-                    for ids in batches
-                ]
+                for batch in self._batches(prompts, max(map(len, of_text.values()))):
+                    scores.append(score_choices(model, batch, list(islice(choice_ids, len(batch))), **options).cpu())
         return torch.cat(scores)
-
-    @staticmethod
-    def _score(
-        model, ids: torch.Tensor, mask: torch.Tensor, choice_ids: list[list[int]], temperature: float
-    ) -> torch.Tensor:
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)  # (B, L)
-        prompt = model(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True, logits_to_keep=1)
-        if getattr(prompt, "past_key_values", None) is None:
-            raise ValueError(f"score needs a model with a key-value cache: {type(model).__name__} returned none.")
-        first = (prompt.logits[:, -1].float() / temperature).log_softmax(-1)  # (B, V)
-        scores = []
-        for choice in choice_ids:
-            tokens = torch.tensor(choice, device=ids.device).expand(len(ids), -1)  # (B, T)
-            scores.append(first[:, choice[0]])
-            if len(choice) > 1:
-                logits = model(
-                    input_ids=tokens[:, :-1],
-                    attention_mask=torch.cat([mask, torch.ones_like(tokens[:, 1:])], dim=1),
-                    position_ids=positions[:, -1:] + torch.arange(1, len(choice), device=ids.device),
-                    past_key_values=copy.deepcopy(prompt.past_key_values),
-                    use_cache=True,
-                ).logits  # (B, T - 1, V)
-                scores[-1] = scores[-1] + (logits.float() / temperature).log_softmax(-1).gather(
-                    2, tokens[:, 1:, None]
-                ).sum((1, 2))
-        return torch.stack(scores, dim=1).cpu()  # (B, C)
 
     def _load(self) -> tuple:
         """The model, its tokenizer and the token to pad with; what was given by name is loaded the first time."""

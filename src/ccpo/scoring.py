@@ -1,0 +1,94 @@
+"""How likely a model is to go on with each of a few given texts; what their prompts have in common is read once."""
+
+import os
+
+import torch
+from torch import nn
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+def left_pad(rows: list[list[int]], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask, both of shape `(B, L)`."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
+    return ids, mask
+
+
+def common_length(choices: list[list[int]]) -> int:
+    """With how many tokens all the choices begin; the last token of each decides, even if others go on with it."""
+    shortest = min(choices, key=len)
+    return len(os.path.commonprefix([*choices, shortest[:-1]]))
+
+
+@torch.no_grad()
+def score_choices(
+    model: nn.Module,
+    prompts: list[list[int]],
+    choices: list[list[list[int]]],
+    *,
+    pad_id: int,
+    temperature: float,
+    device: torch.device,
+) -> torch.Tensor:
+    """
+    Summed log-probability of each choice as the continuation of its prompt.
+
+    A prompt, with the tokens that all its choices begin with, is run once, and the choices continue its key-value
+    cache, side by side. A cache of other layers than attention's cannot be repeated: there every choice runs with its
+    prompt. Two forward passes in any case, since sharded weights are gathered in each.
+
+    Args:
+        model (`nn.Module`): a causal language model.
+        prompts (`list[list[int]]`): token ids of the B prompts.
+        choices (`list[list[list[int]]]`): token ids of the C choices of each, none of them empty.
+        pad_id (`int`): any token.
+        temperature (`float`): divides the logits.
+        device (`torch.device`): where the model reads; offloaded weights lie elsewhere.
+
+    Returns:
+        `torch.Tensor` of shape `(B, C)`, float32.
+    """
+    count = len(choices[0])
+    common = [common_length(own) for own in choices]
+    heads = [prompt + own[0][:length] for prompt, own, length in zip(prompts, choices, common, strict=True)]
+    tails = [tail[length:] for own, length in zip(choices, common, strict=True) for tail in own]
+    head, head_mask = left_pad(heads, pad_id, device)  # (B, L)
+    width = max(map(len, tails))
+    tail = torch.tensor([row + [pad_id] * (width - len(row)) for row in tails], device=device)  # (B·C, T)
+    tail_mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tails], device=device)
+    mask = torch.cat([head_mask.repeat_interleave(count, dim=0), tail_mask], dim=1)  # (B·C, L + T)
+    places = (mask.cumsum(dim=1) - 1).clamp(min=0)  # padding on the left moves no position
+
+    def log_probs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        return (logits.float() / temperature).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
+
+    shared = max(common)
+    begun = model(
+        input_ids=head,
+        attention_mask=head_mask,
+        position_ids=places[::count, : head.size(1)],
+        use_cache=True,
+        logits_to_keep=shared + 1,
+    )
+    beginnings = log_probs(begun.logits[:, -shared - 1 : -1], head[:, head.size(1) - shared :])  # (B, S)
+    counts = torch.arange(shared, 0, -1, device=device) <= torch.tensor(common, device=device)[:, None]  # its own last
+    first = begun.logits[:, -1:].repeat_interleave(count, dim=0)  # (B·C, 1, V)
+    cache = getattr(begun, "past_key_values", None)
+    layers = getattr(cache, "layers", [None])
+    if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        cache.batch_repeat_interleave(count)
+        gone_on = model(
+            input_ids=tail,
+            attention_mask=mask,
+            position_ids=places[:, head.size(1) :],
+            past_key_values=cache,
+            use_cache=True,
+        )
+        rest = gone_on.logits[:, :-1]
+    else:
+        ids = torch.cat([head.repeat_interleave(count, dim=0), tail], dim=1)
+        whole = model(input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=width)
+        rest = whole.logits[:, -width:-1]
+    ends = log_probs(torch.cat([first, rest], dim=1), tail).masked_fill(tail_mask == 0, 0)  # (B·C, T)
+    return beginnings.masked_fill(~counts, 0).sum(dim=1)[:, None] + ends.sum(dim=1).view(-1, count)
