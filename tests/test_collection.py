@@ -1,10 +1,12 @@
 """The policies as generators: choices scored with the prompt read once, prompts tokenized once, time by arm."""
 
 import copy
+from collections import defaultdict
 
 import pytest
 import torch
 import transformers
+from accelerate import Accelerator
 from conftest import PRINTABLE, digit_outcome, make_tokenizer
 from peft import LoraConfig
 
@@ -107,11 +109,44 @@ def test_a_text_is_tokenized_once(model_dirs, chat_dataset, make_config, monkeyp
     assert counts == [1, 5]
 
 
-def test_every_step_logs_the_seconds_of_every_arm(model_dirs, chat_dataset, make_config):
+def test_many_prompts_go_out_by_length_on_a_cpu(model_dirs, chat_dataset, make_config, monkeypatch):
+    """Greedy: the completions are those of one call, whatever the order and the padding."""
+    trainer = build(model_dirs, chat_dataset, make_config(top_k=1, max_completion_length=5))
+    prompts = [[{"role": "user", "content": "word " * i}] for i in (9, 1, 5, 2, 8, 3, 1)]
+    whole, calls, generate = PolicyGenerator(trainer, "solver", "answers"), [], trainer._generate_single_turn
+    one = whole(prompts)
+    monkeypatch.setattr(trainer, "_generate_single_turn", lambda ids, *a: calls.append(ids) or generate(ids, *a))
+    monkeypatch.setattr("ccpo.collection.CPU_BATCH", 3)
+    bucketed = PolicyGenerator(trainer, "solver", "answers")
+    assert bucketed(prompts) == one and bucketed.samples == whole.samples and len(set(one)) > 2
+    lengths = [[len(ids) for ids in call] for call in calls]
+    assert list(map(len, lengths)) == [3, 3, 1] and sum(lengths, []) == sorted(sum(lengths, []))
+
+
+def test_transformers_continuous_batching(model_dirs, chat_dataset, make_config):
+    """TRL's option, with lengths per role; greedy, so that it draws what a left-padded batch does."""
+    drawn = []
+    for continuous in (False, True):
+        settings = {
+            "schedule": "joint",
+            "max_steps": 1,
+            "top_k": 1,
+            "role_kwargs": {"thinker": {"max_completion_length": 3}},
+        }
+        args = make_config(use_transformers_continuous_batching=continuous, **settings)
+        trainer = build(model_dirs, chat_dataset, args, CounterfactualCredit)
+        trainer._log_rollout = lambda rollout, rewards, advantages: drawn.append(rollout.samples)
+        trainer.train()
+    assert drawn[0] == drawn[1]
+    assert max(len(ids) for _, ids, _ in drawn[1]["thinker"]) <= 3 < max(len(ids) for _, ids, _ in drawn[1]["solver"])
+
+
+def test_every_step_logs_what_every_arm_took(model_dirs, chat_dataset, make_config):
     settings = {"alternate_period": 1, "steps_per_generation": 2, "max_steps": 4, "per_device_train_batch_size": 2}
     trainer = build(model_dirs, chat_dataset, make_config(**settings), CounterfactualCredit)
     trainer.train()
-    rows = [{arm: row[f"rollout/{arm}_seconds"] for arm in ARMS} for row in trainer.state.log_history if "loss" in row]
+    logged = [row for row in trainer.state.log_history if "loss" in row]
+    rows = [{arm: row[f"rollout/{arm}_seconds"] for arm in ARMS} for row in logged]
     assert len(rows) == 4 and all(seconds >= 0 for row in rows for seconds in row.values())
     for row in rows:
         assert row["update"] > 0 and row["rating"] == 0
@@ -120,13 +155,34 @@ def test_every_step_logs_the_seconds_of_every_arm(model_dirs, chat_dataset, make
     assert {buffered[arm] for arm in ARMS if arm != "update"} == {0}  # the batch's second step draws nothing
     assert solver["solo"] == 0 < solver["joint"]  # CCPO needs none in the Solver's turn
 
+    tokens = [{arm: row[f"rollout/{arm}_tokens"] for arm in ARMS} for row in logged]
+    lengths = [row.get("thinker/completions/mean_length") for row in logged]
+    assert tokens[0]["thought"] == 4 * lengths[0] and tokens[0]["verify"] == tokens[0]["joint"] + tokens[0]["solo"]
+    assert [row["thought"] > 0 for row in tokens] == [True, False, True, False]
+    assert {tokens[1][arm] for arm in ARMS if arm != "update"} == {0}
+    for first, role in ((0, "thought"), (2, "joint")):  # each of the batch's two steps trains on a half of it
+        assert tokens[first]["update"] + tokens[first + 1]["update"] == tokens[first][role]
+        assert min(tokens[first]["update"], tokens[first + 1]["update"]) > 0
+
+
+def test_evaluation_logs_the_tokens(model_dirs, chat_dataset, make_config):
+    trainer = build(
+        model_dirs, chat_dataset, make_config(max_steps=1), CounterfactualCredit, eval_dataset=chat_dataset
+    )
+    trainer.evaluate()
+    evaluated = trainer.state.log_history[-1]
+    assert min(evaluated[f"eval_rollout/{arm}_tokens"] for arm in ("thought", "joint", "solo", "verify")) > 0
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["rollout/thought_tokens"] == 4 * row["thinker/completions/mean_length"]  # nothing of the evaluation
+
 
 @pytest.fixture
 def clock(monkeypatch):
     """A clock whose time the test sets."""
     now = [0.0]
     monkeypatch.setattr("ccpo.clock.time.perf_counter", lambda: now[0])
-    clock = StepClock({"train": {f"rollout/{arm}_seconds": [] for arm in ARMS}})
+    clock = StepClock({"train": defaultdict(list)}, Accelerator())
     return clock, now
 
 

@@ -1,10 +1,12 @@
-"""Where the time of a step goes, by arm."""
+"""Where the tokens and the time of a step go, by arm."""
 
 import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
+from accelerate import Accelerator
 from transformers import TrainerCallback
 
 ARMS = ("thought", "joint", "solo", "rating", "verify", "update")
@@ -12,17 +14,24 @@ ARMS = ("thought", "joint", "solo", "rating", "verify", "update")
 
 class StepClock(TrainerCallback):
     """
-    Seconds of this process per arm, logged at the end of every optimizer step as `rollout/<arm>_seconds`.
+    Tokens of all processes and seconds of this one per arm, logged at the end of every optimizer step as
+    `rollout/<arm>_tokens` and `rollout/<arm>_seconds`.
 
     An arm inside another's time counts for itself only. From the last loss to the end of the optimizer's step is
     `update`, too.
 
     Args:
-        metrics (`dict[str, dict[str, list]]`): the trainer's metrics; those of `"train"` get the seconds.
+        metrics (`dict[str, dict[str, list]]`): the trainer's metrics; those of `"train"` get the figures.
+        accelerator ([`~accelerate.Accelerator`]): sums the tokens.
+
+    Attributes:
+        tokens (`dict[str, int | torch.Tensor]`): of this process in the current step.
+        seconds (`dict[str, float]`): likewise.
     """
 
-    def __init__(self, metrics: dict):
-        self.metrics = metrics
+    def __init__(self, metrics: dict, accelerator: Accelerator):
+        self.metrics, self.accelerator = metrics, accelerator
+        self.tokens: dict[str, int | torch.Tensor] = defaultdict(int)
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner = 0.0  # seconds that arms inside the current one took
         self._loss_done: float | None = None
@@ -46,6 +55,12 @@ class StepClock(TrainerCallback):
         for name, part in parts.items():
             self.seconds[name] += spent * (part / total if total else 1 / len(parts))
 
+    def total_tokens(self) -> dict[str, int]:
+        """Tokens of each arm over all processes since the last call; a collective call."""
+        own = torch.tensor([int(self.tokens[arm]) for arm in ARMS], device=self.accelerator.device)
+        self.tokens.clear()
+        return dict(zip(ARMS, self.accelerator.reduce(own, reduction="sum").tolist(), strict=True))
+
     def on_step_begin(self, args, state, control, **kwargs):
         self.seconds.clear()  # of an evaluation
 
@@ -55,6 +70,7 @@ class StepClock(TrainerCallback):
             self._loss_done = None
 
     def on_step_end(self, args, state, control, **kwargs):
-        for arm in ARMS:
+        for arm, tokens in self.total_tokens().items():
+            self.metrics["train"][f"rollout/{arm}_tokens"].append(tokens)
             self.metrics["train"][f"rollout/{arm}_seconds"].append(self.seconds[arm])
         self.seconds.clear()

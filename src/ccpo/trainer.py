@@ -169,7 +169,7 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
         self._saves_checkpoint = False  # whether what is being saved is one
         self._saver = SaveCallback(self.accelerator)
         self.add_callback(self._saver)
-        self._clock = StepClock(self._metrics)
+        self._clock = StepClock(self._metrics, self.accelerator)
         if len(self.roles) > 1:
             self.add_callback(self._clock)
             self._init_roles(policies)
@@ -462,6 +462,8 @@ class MultiAgentGRPOTrainer(GRPOTrainer):
             self._step_ends = self.accelerator.sync_gradients
         total = torch.zeros((), device=self.accelerator.device)
         for i, (role, role_inputs) in enumerate(by_role.items(), start=1):
+            if torch.is_grad_enabled():
+                self._clock.tokens["update"] += role_inputs["completion_mask"].sum()
             with self.as_role(role):
                 loss = super().compute_loss(model, role_inputs, return_outputs, num_items_in_batch)
             if i < len(by_role) and torch.is_grad_enabled():
