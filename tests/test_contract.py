@@ -8,6 +8,7 @@ from packaging.version import Version
 from transformers import Trainer
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer import grpo_trainer
 from trl.trainer.utils import RepeatSampler
 
 METHODS = {
@@ -103,6 +104,8 @@ def test_engine_keeps_its_arguments_and_reads_them_when_it_generates():
     for name in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_completion_length"):
         assert f"self.{name}" in generate
     assert "self.generation_kwargs" in generate and "_llm_weights_sleeping" in generate
+    init = inspect.getsource(GRPOTrainer.__init__)  # `as_first_engine` takes the place of the name that it calls
+    assert "self.vllm_generation = VLLMGeneration(" in init and GRPOTrainer.__init__.__globals__ is vars(grpo_trainer)
     source = inspect.getsource(GRPOTrainer._generate_single_turn)
     assert "self.state.global_step != self._last_loaded_step" in source and "self.vllm_generation.generate" in source
 

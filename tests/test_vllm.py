@@ -123,6 +123,9 @@ def test_every_role_samples_from_its_newest_weights(mode, build):
     model, settings, engines = MODES[mode]
     trainer = build(model, max_steps=20, **settings)
     assert len({id(engine) for engine in trainer.engines.engines.values()}) == engines
+    for role, engine in trainer.engines.engines.items():  # room for four joint and four solo answers at once
+        scheduler = engine.llm.llm_engine.vllm_config.scheduler_config
+        assert scheduler.max_num_seqs == (4 if role == "thinker" and engines == 2 else 8)
     before = weights_of(trainer)
     trainer.train()
     for role in ROLES:
@@ -238,7 +241,7 @@ def test_resuming_and_loading_the_best_model_push_anew(build, problems):
     assert max(metrics[f"eval_{role}/{DIFFERENCE}"] for role in ROLES) < 0.01
 
 
-def test_a_server_and_a_port_per_role(build, monkeypatch):
+def test_a_server_and_a_port_per_role(build, monkeypatch, caplog):
     """
     A server gets weights over NCCL, which a CPU has not: the client is a recorder, the way to it is real.
     """
@@ -255,7 +258,8 @@ def test_a_server_and_a_port_per_role(build, monkeypatch):
             pass
 
         def get_server_info(self):
-            return {"model_config": {"logprobs_mode": "processed_logprobs"}}
+            right = self.base_url == "http://one:8000"
+            return {"model_config": {"logprobs_mode": "processed_logprobs" if right else "raw_logprobs"}}
 
         def update_named_params(self, metadata, params):
             self.names = [name for name, _ in params]
@@ -278,6 +282,8 @@ def test_a_server_and_a_port_per_role(build, monkeypatch):
         "solver": {"vllm_server_host": "two", "vllm_server_port": 8001, "vllm_group_port": 51217},
     }
     trainer = build({"thinker": "qwen3", "solver": "llama"}, vllm_mode="server", role_kwargs=kwargs, max_steps=2)
+    warnings = [record.getMessage() for record in caplog.records if "logprobs-mode" in record.getMessage()]
+    assert len(warnings) == 1 and "server of role 'solver' runs with `--logprobs-mode raw_logprobs`" in warnings[0]
     trainer.train()
     assert [(client.base_url, client.group_port) for client in clients] == [
         ("http://one:8000", 51216),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from trl.trainer import grpo_trainer
 
 from .policies import RolePolicies
 
@@ -18,24 +20,14 @@ if TYPE_CHECKING:
 
     from .trainer import MultiAgentGRPOTrainer
 
+logger = logging.getLogger(__name__)
+
 SERVER_KEYS = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_group_port")
 
 
 def has_engine_per_role(args: Any, roles: tuple[str, ...]) -> bool:
     """Whether every role has an engine: separate policies, unless one engine gets each role's weights in turn."""
     return len(roles) > 1 and args.policy_sharing == "separate" and args.vllm_engine_per_role
-
-
-@contextmanager
-def as_first_engine(args: Any, roles: tuple[str, ...]) -> Iterator[None]:
-    """While TRL builds its one engine, its arguments are the first role's: server, ports, share of the memory."""
-    saved = {name: getattr(args, name) for name in (*SERVER_KEYS, "vllm_gpu_memory_utilization")}
-    if args.use_vllm and has_engine_per_role(args, roles):
-        vars(args).update(engine_settings(args, roles[0], roles))
-    try:
-        yield
-    finally:
-        vars(args).update(saved)
 
 
 def engine_settings(args: Any, role: str, roles: tuple[str, ...]) -> dict[str, Any]:
@@ -48,6 +40,29 @@ def engine_settings(args: Any, role: str, roles: tuple[str, ...]) -> dict[str, A
     share = (args.role_kwargs or {}).get(role, {}).get("vllm_gpu_memory_utilization")
     settings["vllm_gpu_memory_utilization"] = args.vllm_gpu_memory_utilization / len(roles) if share is None else share
     return settings
+
+
+def engine_kwargs(args: Any, role: str, roles: tuple[str, ...]) -> dict[str, Any]:
+    """The arguments of `VLLMGeneration` in which a role's engine differs from TRL's, which is for one role's rows."""
+    own = has_engine_per_role(args, roles)
+    settings = engine_settings(args, role, roles) if own else {}
+    rows = args.per_device_train_batch_size * args.vllm_tensor_parallel_size * args.steps_per_generation
+    calls = args.num_solves  # each answer, or its rating
+    if not own or role != "thinker":  # joint and solo answers go out together
+        calls += -(-(args.num_solos or args.num_generations) // args.num_generations)
+    return {name.removeprefix("vllm_"): value for name, value in settings.items()} | {"max_num_seqs": rows * calls}
+
+
+@contextmanager
+def as_first_engine(args: Any, roles: tuple[str, ...]) -> Iterator[None]:
+    """TRL builds its one engine inside `GRPOTrainer.__init__`: meanwhile, with the first role's arguments."""
+    build = grpo_trainer.VLLMGeneration
+    if len(roles) > 1:
+        grpo_trainer.VLLMGeneration = lambda **kwargs: build(**{**kwargs, **engine_kwargs(args, roles[0], roles)})
+    try:
+        yield
+    finally:
+        grpo_trainer.VLLMGeneration = build
 
 
 class RoleEngines:
@@ -73,18 +88,27 @@ class RoleEngines:
         if has_engine_per_role(trainer.args, trainer.roles):
             for role in trainer.roles[1:]:
                 self.engines[role] = self._build_like(first, role)
+                self._check_log_probs(role)
 
     def _build_like(self, first: VLLMGeneration, role: str) -> VLLMGeneration:
         """An engine with the arguments that TRL gave the first one, but for what is the role's."""
-        args = self.trainer.args
         kwargs = {name: getattr(first, name) for name in inspect.signature(type(first)).parameters}
-        settings = engine_settings(args, role, self.trainer.roles)
-        kwargs |= {name.removeprefix("vllm_"): value for name, value in settings.items()}
         kwargs |= {"model": self._policy(role), "processing_class": self.trainer.tokenizers[role]}
-        solos = args.num_solos or args.num_generations
-        sequences = args.num_solves + -(-solos // args.num_generations)  # joint and solo answers go out together
-        kwargs["max_num_seqs"] = first.max_num_seqs * (1 if role == "thinker" else sequences)
-        return type(first)(**kwargs)
+        return type(first)(**kwargs | engine_kwargs(self.trainer.args, role, self.trainer.roles))
+
+    def _check_log_probs(self, role: str) -> None:
+        """Warn, as TRL does of the first role's server, of one whose log-probabilities are of another distribution."""
+        corrects = self.trainer.args.vllm_mode == "server" and self.trainer.args.vllm_importance_sampling_correction
+        if corrects and self.trainer.accelerator.is_main_process:
+            mode = self.engines[role].vllm_client.get_server_info()["model_config"]["logprobs_mode"]
+            if mode != "processed_logprobs":
+                logger.warning(
+                    "The vLLM server of role %r runs with `--logprobs-mode %s`, which biases the importance sampling "
+                    "correction. Restart it with `--logprobs-mode processed_logprobs`, or set "
+                    "`vllm_importance_sampling_correction=False`.",
+                    role,
+                    mode,
+                )
 
     def _policy(self, role: str) -> nn.Module:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
