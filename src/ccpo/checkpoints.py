@@ -61,7 +61,7 @@ def run_settings(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
     return {
         "topology": type(trainer.topology).__name__,
         "roles": list(trainer.roles),
-        "credit": trainer.credit,
+        "credit": trainer._credit,
         "world_size": accelerator.num_processes,
         "backend": backend,
         "train_dataset rows": len(dataset) if hasattr(dataset, "__len__") else None,

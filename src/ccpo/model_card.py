@@ -92,7 +92,7 @@ def _recipe(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
     args, values = trainer.args, trainer.args.to_dict()  # tokens are masked there
     recipe: dict[str, Any] = {
         "topology": type(trainer.topology).__name__,
-        "credit": trainer.credit,
+        "credit": trainer._credit,
         "policy_sharing": args.policy_sharing,
         "schedule": args.schedule,
     }
