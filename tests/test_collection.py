@@ -1,6 +1,7 @@
 """The policies as generators: choices scored with the prompt read once, prompts tokenized once, time by arm."""
 
 import copy
+import functools
 from collections import defaultdict
 
 import pytest
@@ -10,7 +11,7 @@ from accelerate import Accelerator
 from conftest import PRINTABLE, digit_outcome, make_tokenizer
 from peft import LoraConfig
 
-from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SharedCredit
+from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
 from ccpo.clock import ARMS, StepClock
 from ccpo.collection import PolicyGenerator
 from ccpo.ratings import rating_choices
@@ -98,6 +99,33 @@ def test_choices_of_several_lengths(model_dirs, chat_dataset, make_config):
     prompts, choices = [[{"role": "user", "content": "x"}]], [["ab", "abcd", "abc", "q"]]
     ours = PolicyGenerator(trainer, "solver", "rating").score(prompts, choices)
     torch.testing.assert_close(ours, scored_in_full(trainer, "solver", prompts, choices), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["constrained", "generate"])
+def test_one_policy_rates_for_both_roles_in_one_call(mode, model_dirs, chat_dataset, make_config, monkeypatch):
+    """Greedy ratings, and shares that are means: the same as from a call per role, which a role's settings make."""
+    shares, calls = [], []
+    options = {"rating_expectation": True} if mode == "constrained" else {"rating_max_tokens": 30}
+    # Random models write no rating: take any text for one.
+    monkeypatch.setattr("ccpo.rewards.parse_shares", lambda texts, verdicts: [len(set(text)) / 99 for text in texts])
+    name = "score" if mode == "constrained" else "__call__"
+    plain = getattr(PolicyGenerator, name)
+
+    def counted(self, prompts, *args, **kwargs):
+        calls.append((self.arm, len(prompts)))
+        return plain(self, prompts, *args, **kwargs)
+
+    monkeypatch.setattr(PolicyGenerator, name, counted)
+    for role_kwargs in (None, {"thinker": {"max_completion_length": 8}}):
+        settings = {"policy_sharing": "shared", "schedule": "joint", "top_k": 1, "max_steps": 1}
+        credit = functools.partial(SelfEvaluatedCredit, rating_mode=mode, rating_prompt="{role} {answer}", **options)
+        trainer = build(model_dirs, chat_dataset, make_config(**settings, role_kwargs=role_kwargs), credit)
+        trainer._log_rollout = lambda rollout, rewards, advantages: shares.append(rollout.shares[0])
+        trainer.train()
+    assert [count for arm, count in calls if arm == "rating"] == [8, 4, 4]
+    for role in ("thinker_share", "solver_share"):
+        torch.testing.assert_close(shares[0][role], shares[1][role], rtol=0, atol=1e-5)
+    assert (shares[0]["thinker_share"] - shares[0]["solver_share"]).abs().max() > 1e-4
 
 
 def test_a_text_is_tokenized_once(model_dirs, chat_dataset, make_config, monkeypatch):

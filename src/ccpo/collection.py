@@ -232,6 +232,8 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
     answered = {role: len(generator.samples) for role, generator in generators.items()}
     for generator in generators.values():
         generator.arm = "rating"
+    one = trainer.args.policy_sharing == "shared" and not trainer.args.role_kwargs  # one policy, sampled one way
+    raters = dict.fromkeys(generators, generators["solver"]) if one else generators
     shares = {}
     only_outcomes = trainer.args.advantage_estimator == "counterfactual" and in_turn == ("thinker",)  # A = R - b
     for column, allocator in enumerate(trainer.allocators):
@@ -239,7 +241,7 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
         if allocator.needs_ratings(in_turn) and not only_outcomes:
             verdicts = joint[..., column].reshape(state.num_processes, -1)[state.process_index]
             with clock.measure("rating"):
-                rated = allocator.rate(generators, episodes, verdicts.cpu())
+                rated = allocator.rate(raters, episodes, verdicts.cpu())
             shares[column] = {
                 f"{role}_share": gather(share.to(state.device)).view(joint.shape[:3]) for role, share in rated.items()
             }

@@ -364,21 +364,24 @@ class SelfEvaluatedCredit(CreditAllocator):
         k, views = len(episodes.answers) // len(episodes.prompts), episodes.views
         # An unscorable episode is asked about too, and its rating dropped: every process makes the same calls.
         verdicts = ["correct" if value > 0 else "wrong" for value in outcome.tolist()]
+        roles_of = {id(rater): [role for role in raters if raters[role] is rater] for rater in raters.values()}
         shares = {}
-        for role, rater in raters.items():
+        for roles in roles_of.values():  # who rates for several roles does so in one call
+            rater = raters[roles[0]]
             context = getattr(rater, "context_length", None)
             prompts = [
                 self._rating_prompt(
                     role, episodes.prompts[i // k], views[i // k], episodes.answers[i], verdict, context
                 )
+                for role in roles
                 for i, verdict in enumerate(verdicts)
             ]
             if self.rating_mode == "constrained":
-                share = self._choose(rater, prompts, verdicts)
+                share = self._choose(rater, prompts, verdicts * len(roles))
             else:
                 texts = rater(prompts, max_new_tokens=self.rating_max_tokens)
-                share = torch.tensor(parse_shares(texts, verdicts))
-            shares[role] = share.masked_fill(outcome.isnan(), torch.nan)
+                share = torch.tensor(parse_shares(texts, verdicts * len(roles)))
+            shares |= zip(roles, share.view(len(roles), -1).masked_fill(outcome.isnan(), torch.nan), strict=True)
         return shares
 
     def _rating_prompt(
