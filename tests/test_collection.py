@@ -202,7 +202,9 @@ def test_evaluation_logs_the_tokens(model_dirs, chat_dataset, make_config):
     assert min(evaluated[f"eval_rollout/{arm}_tokens"] for arm in ("thought", "joint", "solo", "verify")) > 0
     trainer.train()
     row = trainer.state.log_history[0]
-    assert row["rollout/thought_tokens"] == 4 * row["thinker/completions/mean_length"]  # nothing of the evaluation
+    # Nothing of the evaluation, whose losses train nobody.
+    assert row["rollout/thought_tokens"] == row["rollout/update_tokens"] == 4 * row["thinker/completions/mean_length"]
+    assert evaluated["eval_rollout/update_tokens"] == 0
 
 
 @pytest.fixture
