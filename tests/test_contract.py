@@ -60,7 +60,6 @@ FUNCTIONS = {
         "get_config_model_id", "nanstd", "pad",
     ],
     "trl.models": ["prepare_deepspeed", "prepare_fsdp"],
-    "trl.models.utils": ["disable_gradient_checkpointing"],
     "trl.data_utils": ["is_conversational"],
     "transformers.trainer_utils": ["PREFIX_CHECKPOINT_DIR", "sort_checkpoints"],
     "transformers.trainer": ["TRAINER_STATE_NAME", "TRAINING_ARGS_NAME"],
@@ -124,9 +123,14 @@ def test_sampler_draws_each_epoch_from_one_generator():
     assert hasattr(sampler, "generator")
 
 
-def test_zero3_keeps_its_gradients_where_we_zero_them():
-    stage3 = pytest.importorskip("deepspeed.runtime.zero.stage3")
-    assert "grad_partitions_flat_buffer" in inspect.getsource(stage3)
+def test_zero3_has_what_we_reset():
+    """Its gradients, and the order in which it fetches weights."""
+    zero = pytest.importorskip("deepspeed.runtime.zero")
+    source = inspect.getsource(zero.stage3)
+    assert "grad_partitions_flat_buffer" in source and "self.parameter_offload = " in source
+    assert hasattr(zero.parameter_offload.DeepSpeedZeRoOffload, "get_param_coordinator")
+    coordinator = zero.partitioned_param_coordinator.PartitionedParameterCoordinator
+    assert hasattr(coordinator, "is_invalid_trace") and hasattr(coordinator, "_invalidate_trace")
 
 
 def test_models_name_their_tied_weights_and_their_sharding():

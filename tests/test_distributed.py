@@ -159,7 +159,8 @@ def test_groups_split_over_two_processes(sharing, credit, settings, tmp_path, mo
     assert (one["rows"], two["rows"]) == ([6], [3, 3])
     assert any(a != 0 for batch in one["history"] for role in batch.values() for row in role for a in row)
     assert_same_run(one, two)
-    for key in ("credit/joint_accuracy", "credit/solo_accuracy", "thinker/reward", "credit/leak_rate"):
+    tokens = [f"rollout/{arm}_tokens" for arm in ("thought", "joint", "update")]
+    for key in ("credit/joint_accuracy", "credit/solo_accuracy", "thinker/reward", "credit/leak_rate", *tokens):
         mine, theirs = ([row.get(key) for row in run["log"]] for run in (one, two))
         assert mine == pytest.approx(theirs, abs=1e-5, nan_ok=True)
 
@@ -342,6 +343,16 @@ def test_constrained_ratings_under_zero3_with_verdicts_that_differ_by_rank(tmp_p
     run = launch(tmp_path / "two", model, 2, "sepo_by_rank", **settings)
     assert [row["rating/thinker_valid_rate"] for row in run["log"] if "loss" in row] == [1.0, 1.0]
     assert torch.tensor(run["outcomes"][0]["joint"]).flatten().tolist() == [1.0] * 6 + [-1.0] * 5 + [1.0]
+
+
+@pytest.mark.parametrize("what", ["rated", "generated"])
+def test_zero3_trains_the_policy_that_has_just(what, tmp_path, model_dirs):
+    """DeepSpeed fetches in the last pass's order, which ended in the LM head's module; TRL's loss does not call it."""
+    settings = {"policy_sharing": "shared", "per_device_train_batch_size": 2, "max_steps": 2, "zero": 3}
+    if what == "generated":
+        settings |= {"samples": True, "ds3_gather_for_generation": False, "schedule": "alternate"}
+    run = launch(tmp_path / "two", model_dirs["qwen3"], 2, "sepo" if what == "rated" else "shared", **settings)
+    assert len([row for row in run["log"] if "loss" in row]) == 2
 
 
 def test_drop_in_reward_with_groups_split_over_two_processes(tmp_path, model_dirs):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -50,6 +51,8 @@ def engine_kwargs(args: Any, role: str, roles: tuple[str, ...]) -> dict[str, Any
     calls = args.num_solves  # each answer, or its rating
     if not own or role != "thinker":  # joint and solo answers go out together
         calls += -(-(args.num_solos or args.num_generations) // args.num_generations)
+    if args.policy_sharing == "shared":  # both roles' ratings, too
+        calls = max(calls, 2 * args.num_solves)
     return {name.removeprefix("vllm_"): value for name, value in settings.items()} | {"max_num_seqs": rows * calls}
 
 
@@ -83,12 +86,20 @@ class RoleEngines:
         self.pushes = dict.fromkeys(trainer.roles, 0)
         self._changed = set(trainer.roles)  # whose weights moved since they were pushed
         self._held: dict[int, str] = {}  # engine -> whose weights it has
+        self._bases: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}  # of adapters, and their values
         first = trainer.vllm_generation
         self.engines = dict.fromkeys(trainer.roles, first)
         if has_engine_per_role(trainer.args, trainer.roles):
             for role in trainer.roles[1:]:
                 self.engines[role] = self._build_like(first, role)
                 self._check_log_probs(role)
+        elif trainer.args.vllm_mode == "server" and trainer.args.policy_sharing == "separate":
+            dtypes = {role: str(self._policy(role).dtype) for role in trainer.roles}
+            if len(set(dtypes.values())) > 1:
+                raise ValueError(
+                    f"`vllm_engine_per_role=False` sends one server each role's weights in one dtype, but the models "
+                    f"have {dtypes}. Load them in one dtype."
+                )
 
     def _build_like(self, first: VLLMGeneration, role: str) -> VLLMGeneration:
         """An engine with the arguments that TRL gave the first one, but for what is the role's."""
@@ -114,6 +125,11 @@ class RoleEngines:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         return model.policies[role] if isinstance(model, RolePolicies) else model
 
+    def forget(self) -> None:
+        """Weights may have come from elsewhere: what is known of them does not hold."""
+        self._changed = set(self.trainer.roles)
+        self._bases.clear()
+
     def mark_changed(self, roles: set[str]) -> None:
         """An optimizer step moves these roles."""
         self._changed |= set(self.trainer.roles) if self.trainer.args.policy_sharing == "shared" else roles
@@ -126,28 +142,29 @@ class RoleEngines:
         owner = self.trainer.roles[0] if shared else role
         asleep = getattr(engine, "_llm_weights_sleeping", False)  # without any weights
         if asleep or self._held.get(id(engine)) != owner or owner in self._changed:
-            with _base_kept(engine.model):
-                engine.sync_weights()
+            self._push(engine)
             self.pushes[owner] += 1
             self._held[id(engine)] = owner
             self._changed.discard(owner)
         return engine
 
+    def _push(self, engine: VLLMGeneration) -> None:
+        """
+        Give the engine its model's weights, and keep the base of an adapter to the bit.
 
-@contextmanager
-def _base_kept(model: nn.Module) -> Iterator[None]:
-    """
-    Keep the base of an adapter to the bit: to push, TRL has PEFT add the adapter to it and subtract it again.
-
-    A copy of the adapted layers waits in the CPU's memory meanwhile. Under ZeRO-3 PEFT works on gathered copies, which
-    are thrown away.
-    """
-    kept = []
-    if isinstance(model, PeftModel):
-        bases = [layer.get_base_layer() for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
-        for parameter in {id(p): p for base in bases for p in base.parameters(recurse=False)}.values():
-            if parameter.is_floating_point() and not hasattr(parameter, "ds_tensor"):
-                kept.append((parameter, parameter.detach().to("cpu", copy=True)))
-    yield
-    for parameter, values in kept:
-        parameter.data.copy_(values)
+        TRL has PEFT add the adapter to the base and subtract it again, which rounds: a copy of the adapted layers
+        waits in the CPU's memory. Under ZeRO-3 PEFT works on gathered copies, which are thrown away.
+        """
+        bases = {}
+        if isinstance(engine.model, PeftModel):
+            layers = [
+                module.get_base_layer() for module in engine.model.modules() if isinstance(module, BaseTunerLayer)
+            ]
+            for parameter in (p for layer in layers for p in layer.parameters(recurse=False)):
+                if parameter.is_floating_point() and not hasattr(parameter, "ds_tensor"):
+                    known = self._bases.get(id(parameter))
+                    bases[id(parameter)] = known or (parameter, parameter.detach().to("cpu", copy=True))
+        engine.sync_weights()
+        for parameter, values in bases.values():
+            parameter.data.copy_(values)
+        self._bases |= bases

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from trl import GRPOTrainer
 from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model, get_callable_name
 
+from .checkpoint_mixin import CheckpointMixin
 from .checkpoints import describe
 from .checks import check_arguments, load_tokenizers, models_by_role
 from .clock import StepClock
@@ -31,7 +32,6 @@ from .policies import (
     prepare_reference,
     split_param_groups,
 )
-from .resumable import CheckpointMixin
 from .rewards import CreditAllocator, SharedCredit
 from .topology import ThinkSolve, Topology
 
@@ -51,7 +51,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
     - `compute_loss`: TRL's, once per role in turn;
     - `create_optimizer`: parameter groups per role; `create_scheduler`, which follows once the optimizer is the one
       that steps: the hook that keeps a role out of turn from moving;
-    - `train`, `save_model` and what saves, loads and pushes checkpoints: see [`~ccpo.resumable.CheckpointMixin`].
+    - `train`, `save_model` and what saves and loads checkpoints: see [`~ccpo.checkpoint_mixin.CheckpointMixin`].
 
     With [`Solo`] all but the last are TRL's own.
 
@@ -318,6 +318,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
             return self._estimate_solo(super()._generate_and_score_completions(inputs))
         in_turn = self.roles_in_turn()
         rollout = self._roll_out(inputs, in_turn)
+        self._forget_order_of_modules()
         rewards = self._allocate(rollout)
         batch, table = {}, {}
         for role in self.roles:
@@ -455,6 +456,18 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         buffer = getattr(getattr(engine, "optimizer", None), "grad_partitions_flat_buffer", None)
         if buffer is not None:
             buffer.zero_()
+
+    def _forget_order_of_modules(self) -> None:
+        """
+        Make ZeRO-3 learn anew in which order the modules read their weights.
+
+        It fetches ahead in the order of the last pass, which ended in the LM head when a policy generated or rated.
+        TRL's losses use the head's weights without the module: they would meet them half-fetched.
+        """
+        engine = self.model_wrapped if self.is_deepspeed_enabled else None
+        offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)
+        if offload is not None and not offload.get_param_coordinator().is_invalid_trace():
+            offload.get_param_coordinator()._invalidate_trace()
 
     def _backward(self, loss: torch.Tensor) -> None:
         """Backward pass of a role that is not the last of its batch; DeepSpeed steps after the last."""
