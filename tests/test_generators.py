@@ -8,6 +8,7 @@ import traceback
 
 import pytest
 import torch
+import transformers
 from accelerate import PartialState
 from openai_server import FaultyEndpoint, chat_answer, free_port, transformers_serve
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
@@ -341,6 +342,15 @@ def test_scores_are_log_probabilities():
     pairs = generator.score(TEXTS, ["q" + character for character in CHARACTERS]).exp().sum(1)
     assert (pairs < generator.score(TEXTS, ["q"]).exp()[:, 0]).all()
     assert generator.completion_tokens == 0
+
+
+def test_score_refuses_a_model_without_a_cache():
+    """RWKV keeps a state of its own and does not heed the mask: padding would be read."""
+    tokenizer = make_tokenizer()
+    config = transformers.RwkvConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, context_length=64)
+    generator = TransformersGenerator(transformers.RwkvForCausalLM(config), tokenizer)
+    with pytest.raises(ValueError, match="needs a model with a cache: RwkvForCausalLM returned none"):
+        generator.score(TEXTS[:2], ["a", "bc"])
 
 
 def test_score_refuses_what_it_cannot_score():

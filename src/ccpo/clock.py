@@ -17,8 +17,7 @@ class StepClock(TrainerCallback):
     Tokens of all processes and seconds of this one per arm, logged at the end of every optimizer step as
     `rollout/<arm>_tokens` and `rollout/<arm>_seconds`.
 
-    An arm inside another's time counts for itself only. From the last loss to the end of the optimizer's step is
-    `update`, too.
+    An arm inside another's time counts for itself only. From the last loss to the end of the step is `update`, too.
 
     Args:
         metrics (`dict[str, dict[str, list]]`): the trainer's metrics; those of `"train"` get the figures.
@@ -62,15 +61,15 @@ class StepClock(TrainerCallback):
         return dict(zip(ARMS, self.accelerator.reduce(own, reduction="sum").tolist(), strict=True))
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.seconds.clear()  # of an evaluation
+        self.tokens.clear()  # of an evaluation, or of a step that failed
+        self.seconds.clear()
 
-    def on_optimizer_step(self, args, state, control, **kwargs):
+    def on_step_end(self, args, state, control, **kwargs):
+        tokens_by_arm = self.total_tokens()  # an accelerator has finished the optimizer's step then
         if self._loss_done is not None:
             self.seconds["update"] += time.perf_counter() - self._loss_done
             self._loss_done = None
-
-    def on_step_end(self, args, state, control, **kwargs):
-        for arm, tokens in self.total_tokens().items():
+        for arm, tokens in tokens_by_arm.items():
             self.metrics["train"][f"rollout/{arm}_tokens"].append(tokens)
             self.metrics["train"][f"rollout/{arm}_seconds"].append(self.seconds[arm])
         self.seconds.clear()

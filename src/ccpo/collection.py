@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import gather, gather_object
 from trl.data_utils import is_conversational
-from trl.models.utils import disable_gradient_checkpointing
 
 from .rewards import credit_metrics, rating_metrics
 from .rollout import Episodes, Prompt, assign_solos, run_episodes
@@ -73,7 +72,7 @@ class PolicyGenerator:
 
     def _generate(self, prompt_ids: list[list[int]], max_new_tokens: int | None, **engine_kwargs: Any):
         """Sample with TRL's generation, as the role: completion ids, and their log-probabilities where vLLM says."""
-        trainer = self.trainer
+        trainer, training = self.trainer, self.trainer.model.training
         if trainer.use_vllm:
             settings = {name: getattr(trainer, name) for name in _SAMPLING}
             settings["max_completion_length"] = max_new_tokens or trainer.max_completion_length
@@ -86,12 +85,13 @@ class PolicyGenerator:
             return self._generate_by_length(prompt_ids)
         finally:
             trainer.generation_config.max_new_tokens = limit
+            trainer.model.train(training)  # TRL's continuous batching ends in training mode, also an evaluation's
 
     def _generate_by_length(self, prompt_ids: list[list[int]]):
         """
         With transformers. A decode step costs a CPU by the row and its padding: there, many prompts go out sorted by
         length, in calls whose number depends on how many prompts there are alone, since sharded weights are gathered
-        in each. An accelerator takes all rows in about the time of one.
+        in each. On an accelerator, where the rows of a step share its cost, they stay together.
         """
         trainer, calls = self.trainer, 1
         if trainer.accelerator.device.type == "cpu" and not trainer.use_transformers_continuous_batching:
@@ -142,8 +142,7 @@ class PolicyGenerator:
             `torch.Tensor` of shape `(n, c)`.
         """
         trainer = self.trainer
-        checkpointing = trainer.args.gradient_checkpointing_kwargs
-        with trainer.as_role(self.role), disable_gradient_checkpointing(trainer.model, checkpointing):
+        with trainer.as_role(self.role):
             tokenizer, prompt_ids = trainer.processing_class, self._tokenize(prompts)
             choice_ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in choices]
             # What decides, of one choice: they are of one length, or nearly.
@@ -233,7 +232,8 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
     for generator in generators.values():
         generator.arm = "rating"
     one = trainer.args.policy_sharing == "shared" and not trainer.args.role_kwargs  # one policy, sampled one way
-    raters = dict.fromkeys(generators, generators["solver"]) if one else generators
+    # The Solver first: an engine in common holds its weights.
+    raters = {role: generators["solver" if one else role] for role in reversed(generators)}
     shares = {}
     only_outcomes = trainer.args.advantage_estimator == "counterfactual" and in_turn == ("thinker",)  # A = R - b
     for column, allocator in enumerate(trainer.allocators):

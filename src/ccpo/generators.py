@@ -19,7 +19,7 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed
 
-from .scoring import left_pad, score_choices
+from .scoring import evaluating, left_pad, score_choices
 
 logger = logging.getLogger(__name__)
 
@@ -57,19 +57,6 @@ def _unsharded_loading() -> Iterator[None]:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = config
-
-
-@contextmanager
-def _evaluating(model) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards each module is back in the mode it was in."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @dataclass(eq=False, repr=False)
@@ -174,7 +161,7 @@ class TransformersGenerator:
             config = self._generation_config(max_new_tokens)
             eos, options = config.eos_token_id, {"tokenizer": tokenizer} if config.stop_strings else {}
             ends = {*eos, pad_id} if config.stop_strings else {*eos}  # a stop string is followed by pads
-            with _evaluating(model), self._own_random_state():
+            with evaluating(model), self._own_random_state():
                 for batch in batches:
                     ids, mask = left_pad(batch, pad_id, model.device)
                     # synced_gpus: the model is whole here, so that it never waits for the other processes
@@ -225,10 +212,10 @@ class TransformersGenerator:
                     raise ValueError(f"choice {choice!r} is empty or holds a token that the tokenizer does not know.")
             choice_ids = iter([of_text[choice] for choice in row] for row in own)
             options = {"pad_id": pad_id, "temperature": self.temperature or 1.0, "device": model.device}
-            scores = []
-            with _evaluating(model):
-                for batch in self._batches(prompts, max(map(len, of_text.values()))):
-                    scores.append(score_choices(model, batch, list(islice(choice_ids, len(batch))), **options).cpu())
+            scores = [
+                score_choices(model, batch, list(islice(choice_ids, len(batch))), **options).cpu()
+                for batch in self._batches(prompts, max(map(len, of_text.values())))
+            ]
         return torch.cat(scores)
 
     def _load(self) -> tuple:

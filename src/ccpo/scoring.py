@@ -1,6 +1,8 @@
 """How likely a model is to go on with each of a few given texts; what their prompts have in common is read once."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -21,7 +23,19 @@ def common_length(choices: list[list[int]]) -> int:
     return len(os.path.commonprefix([*choices, shortest[:-1]]))
 
 
-@torch.no_grad()
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, without gradients, and every module's own mode again afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def score_choices(
     model: nn.Module,
     prompts: list[list[int]],
@@ -36,7 +50,7 @@ def score_choices(
 
     A prompt, with the tokens that all its choices begin with, is run once, and the choices continue its key-value
     cache, side by side. A cache of other layers than attention's cannot be repeated: there every choice runs with its
-    prompt. Two forward passes in any case, since sharded weights are gathered in each.
+    prompt. Two forward passes in any case, since sharded weights are gathered in each; in evaluation mode.
 
     Args:
         model (`nn.Module`): a causal language model.
@@ -48,6 +62,9 @@ def score_choices(
 
     Returns:
         `torch.Tensor` of shape `(B, C)`, float32.
+
+    Raises:
+        `ValueError`: a model without a cache, which may not heed the attention mask either.
     """
     count = len(choices[0])
     common = [common_length(own) for own in choices]
@@ -64,31 +81,33 @@ def score_choices(
         return (logits.float() / temperature).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)
 
     shared = max(common)
-    begun = model(
-        input_ids=head,
-        attention_mask=head_mask,
-        position_ids=places[::count, : head.size(1)],
-        use_cache=True,
-        logits_to_keep=shared + 1,
-    )
+    with evaluating(model):
+        begun = model(
+            input_ids=head,
+            attention_mask=head_mask,
+            position_ids=places[::count, : head.size(1)],
+            use_cache=True,
+            logits_to_keep=shared + 1,
+        )
+        cache = getattr(begun, "past_key_values", None)
+        if cache is None and getattr(begun, "cache_params", None) is None:
+            raise ValueError(f"Scoring choices needs a model with a cache: {type(model).__name__} returned none.")
+        if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in getattr(cache, "layers", [None])):
+            cache.batch_repeat_interleave(count)
+            gone_on = model(
+                input_ids=tail,
+                attention_mask=mask,
+                position_ids=places[:, head.size(1) :],
+                past_key_values=cache,
+                use_cache=True,
+            )
+            rest = gone_on.logits[:, :-1]
+        else:
+            ids = torch.cat([head.repeat_interleave(count, dim=0), tail], dim=1)
+            whole = model(input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=width)
+            rest = whole.logits[:, -width:-1]
     beginnings = log_probs(begun.logits[:, -shared - 1 : -1], head[:, head.size(1) - shared :])  # (B, S)
     counts = torch.arange(shared, 0, -1, device=device) <= torch.tensor(common, device=device)[:, None]  # its own last
     first = begun.logits[:, -1:].repeat_interleave(count, dim=0)  # (B·C, 1, V)
-    cache = getattr(begun, "past_key_values", None)
-    layers = getattr(cache, "layers", [None])
-    if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
-        cache.batch_repeat_interleave(count)
-        gone_on = model(
-            input_ids=tail,
-            attention_mask=mask,
-            position_ids=places[:, head.size(1) :],
-            past_key_values=cache,
-            use_cache=True,
-        )
-        rest = gone_on.logits[:, :-1]
-    else:
-        ids = torch.cat([head.repeat_interleave(count, dim=0), tail], dim=1)
-        whole = model(input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=width)
-        rest = whole.logits[:, -width:-1]
     ends = log_probs(torch.cat([first, rest], dim=1), tail).masked_fill(tail_mask == 0, 0)  # (B·C, T)
     return beginnings.masked_fill(~counts, 0).sum(dim=1)[:, None] + ends.sum(dim=1).view(-1, count)
