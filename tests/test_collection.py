@@ -228,10 +228,14 @@ def test_evaluation_logs_the_tokens(model_dirs, chat_dataset, make_config):
 
 
 def test_a_step_that_failed_leaves_nothing_to_the_next(model_dirs, chat_dataset, make_config, monkeypatch):
-    trainer = build(model_dirs, chat_dataset, make_config(max_steps=1), CounterfactualCredit)
+    """Nor to an evaluation after it."""
+    evaluation = {"eval_dataset": chat_dataset.select(range(2))}
+    trainer = build(model_dirs, chat_dataset, make_config(max_steps=1), CounterfactualCredit, **evaluation)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(trainer, "_allocate", lambda rollout: (_ for _ in ()).throw(KeyboardInterrupt))
         trainer.train()
+    figures = trainer.evaluate()
+    assert figures["eval_rollout/thought_tokens"] == 8 * figures["eval_thinker/completions/mean_length"]
     trainer.train()
     row = trainer.state.log_history[0]
     assert row["rollout/thought_tokens"] == 4 * row["thinker/completions/mean_length"]

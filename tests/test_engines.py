@@ -9,16 +9,17 @@ import pytest
 import torch
 from conftest import digit_outcome
 from peft import LoraConfig
+from transformers import Qwen3Config
 from trl.generation.vllm_generation import VLLMGeneration
 
-from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit
+from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
 from ccpo.collection import PolicyGenerator
 
 THINKER, SOLVER = "thinker", "solver"
 
 
 class Recorder:
-    """What `VLLMGeneration` is asked; it generates the same three tokens, or the first choice that it may."""
+    """What `VLLMGeneration` is asked; it generates three tokens, or the first choice that it may."""
 
     __signature__ = inspect.signature(VLLMGeneration)
 
@@ -37,18 +38,19 @@ class Recorder:
     def generate(self, prompts, images, num_generations, profiler=None):
         self.log.append(len(prompts))
         choices = ((self.generation_kwargs or {}).get("structured_outputs") or {}).get("choice")
-        ids = self.processing_class(choices[0], add_special_tokens=False)["input_ids"] if choices else [5, 6, 1]
-        return prompts, [ids] * len(prompts), [[[-1.0]] * len(ids)] * len(prompts), None
+        choice = self.processing_class(choices[0], add_special_tokens=False)["input_ids"] if choices else None
+        drawn = [choice or [5 + i % 2, 6, 1] for i in range(len(prompts))]
+        return prompts, drawn, [[[-1.0]] * len(ids) for ids in drawn], None
 
 
 @pytest.fixture
 def build(model_dirs, chat_dataset, make_config, monkeypatch):
     monkeypatch.setattr("trl.trainer.grpo_trainer.VLLMGeneration", Recorder)
 
-    def build(sharing, credit=None, **settings):
+    def build(sharing, credit=None, lora=None, **settings):
         args = make_config(**{"policy_sharing": sharing, "use_vllm": True, "vllm_mode": "colocate", **settings})
-        lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-        peft = {"peft_config": lora} if sharing == "adapters" else {}
+        kwargs = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False, **(lora or {})}
+        peft = {"peft_config": LoraConfig(**kwargs)} if lora or sharing == "adapters" else {}
         credit = credit or CounterfactualCredit(digit_outcome)
         return MultiAgentGRPOTrainer(model_dirs["qwen3"], credit, args, chat_dataset, **peft)
 
@@ -110,13 +112,28 @@ def test_an_engine_that_slept_without_weights_gets_them(build):
 def test_the_base_of_adapters_is_kept_to_the_bit(build):
     trainer = build("adapters", schedule="joint", max_steps=3, model_init_kwargs={"dtype": "bfloat16"})
     base = {name: p.clone() for name, p in trainer.model.named_parameters() if "lora" not in name}
-    rounded = {name: p.clone() for name, p in base.items()}
     trainer.train()
     for name, parameter in trainer.model.named_parameters():
         assert "lora" in name or torch.equal(parameter, base[name])
     trainer.vllm_generation.sync_weights()  # without protection
     rounded = {name: p for name, p in trainer.model.named_parameters() if "lora" not in name}
     assert any(not torch.equal(rounded[name], base[name]) for name in base)
+
+
+def test_biases_that_train_beside_adapters_keep_what_they_learned(build, monkeypatch):
+    config = Qwen3Config.from_pretrained
+    monkeypatch.setattr(Qwen3Config, "from_pretrained", lambda *a, **k: config(*a, **k | {"attention_bias": True}))
+    credit = SharedCredit(lambda prompts, completions, **kwargs: [float(i % 2) for i in range(len(prompts))])
+    trainer = build("shared", credit, lora={"bias": "lora_only"}, schedule="joint", max_steps=4)
+    biases = {name: p for name, p in trainer.model.named_parameters() if name.endswith("bias") and p.requires_grad}
+    moments, before = [], {name: p.detach().clone() for name, p in biases.items()}
+    sync = trainer.vllm_generation.sync_weights
+    note = lambda: moments.append(sum(p.abs().sum().item() for p in biases.values())) or sync()  # noqa: E731
+    monkeypatch.setattr(trainer.vllm_generation, "sync_weights", note)
+    trainer.train()
+    assert len(before) == 4 and len(set(moments)) == 4  # every push has newer ones
+    steps = [(p - before[name]).abs().max().item() for name, p in biases.items()]
+    assert min(steps) > trainer.args.learning_rate  # more than the last of four steps, of a decaying rate, alone
 
 
 @pytest.mark.parametrize(
@@ -131,6 +148,8 @@ def test_the_base_of_adapters_is_kept_to_the_bit(build):
         ("separate", {"vllm_engine_per_role": False}, [8]),
         ("adapters", {"num_solos": 8}, [12]),
         ("shared", {"num_solves": 3}, [24]),  # both roles' ratings in one call
+        ("shared", {"per_device_train_batch_size": 600}, [1024]),  # not more than vLLM should reserve memory for
+        ("shared", {"per_device_train_batch_size": 1200}, [1200]),  # nor fewer than TRL's
     ],
 )
 def test_engines_have_room_for_one_wave(sharing, settings, rows, build):

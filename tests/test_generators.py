@@ -344,6 +344,13 @@ def test_scores_are_log_probabilities():
     assert generator.completion_tokens == 0
 
 
+@pytest.mark.parametrize("choices", [[["a", "b"], ["c"], ["d", "e", "f"]], [["a"], ["b"], ["c"], ["d"]], [["a"]]])
+def test_score_refuses_rows_of_choices_that_do_not_fit(choices):
+    generator = TransformersGenerator(make_model(), make_tokenizer())
+    with pytest.raises(ValueError, match="rows of .* texts for 3 prompts. Give every prompt as many"):
+        generator.score(TEXTS[:3], choices)
+
+
 def test_score_refuses_a_model_without_a_cache():
     """RWKV keeps a state of its own and does not heed the mask: padding would be read."""
     tokenizer = make_tokenizer()

@@ -68,7 +68,7 @@ class CheckpointMixin:
         """
         self._finished_epochs, self._saved_step = 0, None
         if self.use_vllm and len(self.roles) > 1:
-            self.engines.forget()
+            self.engines.mark_changed(set(self.roles))
         if resume_from_checkpoint:
             folder = self._find_checkpoint(resume_from_checkpoint)
             self._finished_epochs = int(TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).epoch)
@@ -204,7 +204,7 @@ class CheckpointMixin:
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
         if self.use_vllm and len(self.roles) > 1:
-            self.engines.forget()
+            self.engines.mark_changed(set(self.roles))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         sharded = self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(

@@ -24,13 +24,14 @@ class StepClock(TrainerCallback):
         accelerator ([`~accelerate.Accelerator`]): sums the tokens.
 
     Attributes:
-        tokens (`dict[str, int | torch.Tensor]`): of this process in the current step.
-        seconds (`dict[str, float]`): likewise.
+        tokens (`dict[str, dict[str, int | torch.Tensor]]`): of this process, in the current step (`"train"`) or an
+            evaluation's current batch (`"eval"`).
+        seconds (`dict[str, float]`): of the current step.
     """
 
     def __init__(self, metrics: dict, accelerator: Accelerator):
         self.metrics, self.accelerator = metrics, accelerator
-        self.tokens: dict[str, int | torch.Tensor] = defaultdict(int)
+        self.tokens: dict[str, dict[str, int | torch.Tensor]] = {"train": defaultdict(int), "eval": defaultdict(int)}
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner = 0.0  # seconds that arms inside the current one took
         self._loss_done: float | None = None
@@ -54,18 +55,18 @@ class StepClock(TrainerCallback):
         for name, part in parts.items():
             self.seconds[name] += spent * (part / total if total else 1 / len(parts))
 
-    def total_tokens(self) -> dict[str, int]:
+    def total_tokens(self, mode: str) -> dict[str, int]:
         """Tokens of each arm over all processes since the last call; a collective call."""
-        own = torch.tensor([int(self.tokens[arm]) for arm in ARMS], device=self.accelerator.device)
-        self.tokens.clear()
+        own = torch.tensor([int(self.tokens[mode][arm]) for arm in ARMS], device=self.accelerator.device)
+        self.tokens[mode].clear()
         return dict(zip(ARMS, self.accelerator.reduce(own, reduction="sum").tolist(), strict=True))
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.tokens.clear()  # of an evaluation, or of a step that failed
-        self.seconds.clear()
+        self.tokens["train"].clear()  # of a step that failed
+        self.seconds.clear()  # of an evaluation, too
 
     def on_step_end(self, args, state, control, **kwargs):
-        tokens_by_arm = self.total_tokens()  # an accelerator has finished the optimizer's step then
+        tokens_by_arm = self.total_tokens("train")  # an accelerator has finished the optimizer's step then
         if self._loss_done is not None:
             self.seconds["update"] += time.perf_counter() - self._loss_done
             self._loss_done = None

@@ -85,7 +85,8 @@ class PolicyGenerator:
             return self._generate_by_length(prompt_ids)
         finally:
             trainer.generation_config.max_new_tokens = limit
-            trainer.model.train(training)  # TRL's continuous batching ends in training mode, also an evaluation's
+            if trainer.use_transformers_continuous_batching:  # TRL ends it in training mode, also an evaluation's
+                trainer.model.train(training)
 
     def _generate_by_length(self, prompt_ids: list[list[int]]):
         """
@@ -247,11 +248,14 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
             }
     joint_tokens, solo_tokens = (sum(len(ids) for _, ids, _ in drawn) for drawn in (samples["solver"], solo_samples))
     clock.split("answers", {"joint": joint_tokens, "solo": solo_tokens})  # one call draws both
-    clock.tokens["thought"] += sum(len(ids) for _, ids, _ in samples["thinker"])
-    clock.tokens["joint"] += joint_tokens
-    clock.tokens["solo"] += solo_tokens
-    clock.tokens["verify"] += joint_tokens + solo_tokens
-    clock.tokens["rating"] += sum(
+    if not training:
+        clock.tokens["eval"].clear()  # of an evaluation that failed
+    tokens = clock.tokens["train" if training else "eval"]
+    tokens["thought"] += sum(len(ids) for _, ids, _ in samples["thinker"])
+    tokens["joint"] += joint_tokens
+    tokens["solo"] += solo_tokens
+    tokens["verify"] += joint_tokens + solo_tokens
+    tokens["rating"] += sum(
         generator.scored_tokens + sum(len(ids) for _, ids, _ in generator.samples[answered[role] :])
         for role, generator in generators.items()
     )
@@ -272,7 +276,7 @@ def log_rollout(trainer: MultiAgentGRPOTrainer, rollout: Rollout, rewards: dict,
     leaked = trainer.accelerator.reduce(leaked, reduction="sum").item()
     values["credit/leak_rate"] = leaked / (len(episodes.thoughts) * trainer.accelerator.num_processes)
     if not trainer.model.training:  # an optimizer step logs its own at its end
-        values |= {f"rollout/{arm}_tokens": count for arm, count in trainer._clock.total_tokens().items()}
+        values |= {f"rollout/{arm}_tokens": count for arm, count in trainer._clock.total_tokens("eval").items()}
     for name, value in values.items():
         metrics[name].append(value)
 

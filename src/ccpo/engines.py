@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-import torch
 from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_SEQUENCES = 1024
 SERVER_KEYS = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_group_port")
 
 
@@ -47,13 +47,15 @@ def engine_kwargs(args: Any, role: str, roles: tuple[str, ...]) -> dict[str, Any
     """The arguments of `VLLMGeneration` in which a role's engine differs from TRL's, which is for one role's rows."""
     own = has_engine_per_role(args, roles)
     settings = engine_settings(args, role, roles) if own else {}
-    rows = args.per_device_train_batch_size * args.vllm_tensor_parallel_size * args.steps_per_generation
+    rows = args.per_device_train_batch_size * args.vllm_tensor_parallel_size * args.steps_per_generation  # TRL's
     calls = args.num_solves  # each answer, or its rating
     if not own or role != "thinker":  # joint and solo answers go out together
         calls += -(-(args.num_solos or args.num_generations) // args.num_generations)
     if args.policy_sharing == "shared":  # both roles' ratings, too
         calls = max(calls, 2 * args.num_solves)
-    return {name.removeprefix("vllm_"): value for name, value in settings.items()} | {"max_num_seqs": rows * calls}
+    settings = {name.removeprefix("vllm_"): value for name, value in settings.items()}
+    # vLLM reserves memory by this number, and has no more tokens than 4096 in a batch: what exceeds it queues.
+    return settings | {"max_num_seqs": max(rows, min(rows * calls, MAX_SEQUENCES))}
 
 
 @contextmanager
@@ -86,7 +88,6 @@ class RoleEngines:
         self.pushes = dict.fromkeys(trainer.roles, 0)
         self._changed = set(trainer.roles)  # whose weights moved since they were pushed
         self._held: dict[int, str] = {}  # engine -> whose weights it has
-        self._bases: dict[int, tuple[nn.Parameter, torch.Tensor]] = {}  # of adapters, and their values
         first = trainer.vllm_generation
         self.engines = dict.fromkeys(trainer.roles, first)
         if has_engine_per_role(trainer.args, trainer.roles):
@@ -125,11 +126,6 @@ class RoleEngines:
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         return model.policies[role] if isinstance(model, RolePolicies) else model
 
-    def forget(self) -> None:
-        """Weights may have come from elsewhere: what is known of them does not hold."""
-        self._changed = set(self.trainer.roles)
-        self._bases.clear()
-
     def mark_changed(self, roles: set[str]) -> None:
         """An optimizer step moves these roles."""
         self._changed |= set(self.trainer.roles) if self.trainer.args.policy_sharing == "shared" else roles
@@ -142,29 +138,28 @@ class RoleEngines:
         owner = self.trainer.roles[0] if shared else role
         asleep = getattr(engine, "_llm_weights_sleeping", False)  # without any weights
         if asleep or self._held.get(id(engine)) != owner or owner in self._changed:
-            self._push(engine)
+            with _base_kept(engine.model):
+                engine.sync_weights()
             self.pushes[owner] += 1
             self._held[id(engine)] = owner
             self._changed.discard(owner)
         return engine
 
-    def _push(self, engine: VLLMGeneration) -> None:
-        """
-        Give the engine its model's weights, and keep the base of an adapter to the bit.
 
-        TRL has PEFT add the adapter to the base and subtract it again, which rounds: a copy of the adapted layers
-        waits in the CPU's memory. Under ZeRO-3 PEFT works on gathered copies, which are thrown away.
-        """
-        bases = {}
-        if isinstance(engine.model, PeftModel):
-            layers = [
-                module.get_base_layer() for module in engine.model.modules() if isinstance(module, BaseTunerLayer)
-            ]
-            for parameter in (p for layer in layers for p in layer.parameters(recurse=False)):
-                if parameter.is_floating_point() and not hasattr(parameter, "ds_tensor"):
-                    known = self._bases.get(id(parameter))
-                    bases[id(parameter)] = known or (parameter, parameter.detach().to("cpu", copy=True))
-        engine.sync_weights()
-        for parameter, values in bases.values():
-            parameter.data.copy_(values)
-        self._bases |= bases
+@contextmanager
+def _base_kept(model: nn.Module) -> Iterator[None]:
+    """
+    Keep the base of an adapter to the bit: to push, TRL has PEFT add the adapter to it and subtract it again.
+
+    A copy of the adapted layers waits in the CPU's memory meanwhile. Under ZeRO-3 PEFT works on gathered copies, which
+    are thrown away.
+    """
+    kept = []
+    if isinstance(model, PeftModel):
+        bases = [layer.get_base_layer() for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+        for parameter in {id(p): p for base in bases for p in base.parameters(recurse=False)}.values():
+            if parameter.is_floating_point() and not hasattr(parameter, "ds_tensor"):
+                kept.append((parameter, parameter.detach().to("cpu", copy=True)))
+    yield
+    for parameter, values in kept:
+        parameter.data.copy_(values)

@@ -200,6 +200,11 @@ class TransformersGenerator:
         if isinstance(choices, str) or not choices:
             raise TypeError(f"choices must be a non-empty list of str, got {choices!r}.")
         own = [choices] * len(prompts) if isinstance(choices[0], str) else choices
+        if len(own) != len(prompts) or len({len(row) for row in own}) > 1:
+            raise ValueError(
+                f"choices has rows of {[len(row) for row in own]} texts for {len(prompts)} prompts. Give every prompt "
+                "as many."
+            )
         with _LOCAL_LOCK:
             if not prompts:
                 return torch.zeros(0, len(choices))

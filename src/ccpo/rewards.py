@@ -354,7 +354,8 @@ class SelfEvaluatedCredit(CreditAllocator):
         Ask every role to rate every answer.
 
         Args:
-            raters (`dict[str, Callable]`): a generator per role; `"constrained"` needs its `score(prompts, choices)`.
+            raters (`dict[str, Callable]`): a generator per role, one object where one policy rates for both;
+                `"constrained"` needs its `score(prompts, choices)`.
             episodes ([`Episodes`]): what was said.
             outcome (`torch.Tensor` of shape `(n·K,)`): the verdicts.
 

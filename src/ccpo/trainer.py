@@ -433,7 +433,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         total = torch.zeros((), device=self.accelerator.device)
         for i, (role, role_inputs) in enumerate(by_role.items(), start=1):
             if torch.is_grad_enabled():
-                self._clock.tokens["update"] += role_inputs["completion_mask"].sum()
+                self._clock.tokens["train"]["update"] += role_inputs["completion_mask"].sum()
             with self.as_role(role):
                 loss = super().compute_loss(model, role_inputs, return_outputs, num_items_in_batch)
             if i < len(by_role) and torch.is_grad_enabled():
@@ -462,12 +462,13 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         Make ZeRO-3 learn anew in which order the modules read their weights.
 
         It fetches ahead in the order of the last pass, which ended in the LM head when a policy generated or rated.
-        TRL's losses use the head's weights without the module: they would meet them half-fetched.
+        TRL's losses use the head's weights without the module: the backward pass would find them gone.
         """
         engine = self.model_wrapped if self.is_deepspeed_enabled else None
         offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)
-        if offload is not None and not offload.get_param_coordinator().is_invalid_trace():
-            offload.get_param_coordinator()._invalidate_trace()
+        coordinator = getattr(offload, "param_coordinator", None)
+        if coordinator is not None and not coordinator.is_invalid_trace():
+            coordinator._invalidate_trace()
 
     def _backward(self, loss: torch.Tensor) -> None:
         """Backward pass of a role that is not the last of its batch; DeepSpeed steps after the last."""
