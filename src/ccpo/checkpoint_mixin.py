@@ -1,22 +1,24 @@
-"""[`CheckpointMixin`]: what a trainer of several roles saves, and how it goes on from there."""
+"""[`CheckpointMixin`]: what a trainer of several roles saves and when, and how it goes on from there."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
 from peft import PeftModel
-from transformers import TrainerState
+from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from .checkpoints import (
     RUN_STATE,
-    IgnoreSigterm,
-    SaveCallback,
     check_checkpoint,
     find_last_checkpoint,
     load_run_state,
@@ -37,7 +39,7 @@ class CheckpointMixin:
     Over a [`~transformers.Trainer`] of several policies: checkpoints that are complete or known not to be, and from
     which a run goes on as if it had never stopped; SIGTERM saves one and stops.
 
-    Overrides, each of which calls `super()`:
+    Overrides, which call `super()` but where it knows one model only:
 
     - `save_model`, `_save`, `_push_from_checkpoint`: a folder per role, gathered from every backend;
     - `_save_checkpoint`, `_save_rng_state`, `_finalize_training`: our state beside the `Trainer`'s, a manifest written
@@ -235,3 +237,85 @@ class CheckpointMixin:
             for role in self.roles:
                 shutil.copytree(Path(checkpoint_folder) / role, Path(self.args.output_dir) / role, dirs_exist_ok=True)
         super()._push_from_checkpoint(checkpoint_folder)
+
+
+class SaveCallback(TrainerCallback):
+    """
+    When to save beyond `save_strategy`.
+
+    On SIGTERM: finish the optimizer step, save a checkpoint, stop. All processes do so if one got the signal.
+    (`transformers`' `enable_jit_checkpoint` saves between backward pass and optimizer step, and each process on its
+    own: what it saves cannot be continued exactly.)
+
+    At the last step of an epoch, or of the run: save when the epoch has ended, for a resumed run does not repeat what
+    is logged and evaluated there.
+
+    Attributes:
+        stopped (`bool`): whether the run ended by SIGTERM.
+        deferred (`bool`): whether a checkpoint waits for the epoch's end.
+        passes (`int`): how often the dataset has been begun.
+    """
+
+    def __init__(self, accelerator):
+        self.accelerator = accelerator
+        self.received = self.stopped = self.deferred = False
+        self.epoch_ended, self.passes = False, 0
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to SIGTERM. Off the main thread Python cannot, and the signal keeps its meaning."""
+        self.received = self.stopped = self.deferred = False
+        self.passes = 0
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        previous = signal.signal(signal.SIGTERM, self._receive)
+        try:
+            yield
+            self.stopped |= self.received  # during the last evaluation, say: little time is left
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
+
+    def _receive(self, signum, frame):
+        self.received = True
+
+    def is_last_of_epoch(self, state) -> bool:
+        """Whether the step that has ended is its epoch's last, and the epoch's end is still to come."""
+        last = float(state.epoch).is_integer() or state.global_step >= state.max_steps
+        return last and not self.epoch_ended
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.passes += 1
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.epoch_ended = self.deferred = False
+
+    def on_step_end(self, args, state, control, **kwargs):
+        received = torch.tensor([float(self.received)], device=self.accelerator.device)
+        if self.accelerator.reduce(received, reduction="sum").item() > 0:
+            self.stopped = control.should_save = control.should_training_stop = True
+            if self.accelerator.is_main_process:
+                logger.warning(
+                    "SIGTERM: saving %s-%d in %s and stopping. Continue with `--resume_from_checkpoint true`.",
+                    PREFIX_CHECKPOINT_DIR,
+                    state.global_step,
+                    args.output_dir,
+                )
+        if control.should_save and self.is_last_of_epoch(state):
+            control.should_save, self.deferred = False, True
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        self.epoch_ended = True
+        control.should_save |= self.deferred
+
+
+class IgnoreSigterm:
+    """A data worker's start: the end of a job is its parent's business."""
+
+    def __init__(self, then):
+        self.then = then
+
+    def __call__(self, worker_id: int) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if self.then is not None:
+            self.then(worker_id)

@@ -7,17 +7,13 @@ import logging
 import os
 import re
 import shutil
-import signal
-import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
 from .policies import RolePolicies
@@ -317,88 +313,3 @@ def _plain(value: Any) -> Any:
     if value is None or type(value) in (bool, int, float, str):
         return value
     return value.item() if hasattr(value, "item") else str(value)
-
-
-# ---- Preemption ----
-
-
-class SaveCallback(TrainerCallback):
-    """
-    When to save beyond `save_strategy`.
-
-    On SIGTERM: finish the optimizer step, save a checkpoint, stop. All processes do so if one got the signal.
-    (`transformers`' `enable_jit_checkpoint` saves between backward pass and optimizer step, and each process on its
-    own: what it saves cannot be continued exactly.)
-
-    At the last step of an epoch, or of the run: save when the epoch has ended, for a resumed run does not repeat what
-    is logged and evaluated there.
-
-    Attributes:
-        stopped (`bool`): whether the run ended by SIGTERM.
-        deferred (`bool`): whether a checkpoint waits for the epoch's end.
-        passes (`int`): how often the dataset has been begun.
-    """
-
-    def __init__(self, accelerator):
-        self.accelerator = accelerator
-        self.received = self.stopped = self.deferred = False
-        self.epoch_ended, self.passes = False, 0
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen to SIGTERM. Off the main thread Python cannot, and the signal keeps its meaning."""
-        self.received = self.stopped = self.deferred = False
-        self.passes = 0
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = signal.signal(signal.SIGTERM, self._receive)
-        try:
-            yield
-            self.stopped |= self.received  # during the last evaluation, say: little time is left
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
-
-    def _receive(self, signum, frame):
-        self.received = True
-
-    def is_last_of_epoch(self, state) -> bool:
-        """Whether the step that has ended is its epoch's last, and the epoch's end is still to come."""
-        last = float(state.epoch).is_integer() or state.global_step >= state.max_steps
-        return last and not self.epoch_ended
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.passes += 1
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.epoch_ended = self.deferred = False
-
-    def on_step_end(self, args, state, control, **kwargs):
-        received = torch.tensor([float(self.received)], device=self.accelerator.device)
-        if self.accelerator.reduce(received, reduction="sum").item() > 0:
-            self.stopped = control.should_save = control.should_training_stop = True
-            if self.accelerator.is_main_process:
-                logger.warning(
-                    "SIGTERM: saving %s-%d in %s and stopping. Continue with `--resume_from_checkpoint true`.",
-                    PREFIX_CHECKPOINT_DIR,
-                    state.global_step,
-                    args.output_dir,
-                )
-        if control.should_save and self.is_last_of_epoch(state):
-            control.should_save, self.deferred = False, True
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self.epoch_ended = True
-        control.should_save |= self.deferred
-
-
-class IgnoreSigterm:
-    """A data worker's start: the end of a job is its parent's business."""
-
-    def __init__(self, then):
-        self.then = then
-
-    def __call__(self, worker_id: int) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if self.then is not None:
-            self.then(worker_id)
