@@ -35,7 +35,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
 from transformers.utils import logging as hf_logging
 from trl.trainer.utils import pad
 
@@ -45,6 +45,7 @@ from ccpo.collection import PolicyGenerator
 from ccpo.ratings import MAX_RATING_TOKENS, PAIRS, rating_choices
 from ccpo.report import write_json
 from ccpo.rollout import Episodes
+from ccpo.tasks import arithmetic
 
 ROLES = ("thinker", "solver")
 VERDICTS = ("wrong", "correct")
@@ -64,27 +65,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         show_progress=False,
     )
     core.train_from_iterator((path.read_text() for path in sorted(Path(ccpo.__file__).parent.rglob("*.py"))), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", padding_side="left")
-
-
-def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
-    """Random weights, 1.2 million."""
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=128,
-        intermediate_size=896,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=4096,
-        initializer_range=0.06,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        dtype="float32",
-    )
-    torch.manual_seed(seed)
-    return LlamaForCausalLM(config)
+    special = {"pad_token": "<pad>", "eos_token": "<eos>", "padding_side": "left"}
+    return PreTrainedTokenizerFast(tokenizer_object=core, model_max_length=4096, **special)
 
 
 def judge(prompts, completions, **kwargs):
@@ -104,7 +86,7 @@ def build_trainer(options: argparse.Namespace, folder: str) -> MultiAgentGRPOTra
         disable_tqdm=True,
     )
     return MultiAgentGRPOTrainer(
-        {role: build_policy(tokenizer, seed) for seed, role in enumerate(ROLES)},
+        {role: arithmetic.build_policy(tokenizer, seed) for seed, role in enumerate(ROLES)},
         SelfEvaluatedCredit(judge),
         args,
         Dataset.from_dict({"prompt": ["1+1="] * options.episodes}),
