@@ -48,7 +48,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
     - `_generate_and_score_completions`: the team's pass, then TRL's method once per role in turn, with the role's
       completions replayed through `rollout_func` and its rewards in place of `_calculate_rewards`;
     - `_calculate_rewards`: the role's credit, while TRL's method scores a role;
-    - `compute_loss`: TRL's, once per role in turn;
+    - `compute_loss`: TRL's, once per role in turn; `training_step`: TRL's, with its time counted;
     - `create_optimizer`: parameter groups per role; `create_scheduler`, which follows once the optimizer is the one
       that steps: the hook that keeps a role out of turn from moving;
     - `train`, `save_model` and what saves and loads checkpoints: see [`~ccpo.checkpoint_mixin.CheckpointMixin`].
