@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from ccpo import _verifier_worker as worker
+from ccpo import answers
 from ccpo import verifier as verifier_module
 from ccpo.verifier import MathVerifier
 
@@ -241,21 +242,21 @@ def test_order_and_repeated_pairs(verifier):
     ],
 )
 def test_last_box(text, box):
-    assert worker.last_box(text) == box
+    assert answers.last_box(text) == box
 
 
 @pytest.mark.parametrize(
     ("text", "value"), [("5", 5), ("-0", 0), ("007", 7), ("1,200", 1200), ("-1,200,000", -1200000)]
 )
 def test_plain_integers_are_read_as_by_the_grammar(verifier, text, value):
-    assert worker.plain_integer(text, False) == value
+    assert answers.plain_integer(text, False) == value
     assert one(verifier, text, rf"\boxed{{{value}+0}}") == 1.0  # a sum is no plain integer: this goes to a worker
 
 
 @pytest.mark.parametrize("text", ["5.0", "1,20", "0,111", "1,2", "5%", "", "x", "٣", "9" * 31])
 def test_others_are_no_plain_integers(text):
-    assert worker.plain_integer(text, False) is None
-    assert worker.plain_integer("5", True) is None
+    assert answers.plain_integer(text, False) is None
+    assert answers.plain_integer("5", True) is None
 
 
 # --- Data sets and TRL --------------------------------------------------------
@@ -431,7 +432,7 @@ def test_the_quick_grammar_reads_what_the_full_one_reads(judge):
     from math_verify.parser import parse_latex_cached
 
     config = NormalizationConfig(units=True, malformed_operators=True, nits=True, boxed="none")
-    golds = sorted({row["answer"] for row in load("math500") if worker.plain_integer(row["answer"], False) is None})
+    golds = sorted({row["answer"] for row in load("math500") if answers.plain_integer(row["answer"], False) is None})
     full = {gold: sympy.srepr(parse_latex_cached.__wrapped__(normalize_latex(gold, config))) for gold in golds}
     read, equal = judge()
     quick = {gold: sympy.srepr(read(gold, False, False)) for gold in golds if "!" not in gold}  # `,\!`: see _THOUSANDS

@@ -1,6 +1,6 @@
 """
-Finding the answer in a text (used by `verifier.py`; standard library only), and judging a pair, in a child interpreter
-that is given this *file*, not the package: a worker imports neither `ccpo` nor torch.
+Judging a pair of answers, in a child interpreter that is given this *file*, not the package: a worker imports neither
+`ccpo` nor torch.
 
 No text is ever evaluated. Answers are read by math-verify's LaTeX grammar (ANTLR), never by its reader for plain
 expressions, which ends in `eval`; and [`forbid_eval`] makes SymPy refuse it.
@@ -15,113 +15,14 @@ import time
 from functools import lru_cache
 from operator import add, mul, sub, truediv
 
-MAX_TEXT = 100_000  # characters of a text, counted from its end, in which a box is looked for
-MAX_PROSE = 4_000  # characters of an unboxed text, counted from its end, in which "answer is $...$" is looked for
 MAX_ANSWER = 2_000  # characters of an answer; a longer one counts as unreadable (the longest in MATH has 159)
-MAX_BARE = 200  # characters of a prediction that may be a bare answer
 MEMORY_LIMIT = 4 * 1024**3  # bytes of address space of a worker, which needs about 0.1 GiB
 
 # What a worker writes, a byte each.
 READY, ERROR, GOLD_READ, GOLD_UNREADABLE, RIGHT, WRONG = b"R", b"!", b"g", b"?", b"+", b"-"
 
-# `\\` is a line break unless it is a doubled backslash in front of a box; `\{` and `\}` are no grouping.
-_BRACES = re.compile(r"\\boxed\s*\{|\\\\(?!boxed)|\\[{}]|[{}]")
-_ENVIRONMENT = re.compile(
-    r"\$\$((?:\\.|[^$\\])+)\$\$|\$((?:\\.|[^$\\])+)\$|(?<!\\)\\\((.+?)\\\)|(?<!\\)\\\[(.+?)\\\]", re.DOTALL
-)
-_INTEGER = re.compile(r"-?(?:[1-9][0-9]{0,2}(?:,[0-9]{3}){1,9}|[0-9]{1,30})")
 _NUMERAL = re.compile(r"(?P<integer>[+-]?[0-9]+)|[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _OPERATIONS = dict(zip((ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow), (add, sub, mul, truediv, pow), strict=True))
-_THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,)\s*(?=[0-9]{3}(?![0-9]))")  # 1,\!200  1{,}200  1\,200
-_TRAILING = re.compile(r"(?<!\\)[.,;:]\Z")
-# A text is prose if a word is followed by another word or a number, commands and up to three words at its end aside.
-_COMMAND = re.compile(r"\\(?:text\w*|mbox|math[a-z]+|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+")
-_LAST_WORDS = re.compile(r"(?:\s+[A-Za-z]+\.?){1,3}\Z")
-_PROSE = re.compile(r"(?!(?:and|or)\s)\b[A-Za-z]{2,}\s+[A-Za-z0-9]")
-
-
-def last_box(text):
-    r"""Content of the last balanced `\boxed{...}`, of nested ones the inner, or `None`; in linear time."""
-    opened, best = [], None  # opened: where the content of every open brace begins, None for a brace that is no box
-    for match in _BRACES.finditer(text) if "\\boxed" in text else ():
-        token = match.group()
-        if token == "{" or token.startswith("\\boxed"):
-            opened.append(match.end() if token != "{" else None)
-        elif token == "}" and opened:
-            start = opened.pop()
-            if start is not None and (best is None or start > best[0]):
-                best = (start, match.start())
-    return None if best is None else text[best[0] : best[1]]
-
-
-def _clean(text):
-    return _THOUSANDS.sub("", _TRAILING.sub("", text.strip()).strip())
-
-
-def _unwrap(text):
-    """Returns `(answer, is_prose)`: `$x$` gives x, and a text with such environments among others is prose."""
-    text = _clean(text)
-    match = _ENVIRONMENT.search(text)
-    if match is None or match.span() != (0, len(text)):
-        return text, match is not None
-    return _clean(match.group(match.lastindex)), False
-
-
-def extract_gold(text):
-    r"""
-    The answer in a reference text: after a closing `####`, else in the last balanced box, else the text itself.
-
-    Args:
-        text (`str`):
-            `72`, `$\frac{1}{2}$`, a GSM8K solution, a solution with `\boxed{}`, or prose with `$...$` in it.
-
-    Returns:
-        `tuple[str, bool]`: The answer as LaTeX, and whether it is prose in which math-verify has to find one.
-    """
-    text = text[-MAX_TEXT:]
-    last_line = text.rpartition("####")[2].strip() if "####" in text else ""
-    if last_line and "\n" not in last_line:  # "####" is a heading too, in solutions written as Markdown
-        text = last_line
-    box = last_box(text)
-    return _unwrap(text[-MAX_PROSE:]) if box is None else (_clean(box)[-MAX_PROSE:], False)
-
-
-def extract_prediction(text):
-    r"""
-    The answer in a completion: the last balanced box; without one, the whole text if it is a bare answer; else the end
-    of the text, for math-verify to find an anchored answer in ("the final answer is $5$").
-
-    Args:
-        text (`str`):
-            What the model wrote.
-
-    Returns:
-        `tuple[str, bool]`: As in [`extract_gold`]. The answer is empty where there is none.
-    """
-    text = text[-MAX_TEXT:]
-    box = last_box(text)
-    if box is not None:
-        return _clean(box)[-MAX_PROSE:], False
-    if len(text) <= MAX_BARE:
-        answer, is_prose = _unwrap(text)
-        if not (is_prose or "\n" in answer or _PROSE.search(_LAST_WORDS.sub("", _COMMAND.sub("0", answer)))):
-            return answer, False
-    # Every anchor of math-verify holds this word: without it the regular expressions need not run.
-    tail = text[-MAX_PROSE:]
-    return (tail, True) if "answer" in tail.lower() else ("", False)
-
-
-def text_of(completion):
-    """The text of a completion: a string, or a conversation, of which the last message counts."""
-    content = completion if isinstance(completion, str) else completion[-1].get("content") if completion else None
-    if isinstance(content, list):  # the parts of a multimodal message
-        content = "".join(part.get("text") or "" for part in content)
-    return content or ""
-
-
-def plain_integer(answer, is_prose):
-    """The value of an answer such as `-5` or `1,200`, which needs no grammar to compare; `None` for any other."""
-    return int(answer.replace(",", "")) if not is_prose and _INTEGER.fullmatch(answer) else None
 
 
 def forbid_eval():

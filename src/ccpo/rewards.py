@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
+from .answers import completion_text
 from .credit import counterfactual_credit, self_evaluated_credit, shared_credit
 from .credit.groups import check_coefficient, team_outcome
 from .prompts import fill, problem_text
@@ -28,12 +29,6 @@ from .ratings import (
 from .rollout import Episodes, Prompt, run_solver
 from .topology import ThinkSolve
 from .verifier import MathVerifier
-
-
-def completion_text(completion: str | list[dict]) -> str:
-    """The text of a completion as TRL hands it to reward functions: a string or a list of messages."""
-    return completion if isinstance(completion, str) else completion[-1]["content"] or ""
-
 
 logger = logging.getLogger(__name__)
 

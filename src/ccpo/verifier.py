@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import _verifier_worker as worker
+from .answers import completion_text, extract_gold, extract_prediction, plain_integer
 
 logger = logging.getLogger(__name__)
 
@@ -270,15 +271,15 @@ class MathVerifier:
                 raise ValueError(f"{name} must be a list of strings, got {type(wrong[0]).__name__} {wrong[0]!r:.80}.")
         if len(gold) != len(prediction):
             raise ValueError(f"gold and prediction must be as long, got {len(gold)} and {len(prediction)} texts.")
-        references = {text: worker.extract_gold(text) for text in set(gold) if text is not None}
+        references = {text: extract_gold(text) for text in set(gold) if text is not None}
         results, jobs = [], {}  # a result is a score, or the job that will have it
         for gold_text, text in zip(gold, prediction, strict=True):
             if gold_text is None:
                 results.append(math.nan)
                 continue
             reference = references[gold_text]
-            answer = reference if text.strip() == gold_text.strip() else worker.extract_prediction(text)
-            integers = worker.plain_integer(*reference), worker.plain_integer(*answer)
+            answer = reference if text.strip() == gold_text.strip() else extract_prediction(text)
+            integers = plain_integer(*reference), plain_integer(*answer)
             if None not in integers:
                 results.append(1.0 if integers[0] == integers[1] else -1.0)
                 continue
@@ -289,9 +290,13 @@ class MathVerifier:
             self._pool.run(list(jobs.values()))
         return [result.score if isinstance(result, _Job) else result for result in results]
 
+    def extract(self, text: str) -> str | None:
+        """The answer that a prediction gives, as it stands there; `None` where the text gives none."""
+        return extract_prediction(text)[0] or None
+
     def __call__(self, prompts=None, completions=None, solution=None, **kwargs) -> list[float]:
         """TRL's reward function signature: scores the completions (text or messages) against the column `solution`."""
         if completions is None or solution is None:
             missing = "completions" if completions is None else "solution"
             raise ValueError(f"math_verifier got no `{missing}`. The gold answers are to be in a column `solution`.")
-        return self.score(gold=solution, prediction=[worker.text_of(completion) for completion in completions])
+        return self.score(gold=solution, prediction=[completion_text(completion) for completion in completions])
