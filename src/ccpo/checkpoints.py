@@ -43,7 +43,9 @@ _SAME_ARGUMENTS = (
     "shuffle_dataset",
     "seed",
 )
-_NOT_THE_MODEL = ("architectures", "dtype", "transformers_version", "use_cache")
+_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+# The special tokens become the tokenizer's when training starts.
+_NOT_THE_MODEL = ("architectures", "dtype", "transformers_version", "use_cache", *_SPECIAL_TOKENS)
 
 
 def run_settings(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
@@ -77,6 +79,8 @@ def _model_settings(trainer: MultiAgentGRPOTrainer, role: str) -> dict[str, Any]
     settings = {key: value for key, value in settings.items() if key not in _NOT_THE_MODEL and key[0] != "_"}
     adapters = getattr(model, "peft_config", None)
     adapter = (adapters.get(role) or next(iter(adapters.values()))).to_dict() if adapters else {}
+    tokenizer = trainer.tokenizers[role]
+    settings["tokenizer"] = {name: getattr(tokenizer, name) for name in _SPECIAL_TOKENS} | {"tokens": len(tokenizer)}
     settings["adapter"] = {
         key: sorted(value) if isinstance(value, set) else value
         for key, value in adapter.items()

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import gather, gather_object
 from trl.data_utils import is_conversational
 
+from .config import SAMPLING
 from .rewards import credit_metrics, rating_metrics
 from .rollout import Episodes, Prompt, assign_solos, run_episodes
 from .scoring import common_length, score_choices
@@ -17,7 +18,6 @@ from .scoring import common_length, score_choices
 if TYPE_CHECKING:
     from .trainer import MultiAgentGRPOTrainer
 
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 CPU_BATCH = 64  # rows of a call; more of them, padded to one length, take a CPU longer per row
 Sample = tuple[list[int], list[int], list[float] | None]  # prompt ids, completion ids, their sampling log-probs
 
@@ -74,7 +74,7 @@ class PolicyGenerator:
         """Sample with TRL's generation, as the role: completion ids, and their log-probabilities where vLLM says."""
         trainer, training = self.trainer, self.trainer.model.training
         if trainer.use_vllm:
-            settings = {name: getattr(trainer, name) for name in _SAMPLING}
+            settings = {name: getattr(trainer, name) for name in SAMPLING}
             settings["max_completion_length"] = max_new_tokens or trainer.max_completion_length
             settings["generation_kwargs"] = {**trainer._engine_kwargs, **engine_kwargs}
             trainer.engines.prepare(self.role, settings)

@@ -22,6 +22,8 @@ ROLE_KEYS = (
     "vllm_server_port",
     "vllm_group_port",
 )
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_LENGTHS = ("max_new_tokens", "max_tokens")  # what `generation_kwargs` may call `max_completion_length`
 # Per key of a role that holds a number: its type, what it must satisfy, and that in words.
 _ROLE_NUMBERS = {
     "max_completion_length": (int, lambda x: x >= 1, "an integer of at least 1"),
@@ -230,5 +232,18 @@ class MultiAgentGRPOConfig(GRPOConfig):
                     )
 
     def for_role(self, role: str, key: str) -> Any:
-        """The value of `key` for a role: its override in `role_kwargs`, else the common one."""
-        return (self.role_kwargs or {}).get(role, {}).get(key, getattr(self, key))
+        """
+        The value of `key` for a role: its override in `role_kwargs`, else the common one.
+
+        `generation_kwargs` has keys of its own, with the same rule: a role's `generation_kwargs` win, then
+        its other overrides, then the common `generation_kwargs`, then the common arguments.
+        """
+        own = (self.role_kwargs or {}).get(role, {})
+        if key != "generation_kwargs":
+            return own.get(key, getattr(self, key))
+        common = {
+            name: value
+            for name, value in (self.generation_kwargs or {}).items()
+            if ("max_completion_length" if name in _LENGTHS else name) not in own
+        }
+        return {**common, **(own.get(key) or {})}

@@ -2,16 +2,15 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
+from peft import AutoPeftModelForCausalLM, PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
-from trl.models import prepare_deepspeed, prepare_fsdp
-from trl.trainer.utils import create_model_from_path, disable_dropout_in_model, get_config_model_id
+from trl import GRPOTrainer
 
 
 class RolePolicies(nn.Module):
@@ -51,6 +50,11 @@ class RolePolicies(nn.Module):
             if name == "policies" or name.startswith("_"):  # not built yet, or private to nn.Module and wrappers
                 raise
             return getattr(self.policies[self.active_role], name)
+
+    def get_base_model(self):
+        """The active policy without its adapter; Liger looks for a model here."""
+        policy = self.policies[self.active_role]
+        return policy.get_base_model() if isinstance(policy, PeftModel) else policy
 
     @property
     def is_activation_checkpointing(self) -> bool:
@@ -127,65 +131,78 @@ def split_param_groups(optimizer: torch.optim.Optimizer, model: nn.Module, args:
     optimizer.param_groups[:] = groups
 
 
-def build_policy(
-    model: Any, args: Any, tokenizer: Any, peft_config: Any = None, quantization_config: Any = None
-) -> nn.Module:
+class PolicySetup(GRPOTrainer):
     """
-    A further policy, made ready as `GRPOTrainer.__init__` makes its one model ready.
+    Makes a further policy ready as TRL and transformers make their one model ready: by being a trainer of it.
+
+    [`~trl.GRPOTrainer`] and [`~transformers.Trainer`] do much to "the model" when they are built (adapter, reference,
+    head, pad token, dropout, tags, device) and when training starts (special tokens, NEFTune, Liger, checkpointing of
+    activations). A setup is such a trainer, within the accelerator of the one that trains. It never trains itself.
+
+    Overrides:
+
+    - `create_accelerator_and_postprocess`: takes the accelerator, of which a process has one;
+    - `_inner_training_loop`: does nothing, so that `train` is what comes before.
 
     Args:
+        trainer ([`MultiAgentGRPOTrainer`]): the trainer of all policies, built.
+        role (`str`): whose policy.
         model (`str` or `PreTrainedModel`): an id, a folder or an object.
-        args ([`MultiAgentGRPOConfig`]): configuration.
-        tokenizer (`PreTrainedTokenizerBase`): the role's tokenizer.
-        peft_config (`PeftConfig`, *optional*): LoRA.
-        quantization_config (`BitsAndBytesConfig`, *optional*): used when loading from an id.
+        tokenizer (`PreTrainedTokenizerBase`): the role's.
+        peft_config, quantization_config: as in TRL.
 
-    Returns:
-        `PreTrainedModel` or `PeftModel`.
+    Raises:
+        What `GRPOTrainer.__init__` raises of a model that it cannot train.
     """
-    if isinstance(model, str):
-        kwargs = _init_kwargs(args)
-        if quantization_config is not None:
-            kwargs["quantization_config"] = quantization_config
-        model = create_model_from_path(model, **kwargs)
-    model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    if peft_config is not None and not isinstance(model, PeftModel):
-        zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-        model = get_peft_model(model, copy.deepcopy(peft_config), autocast_adapter_dtype=not zero3)
-    if isinstance(model, PeftModel) and args.gradient_checkpointing:
-        model.enable_input_require_grads()
-    if args.disable_dropout:
-        disable_dropout_in_model(model)
-    return model
+
+    def __init__(self, trainer: GRPOTrainer, role: str, model: Any, tokenizer: Any, peft_config, quantization_config):
+        self._trainer, self._tag_names = trainer, trainer._tag_names
+        # The engines and all that is written or sent anywhere are the one trainer's.
+        silent = {"use_vllm": False, "push_to_hub": False, "log_completions": False, "report_to": []}
+        with replaced(trainer.args, temperature=trainer.args.for_role(role, "temperature"), **silent):
+            super().__init__(
+                model=model,
+                reward_funcs=[_judge_nothing] * len(trainer.reward_funcs),
+                args=trainer.args,
+                train_dataset=trainer.train_dataset,
+                eval_dataset=trainer.eval_dataset,
+                processing_class=tokenizer,
+                quantization_config=quantization_config,
+                peft_config=copy.deepcopy(peft_config),  # PEFT writes the base's name into it
+            )
+
+    def create_accelerator_and_postprocess(self) -> None:
+        for name in ("accelerator", "gather_function", "is_deepspeed_enabled", "is_fsdp_enabled"):
+            setattr(self, name, getattr(self._trainer, name))
+
+    def _inner_training_loop(self, *args, **kwargs) -> None:
+        pass
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """The policy as at the start of a training, and at its end again as before."""
+        self.train()
+        try:
+            yield
+        finally:
+            if self.neftune_noise_alpha is not None:
+                self.neftune_hook_handle.remove()
 
 
-def build_reference(policy: nn.Module, args: Any) -> nn.Module | None:
-    """The frozen reference of a further policy, as `GRPOTrainer.__init__` builds its own; `None` if it needs none."""
-    if args.beta == 0 or isinstance(policy, PeftModel):  # an adapter's reference is its base
-        return None
-    kwargs = {"dtype": policy.dtype, "attn_implementation": policy.config._attn_implementation, **_init_kwargs(args)}
-    reference = create_model_from_path(get_config_model_id(policy.config), **kwargs)
-    if args.disable_dropout:
-        disable_dropout_in_model(reference)
-    return reference
+def _judge_nothing(prompts, completions, **kwargs) -> list[None]:
+    """A reward function of a trainer that never trains."""
+    return [None] * len(completions)
 
 
-def prepare_reference(reference: nn.Module, accelerator: Any) -> nn.Module:
-    """Place or shard a reference as TRL does."""
-    if accelerator.state.deepspeed_plugin is not None:
-        return prepare_deepspeed(reference, accelerator)
-    if getattr(accelerator.state, "fsdp_plugin", None) is not None:
-        return prepare_fsdp(reference, accelerator)
-    return accelerator.prepare_model(reference, evaluation_mode=True)
-
-
-def _init_kwargs(args: Any) -> dict[str, Any]:
-    kwargs = dict(args.model_init_kwargs or {})
-    if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
-        kwargs["device_map"] = None
-    kwargs.setdefault("trust_remote_code", args.trust_remote_code)
-    return kwargs
+@contextmanager
+def replaced(args: Any, **values: Any) -> Iterator[None]:
+    """Arguments with other values for a while."""
+    before = {name: getattr(args, name) for name in values}
+    vars(args).update(values)
+    try:
+        yield
+    finally:
+        vars(args).update(before)
 
 
 def add_role_adapters(model: PeftModel, roles: tuple[str, ...]) -> None:
@@ -196,7 +213,7 @@ def add_role_adapters(model: PeftModel, roles: tuple[str, ...]) -> None:
         for name, dtype in dtypes.items():
             parameter = model.get_parameter(name.replace(".default", f".{role}"))
             parameter.data = parameter.data.to(dtype)  # TRL's choice for QLoRA and ZeRO-3
-    model.set_adapter(roles[0])
+    activate(model, roles[0], roles)
     model.delete_adapter("default")
 
 

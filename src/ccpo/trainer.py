@@ -5,33 +5,25 @@ from __future__ import annotations
 import copy
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from accelerate.utils import DistributedType, gather, set_seed
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl import GRPOTrainer
-from trl.trainer.utils import add_fused_lm_head, disable_dropout_in_model, get_callable_name
+from trl.trainer.utils import disable_dropout_in_model, get_callable_name
 
 from .checkpoint_mixin import CheckpointMixin
 from .checkpoints import describe
 from .checks import check_arguments, load_tokenizers, models_by_role
 from .clock import StepClock
 from .collection import Rollout, collect, log_rollout
-from .config import MultiAgentGRPOConfig
+from .config import SAMPLING, MultiAgentGRPOConfig
 from .credit import solo_baseline
 from .credit.advantages import correlation, estimate_advantages
 from .engines import RoleEngines, as_first_engine
-from .policies import (
-    RolePolicies,
-    activate,
-    add_role_adapters,
-    build_policy,
-    build_reference,
-    prepare_reference,
-    split_param_groups,
-)
+from .policies import PolicySetup, RolePolicies, activate, add_role_adapters, replaced, split_param_groups
 from .rewards import CreditAllocator, SharedCredit
 from .topology import ThinkSolve, Topology
 
@@ -51,7 +43,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
     - `compute_loss`: TRL's, once per role in turn; `training_step`: TRL's, with its time counted;
     - `create_optimizer`: parameter groups per role; `create_scheduler`, which follows once the optimizer is the one
       that steps: the hook that keeps a role out of turn from moving;
-    - `train`, `save_model` and what saves and loads checkpoints: see [`~ccpo.checkpoint_mixin.CheckpointMixin`].
+    - `train`: TRL's, with every policy made ready for it, and the checkpoint's half; `save_model` and what saves and
+      loads checkpoints: see [`~ccpo.checkpoint_mixin.CheckpointMixin`].
 
     With [`Solo`] all but the last are TRL's own.
 
@@ -107,13 +100,14 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         check_arguments(models, self.allocators, args, train_dataset, self.topology, peft_config, eval_dataset)
         tokenizers = load_tokenizers(models, processing_class, args, train_dataset)
 
-        first, *others = self.roles
-        policies = {}
-        for role in others if args.policy_sharing == "separate" else ():
-            set_seed(args.seed)
-            source = copy.deepcopy(models[role]) if models[role] is models[first] else models[role]
-            policies[role] = build_policy(source, args, tokenizers[role], peft_config, quantization_config)
-        with as_first_engine(args, self.roles):
+        # A single object is copied before TRL changes it.
+        sources = {
+            role: copy.deepcopy(models[role]) if models[role] is models[self.roles[0]] else models[role]
+            for role in (self.roles[1:] if args.policy_sharing == "separate" else ())
+        }
+        first = self.roles[0]
+        own = {"temperature": args.for_role(first, "temperature")}
+        with as_first_engine(args, self.roles), replaced(args, **own):
             super().__init__(
                 model=models[first],
                 reward_funcs=[allocator.outcome for allocator in self.allocators],
@@ -136,29 +130,23 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._moved_roles: set[str] = set()  # roles that a loss of the current optimizer step touched
         self._held_optimizer = None  # the one with the hooks that hold roles out of turn
         self._held_gradients: list[tuple[torch.Tensor, torch.Tensor | None]] = []
+        self._held_settings: list[tuple[dict, dict]] = []
         self._step_ends = False  # whether the last loss completed an optimizer step's gradient
         self._init_checkpoints()
         self._clock = StepClock(self._metrics, self.accelerator)
+        self._setups = {
+            role: PolicySetup(self, role, source, tokenizers[role], peft_config, quantization_config)
+            for role, source in sources.items()
+        }
         if len(self.roles) > 1:
             self.add_callback(self._clock)
-            self._init_roles(policies)
+            self._init_roles()
 
-    def _init_roles(self, policies: dict[str, Any]) -> None:
-        """What `GRPOTrainer.__init__` did for the first role's model, for the others; and each role's own settings."""
+    def _init_roles(self) -> None:
+        """One module of all policies, and each role's own settings."""
         args, first = self.args, self.roles[0]
-        references = dict.fromkeys(self.roles, self.ref_model)
-        if policies:
-            for role, policy in policies.items():
-                if self.place_model_on_device:
-                    self._move_model_to_device(policy, args.device)
-                references[role] = build_reference(policy, args)
-            policies = {first: self.model, **policies}
-            for role, policy in policies.items():
-                self._add_fused_head(policy, role, self.model, outputs=("log_probs", "entropy"))
-                if references[role] is not None:
-                    self._add_fused_head(references[role], role, self.ref_model, outputs=("log_probs",))
-                    if role != first:
-                        references[role] = prepare_reference(references[role], self.accelerator)
+        if self._setups:
+            policies = {first: self.model, **{role: setup.model for role, setup in self._setups.items()}}
             self.model = self.model_wrapped = RolePolicies(policies)
             self.model.train(policies[first].training)
         elif args.policy_sharing == "adapters":
@@ -176,59 +164,47 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         if self.use_vllm:
             self.engines = RoleEngines(self)
             set_seed(args.seed, device_specific=True)  # an engine's start sets the process's seed
-        self._role_state = {role: self._settings(role, references[role]) for role in self.roles}
+        self._role_state = {role: self._settings(role, self._setups.get(role, self)) for role in self.roles}
         rows = args.generation_batch_size * args.num_solves
         self._logs |= {key: deque(maxlen=rows) for key in ("prompt", "completion", "advantages")}
         self._logs |= {key: defaultdict(lambda: deque(maxlen=rows)) for key in ("rewards", "extra")}
         self._empty_logs = copy.deepcopy(self._logs)
 
-    def _add_fused_head(self, model, role: str, done, outputs: tuple[str, ...]) -> None:
-        """TRL's log-probability head, unless TRL gave the model one of this role's temperature already."""
-        temperature = self.args.for_role(role, "temperature")
-        if model is not done or temperature != self.temperature:
-            base = model.get_base_model() if hasattr(model, "peft_config") else model
-            add_fused_lm_head(base, temperature=temperature, outputs=outputs)
-
-    def _settings(self, role: str, reference) -> dict[str, Any]:
-        """The attributes in which TRL keeps what is one model's, as they are for this role."""
-        self._activate(role)
-        tokenizer, model = self.tokenizers[role], self.model
-        eos = model.generation_config.eos_token_id
-        eos = [eos] if isinstance(eos, int) else list(eos or [])
-        eos = eos if tokenizer.eos_token_id in eos else [tokenizer.eos_token_id, *eos]
-        names = ("max_completion_length", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-        settings = {name: self.args.for_role(role, name) for name in names}
-        config = model.config.get_text_config()
-        coef = self.args.router_aux_loss_coef
-        coef = getattr(config, "router_aux_loss_coef", 0.0) if coef is None else coef
+    def _settings(self, role: str, trainer: GRPOTrainer) -> dict[str, Any]:
+        """The attributes in which TRL keeps what is one model's, as this role has them; `trainer` made it ready."""
         answers = 1 if role == "thinker" else self.args.num_solves
-        settings |= {
-            "processing_class": tokenizer,
-            "_tokenizer": tokenizer,
-            "eos_token_ids": eos,
-            "ref_model": reference,
-            "router_aux_loss_coef": coef,
-            "aux_loss_enabled": hasattr(config, "output_router_logits") and coef != 0.0,
+        sampling = {name: self.args.for_role(role, name) for name in SAMPLING}
+        overrides = self.args.for_role(role, "generation_kwargs")
+        made = ("eos_token_ids", "ref_model", "router_aux_loss_coef", "aux_loss_enabled")
+        settings = {
+            **{name: getattr(trainer, name) for name in made},
+            **sampling,
+            "max_completion_length": self.args.for_role(role, "max_completion_length"),
+            "processing_class": self.tokenizers[role],
+            "_tokenizer": self.tokenizers[role],
             "num_generations": self.num_generations * answers,
             "num_generations_eval": self.num_generations_eval * answers,
         }
-        overrides = self.args.for_role(role, "generation_kwargs") or {}
         if self.use_vllm:
             return settings | {"vllm_generation": self.engines.engines[role], "_engine_kwargs": overrides}
-        sampling = {name: settings[name] for name in names if name != "max_completion_length"}
         generation_kwargs = {
-            **self.generation_kwargs,
+            **trainer.generation_kwargs,
             **sampling,
             "max_new_tokens": settings["max_completion_length"],
-            "pad_token_id": tokenizer.pad_token_id,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": eos,
             **overrides,
         }
         return settings | {
             "generation_kwargs": generation_kwargs,
             "generation_config": GenerationConfig(**generation_kwargs, disable_compile=True),
         }
+
+    def train(self, *args, **kwargs):
+        with ExitStack() as stack:
+            for setup in self._setups.values():
+                stack.enter_context(setup.started())
+            if self._setups:  # `Trainer` does to the active model what goes with the first role's tokenizer
+                self._activate(self.roles[0])
+            return super().train(*args, **kwargs)
 
     # ---- Roles and turns ----
 
@@ -293,12 +269,13 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         Take the gradient away from every role that no loss of this optimizer step touched.
 
         Under ZeRO such a gradient is zeros, not None, and AdamW would decay weights and moments with it. An optimizer
-        passes a parameter without a gradient over, on every backend.
+        passes a parameter without a gradient over, on every backend. What it counts in the group is put back.
         """
         if not self._moved_roles:
             return  # no training step: `torch.distributed.checkpoint` takes one to set the moments up
         for group in optimizer.param_groups:
             if group.get("role") is not None and group["role"] not in self._moved_roles:
+                self._held_settings.append((group, {k: copy.deepcopy(v) for k, v in group.items() if k != "params"}))
                 for parameter in group["params"]:
                     self._held_gradients.append((parameter, parameter.grad))
                     parameter.grad = None
@@ -307,7 +284,10 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         """Give the gradients back: with its optimizer on the CPU, ZeRO writes into the same ones in every step."""
         for parameter, gradient in self._held_gradients:
             parameter.grad = gradient
+        for group, settings in self._held_settings:
+            group.update(settings)
         self._held_gradients.clear()
+        self._held_settings.clear()
         if self.use_vllm:
             self.engines.mark_changed(self._moved_roles)
 
