@@ -90,10 +90,11 @@ class Canned:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **kwargs)
         self.calls += 1
         batch = self._step // (self.args.steps_per_generation * self.num_iterations)
-        completions = []
+        special, completions = set(self._tokenizer.all_special_ids), []
+        ordinary = [i for i in range(len(self._tokenizer)) if i not in special]
         for prompt, place in zip(prompt_ids, self._places(len(prompt_ids)), strict=True):
             draw = random.Random(f"{batch}/{self.calls}/{place}/{list(prompt)}")
-            ids = [draw.randrange(3, len(self._tokenizer)) for _ in range(draw.randrange(1, 7))]
+            ids = draw.choices(ordinary, k=draw.randrange(1, 7))
             completions.append([*ids, self._tokenizer.eos_token_id])
         return completions, None
 

@@ -21,21 +21,28 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer(alphabet: str, chat: bool = True) -> PreTrainedTokenizerFast:
-    """A character-level tokenizer over `alphabet`; the order of the alphabet makes two tokenizers differ."""
-    vocab = {token: i for i, token in enumerate(["<pad>", "<eos>", "<unk>", *dict.fromkeys(alphabet)])}
-    core = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
+PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
+# Two families whose tokenizers have nothing in common: other ids for the same characters, other special tokens by id
+# and name, other sizes. The first's pad id is beyond the second's vocabulary; the second alone has a bos token.
+ALPHABETS = {"qwen3": PRINTABLE + "äöüßéèçñ", "llama": PRINTABLE[::-1]}
+SPECIALS = {
+    "qwen3": {"unk_token": "<unk>", "eos_token": "<eos>", "pad_token": "<pad>"},
+    "llama": {"bos_token": "<s>", "pad_token": "<blank>", "unk_token": "<?>", "eos_token": "</s>"},
+}
+
+
+def make_tokenizer(alphabet: str | None = None, chat: bool = True, kind: str = "qwen3") -> PreTrainedTokenizerFast:
+    """A character-level tokenizer: special tokens behind the alphabet for a Qwen3, before it for a Llama."""
+    characters, special = dict.fromkeys(alphabet or ALPHABETS[kind]), SPECIALS[kind]
+    tokens = [*characters, *special.values()] if kind == "qwen3" else [*special.values(), *characters]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    core = Tokenizer(models.WordLevel(vocab, unk_token=special["unk_token"]))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
     core.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>", padding_side="left"
-    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, padding_side="left", **special)
     if chat:
         tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
-
-
-PRINTABLE = "".join(map(chr, range(32, 127))) + "\n"
 
 
 def make_model(kind: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **overrides):
@@ -70,8 +77,8 @@ def model_dirs(tmp_path_factory):
     """Folders of two tiny models: a Qwen3 and a Llama with another tokenizer."""
     folder = tmp_path_factory.mktemp("models")
     paths = {}
-    for kind, alphabet in (("qwen3", PRINTABLE), ("llama", PRINTABLE[::-1] + "äöü")):
-        tokenizer = make_tokenizer(alphabet)
+    for kind in ALPHABETS:
+        tokenizer = make_tokenizer(kind=kind)
         make_model(kind, tokenizer).save_pretrained(folder / kind)
         tokenizer.save_pretrained(folder / kind)
         paths[kind] = str(folder / kind)

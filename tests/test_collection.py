@@ -69,7 +69,8 @@ def test_choices_score_as_without_sharing(sharing, model_dirs, chat_dataset, mak
 def test_choices_score_so_in_other_architectures(kind, chat_dataset, make_config, tmp_path):
     """Padding on the left moves no position; a state that cannot be repeated is not shared."""
     tokenizer, size = make_tokenizer(PRINTABLE), {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None, "vocab_size": len(tokenizer)}
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id, "bos_token_id": None}
+    ids["vocab_size"] = len(tokenizer)
     heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
     if kind == "absolute positions":
         config = transformers.GPT2Config(n_embd=32, n_layer=2, n_head=2, initializer_range=0.2, **ids)

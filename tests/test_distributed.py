@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PRINTABLE, make_model, make_tokenizer
+from conftest import make_model, make_tokenizer
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("canned.py")
@@ -303,7 +303,7 @@ def test_tied_embeddings_are_saved_once(tmp_path):
     """Gathered from FSDP2, two tensors come back for a weight that is one."""
     model = {}
     for role, kind in zip(ROLES, ("qwen3", "llama"), strict=True):
-        tokenizer = make_tokenizer(PRINTABLE)
+        tokenizer = make_tokenizer(kind=kind)
         make_model(kind, tokenizer, tie_word_embeddings=True).save_pretrained(tmp_path / role)
         tokenizer.save_pretrained(tmp_path / role)
         model[role] = str(tmp_path / role)

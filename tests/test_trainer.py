@@ -405,10 +405,11 @@ def test_roles_read_what_they_should(model_dirs, make_config):
     def text(role, i):
         return tokenizers[role].decode(rollout.samples[role][i][0])
 
-    eos = tokenizers["thinker"].eos_token
+    solver, eos, end = tokenizers["solver"], *(tokenizers[role].eos_token for role in ROLES)
     assert text("thinker", 0) == f"<system>S{eos}<user>T1+1=?{eos}<assistant>"
     for i, thought in enumerate(rollout.episodes.thoughts):
-        assert text("solver", i) == f"<system>S{eos}<user>J{problem}|{strip_boxed(thought)}|{eos}<assistant>"
+        expected = f"<system>S{end}<user>J{problem}|{strip_boxed(thought)}|{end}<assistant>"
+        assert text("solver", i) == solver.decode(solver(expected)["input_ids"])  # it lacks some of the Thinker's letters
     assert max(len(ids) for _, ids, _ in rollout.samples["thinker"]) <= 3
     assert 3 < max(len(ids) for _, ids, _ in rollout.samples["solver"]) <= 5
     row = trainer.state.log_history[0]

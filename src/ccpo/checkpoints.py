@@ -79,7 +79,7 @@ def _model_settings(trainer: MultiAgentGRPOTrainer, role: str) -> dict[str, Any]
     settings = {key: value for key, value in settings.items() if key not in _NOT_THE_MODEL and key[0] != "_"}
     adapters = getattr(model, "peft_config", None)
     adapter = (adapters.get(role) or next(iter(adapters.values()))).to_dict() if adapters else {}
-    tokenizer = trainer.tokenizers[role]
+    tokenizer = getattr(trainer.tokenizers[role], "tokenizer", trainer.tokenizers[role])  # a processor has one
     settings["tokenizer"] = {name: getattr(tokenizer, name) for name in _SPECIAL_TOKENS} | {"tokens": len(tokenizer)}
     settings["adapter"] = {
         key: sorted(value) if isinstance(value, set) else value

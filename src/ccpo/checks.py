@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from datasets import Dataset, IterableDataset
+from peft import PeftConfig
 from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 from trl.data_utils import is_conversational
 from trl.trainer.utils import get_config_model_id
@@ -50,6 +51,17 @@ def models_by_role(model: Any, sharing: str, roles: tuple[str, ...]) -> dict[str
     return model
 
 
+def check_episode_arguments(given: dict[str, Any], roles: tuple[str, ...]) -> None:
+    """Raise a `ValueError` for TRL's ways to make an episode of one role's turns, where there are several roles."""
+    for name, value in given.items():
+        if len(roles) > 1 and value is not None:
+            raise ValueError(
+                f"`{name}` is not supported with several roles ({list(roles)}): a team's episode is one pass through "
+                f"its topology, without tools or environments. Leave `{name}` out, or train one role, "
+                "`topology=Solo()`."
+            )
+
+
 def check_arguments(
     models: dict[str, Any],
     allocators: list[CreditAllocator],
@@ -65,6 +77,11 @@ def check_arguments(
         raise ValueError(f"`start_role={args.start_role!r}` is not a role of the topology; it has {list(roles)}.")
     if unknown := sorted(set(args.role_kwargs or {}) - set(roles)):
         raise ValueError(f"`role_kwargs` names {unknown}, which the topology does not have; it has {list(roles)}.")
+    if peft_config is not None and not isinstance(peft_config, PeftConfig):
+        raise TypeError(
+            f"`peft_config` must be a peft.PeftConfig such as LoraConfig(...), got {type(peft_config).__name__} "
+            f"{peft_config!r}. Build one, e.g. peft.LoraConfig(**peft_config)."
+        )
     if args.policy_sharing == "adapters" and len(roles) > 1 and peft_config is None:
         raise ValueError(
             "`policy_sharing='adapters'` needs `peft_config` (got None): pass peft.LoraConfig(...), or set "
@@ -100,11 +117,19 @@ def check_arguments(
         _check_several_roles(args)
     elif args.advantage_estimator == "counterfactual":
         raise ValueError("`advantage_estimator='counterfactual'` needs a thinker; the topology has one role only.")
-    if train_dataset is None:
+    if train_dataset is None and len(roles) > 1:
         raise ValueError("`train_dataset` is required, got None.")
-    _check_dataset("train_dataset", train_dataset, allocators)
+    datasets = {"train_dataset": train_dataset}
     for name, dataset in eval_dataset.items() if isinstance(eval_dataset, dict) else [(None, eval_dataset)]:
-        _check_dataset("eval_dataset" if name is None else f"eval_dataset[{name!r}]", dataset, allocators)
+        datasets["eval_dataset" if name is None else f"eval_dataset[{name!r}]"] = dataset
+    for name, dataset in datasets.items():
+        _check_dataset(name, dataset, allocators)
+        columns = set(getattr(dataset, "column_names", None) or ())
+        if len(roles) > 1 and (images := sorted(columns & {"image", "images"})):
+            raise ValueError(
+                f"`{name}` has the column {images[0]!r}, and several roles exchange text only: the images would be "
+                f"dropped. Remove it, `{name}.remove_columns({images!r})`, or train one role, `topology=Solo()`."
+            )
     for role, model in models.items():
         _check_model(role, model, args)
     if args.use_vllm and len(roles) > 1:
@@ -112,13 +137,18 @@ def check_arguments(
 
 
 def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
-    for name, why in (
-        ("cast_lm_head_to_fp32", "TRL casts the head of one model only"),
-        ("sync_ref_model", "TRL's callback syncs one reference only"),
-        ("use_adaptive_entropy", "one controller cannot hold the entropy of several policies"),
-    ):
-        if getattr(args, name):
-            raise ValueError(f"`{name}=True` is not supported with several roles ({why}). Set `{name}=False`.")
+    if args.sync_ref_model and args.policy_sharing != "shared":
+        raise ValueError(
+            f"`sync_ref_model=True` needs `policy_sharing='shared'`, got {args.policy_sharing!r}: TRL's callback "
+            "syncs one reference with one model. Set `sync_ref_model=False`."
+        )
+    if args.use_adaptive_entropy:
+        raise ValueError(
+            "`use_adaptive_entropy=True` is not supported with several roles: one controller cannot hold the entropy "
+            "of several policies. Set `use_adaptive_entropy=False`."
+        )
+    _check_optimizer(args)
+    _check_ddp(args)
     plugin = args.deepspeed_plugin  # of `args.deepspeed` or of `accelerate launch`
     if plugin is not None and plugin.deepspeed_config.get("optimizer") is not None:
         raise ValueError(
@@ -144,6 +174,41 @@ def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
             "config (`version: 2` in `fsdp_config`)."
         )
     _check_blocks(args)
+
+
+def _check_optimizer(args: MultiAgentGRPOConfig) -> None:
+    """An optimizer that leaves a role out of turn alone, and whose parameter groups can be each role's."""
+    name = str(getattr(args.optim, "value", args.optim))
+    reasons = {
+        "layerwise": "it is one optimizer per layer, which steps inside the backward pass",
+        "lomo": "it steps inside the backward pass",
+        "schedule_free": "it rewrites the weights of every role when it changes between training and evaluation",
+    }
+    for part, reason in reasons.items():
+        if part in name:
+            raise ValueError(
+                f"`optim={name!r}` is not supported with several roles: {reason}, so that a role out of turn would "
+                "move. Use e.g. 'adamw_torch'."
+            )
+
+
+def _check_ddp(args: MultiAgentGRPOConfig) -> None:
+    """What makes DDP fail where the roles take turns: the weights of the other roles get no gradient."""
+    fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if args.world_size == 1 or args.policy_sharing == "shared" or args.deepspeed_plugin is not None or fsdp:
+        return
+    reentrant = args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
+    for field, wrong, remedy in (
+        ("ddp_find_unused_parameters=False", args.ddp_find_unused_parameters is False, "Leave it out"),
+        ("ddp_static_graph=True", args.ddp_static_graph, "Leave it out"),
+        ("gradient_checkpointing_kwargs={'use_reentrant': True}", reentrant, "Set 'use_reentrant' to False"),
+    ):
+        if wrong:
+            raise ValueError(
+                f"`{field}` does not go with DDP and `policy_sharing={args.policy_sharing!r}`: while one role is "
+                f"trained, the weights of the others are unused, and DDP must look for them. {remedy}, or use ZeRO or "
+                "FSDP2."
+            )
 
 
 def _check_blocks(args: MultiAgentGRPOConfig) -> None:
@@ -305,12 +370,22 @@ def load_tokenizers(
             )
         if isinstance(given, PreTrainedTokenizerBase) and given.pad_token is None:
             given.pad_token = given.eos_token
-        if is_conversational(next(iter(dataset))) and getattr(given, "chat_template", None) is None:
+        chat = dataset is not None and is_conversational(next(iter(dataset)))
+        if chat and getattr(given, "chat_template", None) is None:
             raise ValueError(
                 f"`train_dataset` has conversational prompts, but the tokenizer of role {role!r} has no chat "
                 "template. Set `tokenizer.chat_template`, use an instruct model, or give text prompts."
             )
         tokenizers[role] = given
+    special = {
+        role: {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        for role, tokenizer in tokenizers.items()
+    }
+    if args.policy_sharing != "separate" and len({str(ids) for ids in special.values()}) > 1:
+        raise ValueError(
+            f"`processing_class`: one model has one set of special tokens, but those of the roles differ: {special}. "
+            "Use one tokenizer, or `policy_sharing='separate'`."
+        )
     if args.use_vllm and len(models) > 1 and not has_engine_per_role(args, tuple(models)):
         first, *others = (tokenizer.get_vocab() for tokenizer in tokenizers.values())
         if any(other != first for other in others):

@@ -16,7 +16,7 @@ from trl.trainer.utils import disable_dropout_in_model, get_callable_name
 
 from .checkpoint_mixin import CheckpointMixin
 from .checkpoints import describe
-from .checks import check_arguments, load_tokenizers, models_by_role
+from .checks import check_arguments, check_episode_arguments, load_tokenizers, models_by_role
 from .clock import StepClock
 from .collection import Rollout, collect, log_rollout
 from .config import SAMPLING, MultiAgentGRPOConfig
@@ -68,6 +68,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
             Defaults to [`ThinkSolve`].
         reward_processing_classes, callbacks, optimizers, quantization_config:
             As in TRL.
+        tools, rollout_func, environment_factory:
+            As in TRL, with `topology=Solo()`; refused with several roles.
 
     Raises:
         `ValueError`: arguments that cannot be right, before a model loads.
@@ -78,7 +80,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
     def __init__(
         self,
         model,
-        reward_funcs: CreditAllocator | Callable | list,
+        reward_funcs: CreditAllocator | Callable | list | None = None,
         args: MultiAgentGRPOConfig | None = None,
         train_dataset=None,
         eval_dataset=None,
@@ -89,13 +91,19 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         quantization_config=None,
         peft_config=None,
         topology: Topology | None = None,
+        tools: list[Callable] | None = None,
+        rollout_func: Callable | None = None,
+        environment_factory: Callable | dict[str, Callable] | None = None,
     ):
         args = MultiAgentGRPOConfig("ccpo-output") if args is None else args
         self.topology = ThinkSolve() if topology is None else topology
         self.roles = self.topology.role_names
+        reward_funcs = [] if reward_funcs is None else reward_funcs
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         self.allocators = [f if isinstance(f, CreditAllocator) else SharedCredit(f) for f in reward_funcs]
         self._credit = [describe(allocator) for allocator in self.allocators]  # as it is at the start
+        episode = {"tools": tools, "rollout_func": rollout_func, "environment_factory": environment_factory}
+        check_episode_arguments(episode, self.roles)
         models = models_by_role(model, args.policy_sharing, self.roles)
         check_arguments(models, self.allocators, args, train_dataset, self.topology, peft_config, eval_dataset)
         tokenizers = load_tokenizers(models, processing_class, args, train_dataset)
@@ -120,11 +128,11 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
                 optimizers=optimizers,
                 quantization_config=quantization_config,
                 peft_config=peft_config,
+                **episode,
             )
-        self.reward_func_names = [
-            get_callable_name(f) if isinstance(f, CreditAllocator) else name
-            for f, name in zip(reward_funcs, self.reward_func_names, strict=True)
-        ]
+        for i, credit in enumerate(reward_funcs):
+            if isinstance(credit, CreditAllocator):
+                self.reward_func_names[i] = get_callable_name(credit)
         self.tokenizers = tokenizers
         self._replay = None  # what TRL's method scores next: (samples, rewards)
         self._moved_roles: set[str] = set()  # roles that a loss of the current optimizer step touched
