@@ -457,7 +457,9 @@ def train_with_best(models, output_dir, best_step, sharing="separate", peft_conf
 @pytest.mark.parametrize("sharing", ["separate", "shared", "adapters"])
 def test_load_best_model_at_end_loads_the_best_of_every_role(sharing, model_dirs, tmp_path):
     peft = LORA if sharing == "adapters" else None
-    trainer = train_with_best(model_dirs, tmp_path, best_step=3, sharing=sharing, peft_config=peft, save_total_limit=2, seed=1)
+    trainer = train_with_best(
+        model_dirs, tmp_path, best_step=3, sharing=sharing, peft_config=peft, save_total_limit=2, seed=1
+    )
     assert trainer.state.best_global_step == 3
     assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-3", "checkpoint-5"]
     assert_same_weights(trainer, trainer.snapshots[3])

@@ -409,7 +409,7 @@ def test_roles_read_what_they_should(model_dirs, make_config):
     assert text("thinker", 0) == f"<system>S{eos}<user>T1+1=?{eos}<assistant>"
     for i, thought in enumerate(rollout.episodes.thoughts):
         expected = f"<system>S{end}<user>J{problem}|{strip_boxed(thought)}|{end}<assistant>"
-        assert text("solver", i) == solver.decode(solver(expected)["input_ids"])  # it lacks some of the Thinker's letters
+        assert text("solver", i) == solver.decode(solver(expected)["input_ids"])
     assert max(len(ids) for _, ids, _ in rollout.samples["thinker"]) <= 3
     assert 3 < max(len(ids) for _, ids, _ in rollout.samples["solver"]) <= 5
     row = trainer.state.log_history[0]

@@ -121,7 +121,8 @@ def split_param_groups(optimizer: torch.optim.Optimizer, model: nn.Module, args:
         for role in dict.fromkeys(owner[id(parameter)] for parameter in group["params"]):
             mine = [parameter for parameter in group["params"] if owner[id(parameter)] == role]
             lr = (args.role_kwargs or {}).get(role, {}).get("learning_rate", group["lr"])
-            groups.append({**group, "params": mine, "role": role, "lr": lr})
+            kept = copy.deepcopy({name: value for name, value in group.items() if name != "params"})
+            groups.append({**kept, "params": mine, "role": role, "lr": lr})
     held = {group["role"] for group in groups}
     if missing := [role for role in dict.fromkeys(owner.values()) if role not in held]:
         raise ValueError(
