@@ -41,7 +41,6 @@ def no_model(monkeypatch):
     def fail(*args, **kwargs):
         pytest.fail("a model was loaded before the arguments were checked")
 
-    monkeypatch.setattr("ccpo.policies.create_model_from_path", fail)
     monkeypatch.setattr("trl.trainer.grpo_trainer.create_model_from_path", fail)
     monkeypatch.setattr(transformers.PreTrainedModel, "__init__", fail)
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", fail)
@@ -244,12 +243,6 @@ def test_paper_values_are_the_defaults(make_config):
             r"`role_kwargs` sets {'solver': \['vllm_server_port'\]}, but all roles use one engine",
         ),
         ({"role_kwargs": {"solver": {"vllm_server_port": 0}}}, r"\['vllm_server_port'\]` must be a port, 1 to 65535"),
-        ({"cast_lm_head_to_fp32": True}, "`cast_lm_head_to_fp32=True` is not supported with several roles"),
-        ({"sync_ref_model": True, "beta": 0.1}, "`sync_ref_model=True` is not supported with several roles"),
-        (
-            {"use_adaptive_entropy": True},
-            "`use_adaptive_entropy=True` is not supported .*one controller.* Set `use_adaptive_entropy=False`",
-        ),
         ({"fsdp": True, "fsdp_config": {"version": 1}}, "FSDP1 flattens .* Use FSDP2: `fsdp_version: 2`"),
         (
             {"enable_jit_checkpoint": True},
@@ -333,6 +326,52 @@ def test_zero3_without_gathered_weights(build, make_config):
     args.deepspeed_plugin = SimpleNamespace(deepspeed_config=config, zero_stage=3)
     with pytest.raises(ValueError, match="weights_on_model_save=False`, with which the roles cannot be saved"):
         build(args=args)
+
+
+@pytest.mark.parametrize("sharing", ["separate", "adapters"])
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"ddp_find_unused_parameters": False}, "`ddp_find_unused_parameters=False` does not go with DDP"),
+        ({"ddp_static_graph": True}, "`ddp_static_graph=True` does not go with DDP"),
+        (
+            {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
+            r"`gradient_checkpointing_kwargs={'use_reentrant': True}` does not .* Set 'use_reentrant' to False, or use",
+        ),
+    ],
+)
+def test_what_ddp_cannot_do_while_roles_take_turns(config, message, sharing, build, monkeypatch):
+    peft = LoraConfig(r=4) if sharing == "adapters" else None
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # one process: no DDP
+        build({"policy_sharing": sharing, **config}, peft_config=peft)
+    monkeypatch.setattr(MultiAgentGRPOConfig, "world_size", property(lambda self: 2))
+    with pytest.raises(ValueError, match=message):
+        build({"policy_sharing": sharing, **config}, peft_config=peft)
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
+        build({"policy_sharing": "shared", **config})
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
+        build({"policy_sharing": sharing, **config}, peft_config=peft)
+
+
+def test_peft_config_that_is_a_mapping(build):
+    with pytest.raises(TypeError, match=r"`peft_config` must be a peft.PeftConfig .* got dict {'r': 4}. Build one"):
+        build(peft_config={"r": 4})
+
+
+@pytest.mark.parametrize("name", ["train_dataset", "eval_dataset"])
+def test_images_for_roles_that_read_text(name, build, chat_dataset, make_config):
+    pictures = chat_dataset.add_column("image", [None] * len(chat_dataset))
+    with pytest.raises(ValueError, match=rf"`{name}` has the column 'image'.*`{name}.remove_columns\(\['image'\]\)`"):
+        build(**{name: pictures})
+
+
+def test_one_model_has_one_set_of_special_tokens(build, model_dirs):
+    kinds = {"thinker": "qwen3", "solver": "llama"}
+    tokenizers = {role: transformers.AutoTokenizer.from_pretrained(model_dirs[kind]) for role, kind in kinds.items()}
+    with pytest.raises(ValueError, match="`processing_class`: one model has one set of special tokens, but those of"):
+        build({"policy_sharing": "shared"}, processing_class=tokenizers)
 
 
 def test_fsdp1_from_accelerate(build, monkeypatch, make_config):
