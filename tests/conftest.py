@@ -74,12 +74,18 @@ def make_model(kind: str, tokenizer: PreTrainedTokenizerFast, seed: int = 0, **o
 
 @pytest.fixture(scope="session")
 def model_dirs(tmp_path_factory):
-    """Folders of two tiny models: a Qwen3 and a Llama with another tokenizer."""
+    """
+    Folders of two tiny models: a Qwen3 and a Llama with another tokenizer. Their configurations know no pad and no bos
+    token and another end than their tokenizer's, as base models' do: training aligns each with its own tokenizer.
+    """
     folder = tmp_path_factory.mktemp("models")
     paths = {}
     for kind in ALPHABETS:
         tokenizer = make_tokenizer(kind=kind)
-        make_model(kind, tokenizer).save_pretrained(folder / kind)
+        model = make_model(kind, tokenizer, pad_token_id=None, eos_token_id=tokenizer.convert_tokens_to_ids("~"))
+        model.generation_config.pad_token_id = None
+        model.generation_config.eos_token_id = model.config.eos_token_id
+        model.save_pretrained(folder / kind)
         tokenizer.save_pretrained(folder / kind)
         paths[kind] = str(folder / kind)
     return paths

@@ -336,7 +336,7 @@ def test_zero3_without_gathered_weights(build, make_config):
         ({"ddp_static_graph": True}, "`ddp_static_graph=True` does not go with DDP"),
         (
             {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": True}},
-            r"`gradient_checkpointing_kwargs={'use_reentrant': True}` does not .* Set 'use_reentrant' to False, or use",
+            r"`gradient_checkpointing_kwargs={'use_reentrant': True}` does .* Set 'use_reentrant' to False, or use",
         ),
     ],
 )

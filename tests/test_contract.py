@@ -1,6 +1,7 @@
 """What we lean on in TRL and transformers beyond their public API. When they move, this fails first and names it."""
 
 import inspect
+import re
 
 import pytest
 import trl
@@ -35,6 +36,8 @@ METHODS = {
     "_push_from_checkpoint": ["self", "checkpoint_folder"],
     "_finalize_training": ["self", "trial", "num_train_samples", "start_time"],
     "_determine_best_metric": ["self", "metrics", "trial"],
+    "create_accelerator_and_postprocess": ["self"],
+    "train": ["self", "resume_from_checkpoint", "trial", "ignore_keys_for_eval"],
 }  # fmt: skip
 ATTRIBUTES = {
     "__init__": [
@@ -56,10 +59,8 @@ ATTRIBUTES = {
 }  # fmt: skip
 FUNCTIONS = {
     "trl.trainer.utils": [
-        "add_fused_lm_head", "create_model_from_path", "disable_dropout_in_model", "get_callable_name",
-        "get_config_model_id", "nanstd", "pad",
+        "disable_dropout_in_model", "get_callable_name", "get_config_model_id", "nanstd", "pad",
     ],
-    "trl.models": ["prepare_deepspeed", "prepare_fsdp"],
     "trl.data_utils": ["is_conversational"],
     "transformers.trainer_utils": ["PREFIX_CHECKPOINT_DIR", "sort_checkpoints"],
     "transformers.trainer": ["TRAINER_STATE_NAME", "TRAINING_ARGS_NAME"],
@@ -88,6 +89,23 @@ def test_function_is_there(module):
 
     missing = [name for name in FUNCTIONS[module] if not hasattr(importlib.import_module(module), name)]
     assert not missing
+
+
+def test_a_policy_is_made_ready_in_what_a_setup_runs():
+    """`PolicySetup` is a trainer without an accelerator of its own, whose `train` stops where training would begin."""
+    source = inspect.getsource(Trainer.create_accelerator_and_postprocess)
+    own = ("accelerator", "gather_function", "is_deepspeed_enabled", "is_fsdp_enabled")
+    assert sorted(set(re.findall(r"self\.(\w+) = ", source))) == sorted(own)
+    source = inspect.getsource(Trainer.train)
+    start = source.index("self._inner_training_loop")
+    for step in (
+        "apply_liger_kernel(",
+        "activation_checkpointing_enable(",
+        "align_special_tokens(",
+        "activate_neftune(",
+    ):
+        assert source.index(step) < start
+    assert "self.neftune_hook_handle = " in source
 
 
 def test_log_probability_head_is_what_the_trainer_scores_with():

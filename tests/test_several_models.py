@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from conftest import make_tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, MixtralForCausalLM, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
@@ -139,16 +139,9 @@ def test_each_policy_is_made_ready_as_a_stock_trainer_makes_its_one(
 
 
 def test_special_tokens_stay_each_models_own(model_dirs, chat_dataset, make_config, outcome, tmp_path):
-    """Configurations that know none of the tokenizer's tokens, as those of many base models: training aligns them."""
-    paths, tokenizers = {}, {}
-    for role, kind in KINDS.items():
-        tokenizers[role] = tokenizer = make_tokenizer(kind=kind)
-        end_of_turn = tokenizer.convert_tokens_to_ids("~")
-        model = make_model(kind, tokenizer, eos_token_id=end_of_turn, pad_token_id=None, bos_token_id=None)
-        model.generation_config.eos_token_id, model.generation_config.pad_token_id = end_of_turn, None
-        paths[role] = str(tmp_path / role)
-        model.save_pretrained(paths[role])
-        tokenizer.save_pretrained(paths[role])
+    """The models' configurations know none of these tokens: training aligns each with its own tokenizer."""
+    paths = {role: model_dirs[kind] for role, kind in KINDS.items()}
+    tokenizers = {role: AutoTokenizer.from_pretrained(path) for role, path in paths.items()}
     ids = {role: (t.bos_token_id, t.eos_token_id, t.pad_token_id) for role, t in tokenizers.items()}
     assert ids["thinker"][2] >= len(tokenizers["solver"])  # no such row in the Solver's embeddings
     settings = {"max_steps": 4, "save_strategy": "steps", "save_steps": 1, "alternate_period": 1, "seed": 3}
