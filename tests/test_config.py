@@ -627,7 +627,7 @@ def test_the_embedded_task_is_checked_before_its_warm_start(arguments, message, 
 
 def test_dataset_arguments(train_ccpo, tmp_path):
     rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"question": "1+1?", "answer": "2"}\n')
+    rows.write_text('{"question": "1+1?", "answer": "2"}\n' * 4)
     command = ("--dataset_name", str(rows), *CPU)
     with pytest.raises(ValueError, match="`model_name_or_path` is required with `dataset_name`"):
         train_ccpo(*command, "--num_generations", "2")

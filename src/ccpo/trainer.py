@@ -23,6 +23,7 @@ from .config import MultiAgentGRPOConfig
 from .credit import solo_baseline
 from .credit.advantages import correlation, estimate_advantages
 from .engines import RoleEngines, as_first_engine
+from .input_checks import check_objects
 from .policies import (
     RolePolicies,
     activate,
@@ -97,6 +98,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         peft_config=None,
         topology: Topology | None = None,
     ):
+        check_objects(args, reward_funcs, topology)
         args = MultiAgentGRPOConfig("ccpo-output") if args is None else args
         self.topology = ThinkSolve() if topology is None else topology
         self.roles = self.topology.role_names
