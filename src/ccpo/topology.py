@@ -81,13 +81,12 @@ class ThinkSolve(Topology):
             ("solver_prompt", ("{problem}", "{thought}")),
             ("solo_prompt", ("{problem}",)),
         ):
+            prompt = getattr(self, name)
             for field in wanted:
-                if field not in getattr(self, name):
-                    raise ValueError(f"`{name}` must contain {field}, got {getattr(self, name)!r}.")
-            if "{thought}" in getattr(self, name) and "{thought}" not in wanted:
-                raise ValueError(
-                    f"`{name}` cannot contain {{thought}}: there is none yet, got {getattr(self, name)!r}."
-                )
+                if not isinstance(prompt, str) or field not in prompt:
+                    raise ValueError(f"`{name}` must contain {field}, got {prompt!r}.")
+            if "{thought}" in prompt and "{thought}" not in wanted:
+                raise ValueError(f"`{name}` cannot contain {{thought}}: there is none yet, got {prompt!r}.")
 
 
 @dataclass(frozen=True)
