@@ -256,13 +256,15 @@ def test_messages_as_text(tmp_path):
 @pytest.mark.parametrize(
     ("problem", "message"),
     [
-        (7, "holds a int, 7. Give one text, or chat messages"),
+        (7, "holds an int, 7. Give one text, or chat messages"),
         (["a", "b"], "holds a list of 2, .*Give one text, or chat messages"),
         ({"text": "1+1?"}, r"holds fields. Name one of them, with a dot: \['question.text'\]"),
         ([{"from": "human", "value": "1+1?"}], "where a message with `role` and `content`.*maybe_convert_to_chatml"),
         ([{"role": "user", "content": [{"type": "text", "text": "1+1?"}]}], "where a message .*both text"),
         (MESSAGES[:1], r"messages of the roles \['system'\]. The last one before the answer must be the user's"),
         (MESSAGES[2:], r"messages of the roles \['assistant'\]"),
+        (json.dumps(MESSAGES), "holds chat messages written as text, .*Parse them: json.loads"),
+        (str(MESSAGES), "holds chat messages written as text"),
         (" ", "is empty in 1 of 1 rows of .* Remove those rows"),
         ([{"role": "user", "content": ""}], "is empty in 1 of 1 rows"),
     ],

@@ -100,7 +100,7 @@ def rows(prompts, solutions=None):
         ([{"prompt": "a"}], "must be a datasets.Dataset or IterableDataset, got a list of 1. Make one"),
         (rows(["a", "b", None, "d"]), "the prompt of row 2 is null. A prompt is a text, or chat messages"),
         (rows([None] * 4), "the prompt of row 0 is null"),
-        (rows([1, 2, 3, 4]), "the prompt of row 0 is a int"),
+        (rows([1, 2, 3, 4]), "the prompt of row 0 is an int"),
         (rows(["a", "", "c", "d"]), "the prompt of row 1 is empty"),
         (rows([[USER], [], [USER], [USER]]), "the prompt of row 1 is a list of 0"),
         (rows([["a"], ["b"], ["c"], ["d"]]), "the prompt of row 0 has 'a' among its messages, which has no `role`"),
@@ -158,7 +158,7 @@ def test_what_one_role_may_be_given(make_config):
 @pytest.mark.parametrize(
     ("solutions", "message"),
     [
-        ([2, 3, 4, 5], "the `solution` of row 0 is a int, 2, and MathVerifier reads text. Convert it, e.g."),
+        ([2, 3, 4, 5], "the `solution` of row 0 is an int, 2, and MathVerifier reads text. Convert it, e.g."),
         ([["2"], ["3"], ["4"], ["5"]], "the `solution` of row 0 is a list of 1"),
         ([{"a": "2"}] * 4, "the `solution` of row 0 is a dict"),
         ([None] * 4, r"MathVerifier can read no gold answer in `solution` \(4 rows\), e.g. None"),

@@ -1,11 +1,14 @@
 """What a cell of a dataset becomes: a prompt or a gold answer; everything else is refused with its remedy."""
 
 import math
+import re
 from decimal import Decimal
 from numbers import Integral, Number
 from typing import Any
 
 _ANSWERING = ("assistant", "tool")  # whose turns behind the problem are its solution
+
+_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
 
 
 def final_answer(solution: str) -> str:
@@ -24,7 +27,8 @@ def kind(value: Any) -> str:
     """What a cell holds, for an error."""
     if isinstance(value, list):
         return f"a list of {len(value)}"
-    return "null" if value is None else f"a {type(value).__name__}"
+    name = type(value).__name__
+    return "null" if value is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _name_a_field(value: dict, column: str) -> str:
@@ -81,6 +85,8 @@ def read_prompt(value: Any, column: str, conversational: bool = True) -> tuple[s
     """
     if not (isinstance(value, list) and value and isinstance(value[0], dict)):
         value = only(value)
+    if isinstance(value, str) and _MESSAGES_AS_TEXT.match(value):
+        raise ValueError(f"holds chat messages written as text, {value!r:.80}. Parse them: json.loads in dataset.map.")
     if value is None or isinstance(value, str):
         return ([{"role": "user", "content": value}] if conversational and value is not None else value), False
     if isinstance(value, dict) and "content" not in value:
