@@ -36,6 +36,7 @@ TASK_OF_ITS_OWN = {"__config", "__dataset_name", "_h", "__help"}
 
 def parse_arguments(arguments: list[str], defaults: tuple[str, ...] = ()):
     """Read the command line; where it names no task, the embedded default's recipe and `defaults` come first."""
+    arguments = [w for a in arguments for w in (a.split("=", 1) if a.startswith("--config=") else [a])]
     given = {argument.split("=")[0].replace("-", "_") for argument in arguments}  # --dataset-name is --dataset_name
     if not given & TASK_OF_ITS_OWN:
         arguments = ["--config", str(DEFAULT_RECIPE), *defaults, *arguments]
@@ -130,17 +131,15 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
     if held_out is not None and team.num_eval_problems:
         held_out = held_out.select(range(min(team.num_eval_problems, len(held_out))))
     credit = team.make_credit(topology=topology)
-    evals = held_out if args.eval_strategy != "no" else None
-    check_arguments(
-        {}, [credit], args, train_dataset, topology, loading["peft_config"], evals
-    )  # before a model is built
+    # before a model is built
+    check_arguments({}, [credit], args, train_dataset, topology, loading["peft_config"], held_out)
     models = load_models(team, args, model)
     trainer = MultiAgentGRPOTrainer(
         model=models,
         reward_funcs=credit,
         args=args,
         train_dataset=train_dataset,
-        eval_dataset=evals,
+        eval_dataset=held_out if args.eval_strategy != "no" else None,
         topology=topology,
         **loading,
     )

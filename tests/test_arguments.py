@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
 from ccpo import MultiAgentGRPOTrainer, SharedCredit, ThinkSolve
@@ -147,6 +148,9 @@ def test_refused(field, command):
         (FOUR_BIT, r"`load_in_4bit=True` needs the package bitsandbytes.*Install it \(pip install bitsandbytes\), or"),
         ([*LORA, "--load_in_8bit", "true"], "`load_in_8bit=True` needs the package bitsandbytes"),
         ([*LORA, "--load_in_4bit", "true", "--dtype", "auto"], "computes in `dtype`, got 'auto'. Set it"),
+        ([*LORA, "--lora_r", "0"], "`lora_r` must be at least 1, got 0"),
+        ([*LORA, "--lora_alpha", "-1"], "`lora_alpha` must be at least 1, got -1"),
+        ([*LORA, "--lora_dropout", "1"], r"`lora_dropout` must be a number in \[0, 1\), got 1.0"),
         (["--max_train_rows", "0"], "`max_train_rows` must be an integer of at least 1, got 0"),
         (["--max_train_rows", "-5"], "`max_train_rows` must be an integer of at least 1, got -5"),
         (["--num_eval_problems", "-1"], "`num_eval_problems` must be an integer of at least 0, got -1"),
@@ -189,6 +193,24 @@ def test_a_dataset_is_not_trained_with_the_embedded_recipe(word, command):
     words = [word] if "=" in word else [word, "b/dataset"]
     _, args, _ = command.module.parse_arguments([*words, "--output_dir", "out", *CPU])
     assert args.max_steps == -1  # the recipe's is 150
+
+
+def test_a_recipe_after_an_equals_sign(command):
+    _, args, _ = command.module.parse_arguments([f"--config={ROOT / 'recipes/smoke/config_gsm8k.yaml'}"])
+    assert args.output_dir == "outputs/smoke-gsm8k"
+
+
+def test_the_held_out_problems_are_checked_too(command, monkeypatch):
+    def load_problems(name, **kwargs):
+        golds = ["2"] * 8 if kwargs["split"] == "train" else ["x +"] * 8
+        return Dataset.from_dict({"prompt": ["1+1?"] * 8, "solution": golds})
+
+    monkeypatch.setattr(command.module, "load_problems", load_problems)
+    with pytest.raises(
+        ValueError, match=r"`eval_dataset`: MathVerifier can read no gold answer in `solution` \(2 rows"
+    ):
+        command("--num_eval_problems", "2")
+    assert "built" not in command.seen
 
 
 # ---- Prompts ----

@@ -348,5 +348,7 @@ def test_max_rows(rows, tmp_path):
 
 
 def test_a_dataset_that_is_nowhere():
+    with pytest.raises(ValueError, match="`dataset_name` is empty. Give"):
+        load_problems("", **GSM8K)
     with pytest.raises(ValueError, match="`dataset_name='no/where'` .* could not be loaded: neither a local file or"):
         load_problems("no/where", **GSM8K)

@@ -180,6 +180,11 @@ def read_model_config(model: ModelConfig, args: MultiAgentGRPOConfig) -> dict[st
         _refuse_idle(model, _OF_LORA, "without LoRA. Set `use_peft=True`")
     if model.lora_task_type != "CAUSAL_LM":
         raise ValueError(f"`lora_task_type` must be 'CAUSAL_LM', got {model.lora_task_type!r}: roles write text.")
+    for name in ("lora_r", "lora_alpha"):
+        if getattr(model, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(model, name)}.")
+    if not 0 <= model.lora_dropout < 1:
+        raise ValueError(f"`lora_dropout` must be a number in [0, 1), got {model.lora_dropout}.")
     if not model.load_in_4bit:
         _refuse_idle(model, _OF_4_BIT, "without 4-bit weights. Set `load_in_4bit=True`")
     if model.load_in_4bit or model.load_in_8bit:

@@ -198,6 +198,8 @@ def load_problems(
         `FileNotFoundError`: a local path that is not there. `ValueError`: what cannot be loaded, a missing column, a
         cell that is no problem or no answer, or no rows.
     """
+    if not name:
+        raise ValueError("`dataset_name` is empty. Give a dataset of the Hub, a file or a folder.")
     if max_rows is not None and max_rows < 1:
         raise ValueError(f"`max_train_rows` must be at least 1, got {max_rows}. Leave it out for all rows.")
     if problem_column == solution_column:
