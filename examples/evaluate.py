@@ -21,7 +21,7 @@ from train_ccpo import evaluate, load_models, parse_arguments
 from trl import ModelConfig
 
 from ccpo import MultiAgentGRPOConfig, ThinkSolve
-from ccpo.arguments import TeamArguments
+from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.data import load_problems
 from ccpo.report import write_json
 from ccpo.tasks import arithmetic
@@ -30,10 +30,11 @@ DEFAULTS = ("--output_dir", "outputs/evaluate", "--num_eval_problems", "256", "-
 
 
 def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
+    quantization_config = read_model_config(model, args)["quantization_config"]
     if team.dataset_name is None:
-        topology, problems = arithmetic.topology(), arithmetic.build_dataset("test")
+        topology, problems = team.make_topology(arithmetic.topology()), arithmetic.build_dataset("test")
     else:
-        topology = ThinkSolve()
+        topology = team.make_topology(ThinkSolve())
         problems = load_problems(
             team.eval_dataset_name or team.dataset_name,
             split=team.dataset_test_split,
@@ -45,7 +46,7 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
     if team.num_eval_problems:
         problems = problems.select(range(min(team.num_eval_problems, len(problems))))
     models = load_models(team, args, model)
-    result = evaluate(models, problems, team.make_credit().outcome, topology, team, args)
+    result = evaluate(models, problems, team.make_credit().outcome, topology, team, args, quantization_config)
     summary = {"num_eval_problems": len(problems), "models": models, "seed": args.seed, **result.to_dict()}
     print(f"{len(problems)} problems, 95 % intervals")
     print(f"joint accuracy {result.joint}\nsolo accuracy {result.solo}\nleak rate {result.leak}")

@@ -19,24 +19,26 @@ from pathlib import Path
 
 from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback
-from trl import ModelConfig, TrlParser, get_peft_config
+from trl import ModelConfig, TrlParser
 
 from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, ThinkSolve, TransformersGenerator
-from ccpo.arguments import TeamArguments
+from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.checks import check_arguments
-from ccpo.data import load_problems
+from ccpo.data import has_splits, load_problems
 from ccpo.evaluation import evaluate_team
 from ccpo.report import TeamProgressCallback, plot_curves, show_summary, summarize, write_json
 from ccpo.tasks import arithmetic
 from ccpo.tasks.tiny import TINY, build_tiny_model
 
 DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "arithmetic" / "ccpo" / "config_demo.yaml"
-TASK_OF_ITS_OWN = ("--config", "--dataset_name", "-h", "--help")
+TASK_OF_ITS_OWN = {"__config", "__dataset_name", "_h", "__help"}
 
 
 def parse_arguments(arguments: list[str], defaults: tuple[str, ...] = ()):
     """Read the command line; where it names no task, the embedded default's recipe and `defaults` come first."""
-    if not any(argument.split("=")[0] in TASK_OF_ITS_OWN for argument in arguments):
+    arguments = [w for a in arguments for w in (a.split("=", 1) if a.startswith("--config=") else [a])]
+    given = {argument.split("=")[0].replace("-", "_") for argument in arguments}  # --dataset-name is --dataset_name
+    if not given & TASK_OF_ITS_OWN:
         arguments = ["--config", str(DEFAULT_RECIPE), *defaults, *arguments]
     return TrlParser((TeamArguments, MultiAgentGRPOConfig, ModelConfig)).parse_args_and_config(arguments)
 
@@ -44,7 +46,8 @@ def parse_arguments(arguments: list[str], defaults: tuple[str, ...] = ()):
 def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):
     """Topology, training problems and held-out problems."""
     if team.dataset_name is None:
-        return arithmetic.topology(), arithmetic.build_dataset("train"), arithmetic.build_dataset("test")
+        topology = team.make_topology(arithmetic.topology())
+        return topology, arithmetic.build_dataset("train"), arithmetic.build_dataset("test")
     columns = {
         "problem_column": team.problem_column,
         "solution_column": team.solution_column,
@@ -55,13 +58,13 @@ def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):
     held_out = None
     if team.num_eval_problems or args.eval_strategy != "no":
         name = team.eval_dataset_name or team.dataset_name
-        if name == team.dataset_name and Path(name).is_file():
+        if name == team.dataset_name and not has_splits(name):
             raise ValueError(
                 f"`dataset_name={name!r}` is one file, with no test split to evaluate on. Set `eval_dataset_name` to "
                 "another file, or `num_eval_problems=0` and `eval_strategy='no'`."
             )
         held_out = load_problems(name, split=team.dataset_test_split, **columns)
-    return ThinkSolve(), train, held_out
+    return team.make_topology(ThinkSolve()), train, held_out
 
 
 def load_models(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> dict[str, str]:
@@ -93,8 +96,19 @@ def load_models(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelCon
     return {role: str(tiny) if name == TINY else name for role, name in models.items()}
 
 
-def evaluate(paths: dict[str, str], problems, outcome, topology, team: TeamArguments, args: MultiAgentGRPOConfig):
-    """Accuracy of each role's saved model, sampled as in training unless `eval_*` says otherwise."""
+def evaluate(
+    paths: dict[str, str],
+    problems,
+    outcome,
+    topology,
+    team: TeamArguments,
+    args: MultiAgentGRPOConfig,
+    quantization_config=None,
+):
+    """Accuracy of each role's model, loaded and sampled as in training unless `eval_*` says otherwise."""
+    options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    if quantization_config is not None:
+        options["quantization_config"] = quantization_config
     temperature, top_p = team.eval_temperature, team.eval_top_p
     generators = {
         role: TransformersGenerator(
@@ -103,6 +117,7 @@ def evaluate(paths: dict[str, str], problems, outcome, topology, team: TeamArgum
             temperature=args.for_role(role, "temperature") if temperature is None else temperature,
             top_p=args.for_role(role, "top_p") if top_p is None else top_p,
             seed=args.seed,
+            model_init_kwargs=options,
         )
         for role, path in paths.items()
     }
@@ -111,18 +126,13 @@ def evaluate(paths: dict[str, str], problems, outcome, topology, team: TeamArgum
 
 def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
     started = time.perf_counter()
-    args.model_init_kwargs = {
-        "revision": model.model_revision,
-        "attn_implementation": model.attn_implementation,
-        "dtype": model.dtype or "float32",
-        **(args.model_init_kwargs or {}),
-    }
+    loading = read_model_config(model, args)
     topology, train_dataset, held_out = load_task(team, args)
     if held_out is not None and team.num_eval_problems:
         held_out = held_out.select(range(min(team.num_eval_problems, len(held_out))))
-    credit, peft_config = team.make_credit(topology=topology), get_peft_config(model)
-    evals = held_out if args.eval_strategy != "no" else None
-    check_arguments({}, [credit], args, train_dataset, topology, peft_config, evals)  # before a model is built
+    credit = team.make_credit(topology=topology)
+    # before a model is built
+    check_arguments({}, [credit], args, train_dataset, topology, loading["peft_config"], held_out)
     models = load_models(team, args, model)
     trainer = MultiAgentGRPOTrainer(
         model=models,
@@ -130,8 +140,8 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         args=args,
         train_dataset=train_dataset,
         eval_dataset=held_out if args.eval_strategy != "no" else None,
-        peft_config=peft_config,
         topology=topology,
+        **loading,
     )
     if not args.disable_tqdm:
         for callback in (ProgressCallback, PrinterCallback):
@@ -139,7 +149,8 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         trainer.add_callback(TeamProgressCallback)
 
     evaluates = team.num_eval_problems > 0 and trainer.accelerator.is_main_process
-    before = evaluate(models, held_out, credit.outcome, topology, team, args) if evaluates else None
+    evaluation = (held_out, credit.outcome, topology, team, args, loading["quantization_config"])
+    before = evaluate(models, *evaluation) if evaluates else None
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.was_stopped:  # by SIGTERM, after a checkpoint: little time is left
@@ -153,7 +164,7 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         title = f"{team.credit}, {team.dataset_name or 'arithmetic'}, {trainer.state.global_step} steps"
         paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title)
         if evaluates:
-            after = evaluate(trained, held_out, credit.outcome, topology, team, args)
+            after = evaluate(trained, *evaluation)
             seconds = time.perf_counter() - started
             summary = summarize(before, after, seconds=seconds, credit=team.credit, seed=args.seed)
             paths["summary"] = write_json(summary, output / "summary.json")

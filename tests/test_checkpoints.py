@@ -33,6 +33,7 @@ from ccpo import (
     MultiAgentGRPOTrainer,
     SharedCredit,
     Solo,
+    ThinkSolve,
 )
 from ccpo.checkpoints import (
     MANIFEST,
@@ -496,6 +497,7 @@ OTHERS = {
     "seed": ({"seed": 7}, "42", "7"),
     "train_dataset rows": ({"rows": 6}, "8", "6"),
     "roles": ({"topology": Solo()}, r"\['thinker', 'solver'\]", r"\['solver'\]"),
+    "solo_prompt": ({"topology": ThinkSolve(solo_prompt="{problem}!")}, ".*", "'{problem}!'"),
 }
 
 
@@ -505,6 +507,8 @@ def test_another_set_up_is_refused_with_what_differs(field, checkpoints, model_d
     settings = {**settings}
     dataset, topology = make_problems(settings.pop("rows", 8)), settings.pop("topology", None)
     kwargs = {"topology": topology, "model": model_dirs["qwen3"], "credit": digit_outcome} if topology else {}
+    if field == "solo_prompt":
+        kwargs = {"topology": topology}
     trainer = make_trainer(model_dirs, make_args(tmp_path, **settings), dataset=dataset, **kwargs)
     match = rf"checkpoint-2.* another set-up.*`{field}` was {was} and is {is_now}[;.].*Set it back, or start a new run"
     with pytest.raises(ValueError, match=match) as error:

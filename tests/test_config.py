@@ -10,12 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import transformers
 from datasets import Dataset
 from peft import LoraConfig
 from trl import ModelConfig, TrlParser
 
+import ccpo.config as config_module
 from ccpo import (
     CounterfactualCredit,
     MathVerifier,
@@ -143,6 +145,8 @@ def test_configuration(fields, message, make_config):
 @pytest.mark.parametrize(
     ("key", "values", "words"),
     [
+        ("vllm_gpu_memory_utilization", (0, 1.5), r"a number in \(0, 1\]"),
+        ("vllm_server_port", (0, 65536, "x"), "a port, 1 to 65535"),
         ("max_completion_length", (8.5, "8.5", 8.0, 0, True, float("inf")), "an integer of at least 1"),
         ("learning_rate", (-1e-6, float("inf"), "nan", None, False), "a finite number >= 0"),
         ("temperature", (0, -1, "inf", float("nan"), None), "a finite number > 0"),
@@ -152,10 +156,27 @@ def test_configuration(fields, message, make_config):
         ("repetition_penalty", (0, "inf", None), "a finite number > 0; 1 switches it off"),
     ],
 )
-def test_role_kwargs_values(key, values, words, make_config):
+def test_number_values(key, values, words, make_config):
+    """One rule for the common field, a role's own and what overrides it."""
     for value in values:
         with pytest.raises(ValueError, match=rf"`role_kwargs\['solver'\]\['{key}'\]` must be {words}, got .+"):
             make_config(role_kwargs={"solver": {key: value}})
+        if (key, value) != ("max_completion_length", None):  # TRL's for "no limit"
+            with pytest.raises(ValueError, match=rf"^`{key}` must be {words}, got .+"):
+                make_config(**{key: value})
+        if key in ("temperature", "top_p", "min_p", "repetition_penalty") and value is not None:
+            with pytest.raises(ValueError, match=rf"^`generation_kwargs\['{key}'\]` must be {words}, got .+"):
+                make_config(generation_kwargs={key: value})
+            with pytest.raises(ValueError, match=rf"\['solver'\]\['generation_kwargs'\]\['{key}'\]` must be {words}"):
+                make_config(role_kwargs={"solver": {"generation_kwargs": {key: value}}})
+
+
+def test_every_number_of_a_role_is_a_field_whose_default_keeps_its_rule(make_config):
+    config = make_config()
+    for key in config_module._ROLE_NUMBERS:
+        assert config_module.read_number(key, key, getattr(config, key), may_be_none=True) == getattr(config, key)
+    assert make_config(max_completion_length=None).max_completion_length is None
+    assert make_config(temperature="0.5").temperature == 0.5 and make_config(top_k=np.int64(3)).top_k == 3
 
 
 def test_role_kwargs_values_at_their_limits_and_as_strings(make_config):
@@ -578,6 +599,44 @@ def test_yaml_values_arrive(tmp_path):
     assert args.for_role("thinker", "max_completion_length") == 7
 
 
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("role_kwargs", "{'thinker': {'max_completion_length': 4096}}", {"thinker": {"max_completion_length": 4096}}),
+        ("role_kwargs", '{"thinker": {"max_completion_length": 4}}', {"thinker": {"max_completion_length": 4}}),
+        ("role_kwargs", "{solver: {top_p: 5e-1, min_p: None}}", {"solver": {"top_p": 0.5, "min_p": None}}),
+        ("role_kwargs", " thinker: {top_k: 3}", {"thinker": {"top_k": 3}}),
+        ("generation_kwargs", "{'eta_cutoff': 3e-4, 'stop': [1, 2]}", {"eta_cutoff": 3e-4, "stop": [1, 2]}),
+        ("model_init_kwargs", "{'low_cpu_mem_usage': True}", {"low_cpu_mem_usage": True}),
+        ("lr_scheduler_kwargs", '{"a": "true"}', {"a": True}),  # JSON is read by TRL
+    ],
+)
+def test_mappings_on_the_command_line(field, text, value):
+    """As `--help` writes them, in JSON or in YAML."""
+    _, args, _ = TrlParser(PARSER).parse_args_and_config([*CPU, f"--{field}", text])
+    assert getattr(args, field) == value
+
+
+@pytest.mark.parametrize("field", MultiAgentGRPOConfig._VALID_DICT_FIELDS)
+def test_mappings_that_are_none(field):
+    with pytest.raises(
+        ValueError, match=f"`{field}` is no mapping in JSON or YAML, got \"{{'a': 1\". Check its braces"
+    ):
+        TrlParser(PARSER).parse_args_and_config([*CPU, f"--{field}", "{'a': 1"])
+    if field not in ("accelerator_config", "fsdp_config", "deepspeed"):  # a file's name there
+        for text in ("thinker=1", "[1]", "7"):
+            with pytest.raises(ValueError, match=rf"`{field}` must be a mapping, got .*Write it in braces"):
+                TrlParser(PARSER).parse_args_and_config([*CPU, f"--{field}", text])
+
+
+@pytest.mark.parametrize("value", [["thinker"], 3, {"thinker"}])
+def test_role_kwargs_of_another_type(value, make_config):
+    with pytest.raises(ValueError, match="`role_kwargs` must be a mapping of roles, got .*Write it as {'thinker'"):
+        make_config(role_kwargs=value)
+    with pytest.raises(ValueError, match=r"`role_kwargs\['solver'\]\['generation_kwargs'\]` must be a mapping, got"):
+        make_config(role_kwargs={"solver": {"generation_kwargs": value}})
+
+
 @pytest.fixture
 def train_ccpo(monkeypatch):
     """`examples/train_ccpo.py` as a module that must not get as far as building models."""
@@ -607,7 +666,7 @@ def test_the_embedded_task_is_checked_before_its_warm_start(arguments, message, 
 
 def test_dataset_arguments(train_ccpo, tmp_path):
     rows = tmp_path / "rows.jsonl"
-    rows.write_text('{"question": "1+1?", "answer": "2"}\n')
+    rows.write_text('{"question": "1+1?", "answer": "2"}\n' * 4)
     command = ("--dataset_name", str(rows), *CPU)
     with pytest.raises(ValueError, match="`model_name_or_path` is required with `dataset_name`"):
         train_ccpo(*command, "--num_generations", "2")

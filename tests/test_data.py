@@ -1,14 +1,19 @@
 """Any dataset by configuration alone."""
 
+import bz2
+import gzip
 import json
+import logging
+import lzma
 import math
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
 
 from ccpo import MathVerifier
-from ccpo.data import final_answer, load_problems
+from ccpo.data import final_answer, has_splits, load_problems
 
 ROWS = [
     {"question": "1+1?", "answer": "One and one.\n#### 2", "level": 3},
@@ -70,11 +75,11 @@ def test_text_prompts_and_first_rows(tmp_path):
 
 def test_own_prompt_and_solution_columns_give_way(tmp_path):
     path = tmp_path / "rows.jsonl"
-    path.write_text(json.dumps({"prompt": "old", "solution": "old", "q": 7, "a": 8.5}) + "\n")
+    path.write_text(json.dumps({"prompt": "old", "solution": "old", "q": "7*1", "a": 8.5}) + "\n")
     row = load_problems(str(path), problem_column="q", solution_column="a", conversational=False)[0]
-    assert row == {"prompt": "7", "solution": "8.5"}
+    assert row == {"prompt": "7*1", "solution": "8.5"}
     row = load_problems(str(path), problem_column="prompt", solution_column="solution", conversational=False)[0]
-    assert row == {"prompt": "old", "solution": "old", "q": 7, "a": 8.5}
+    assert row == {"prompt": "old", "solution": "old", "q": "7*1", "a": 8.5}
 
 
 def test_missing_gold_answer_stays_missing(tmp_path):
@@ -152,3 +157,198 @@ def test_real_data(file, problem_column, rows, first):
     dataset = load_problems(str(SHARED / file), problem_column=problem_column, solution_column="answer")
     assert len(dataset) == rows and dataset[0]["solution"] == first
     assert all(dataset["solution"])
+
+
+# ---- What a cell becomes ----
+
+MESSAGES = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "1+1?"},
+    {"role": "assistant", "content": "It is \\boxed{2}."},
+]
+
+
+def saved(tmp_path, rows, features=None):
+    """A parquet file, which keeps the columns' types."""
+    Dataset.from_list(rows, features=features).to_parquet(tmp_path / "rows.parquet")
+    return str(tmp_path / "rows.parquet")
+
+
+def golds(name, column="answer"):
+    return list(load_problems(name, problem_column="question", solution_column=column)["solution"])
+
+
+@pytest.mark.parametrize(
+    ("cells", "value", "text"),
+    [
+        ([4, -3, 10**18], Value("int64"), ["4", "-3", "1" + "0" * 18]),
+        ([4.0, 0.1, 1e-5, 1e22, math.nan], Value("float64"), ["4", "0.1", "0.00001", "1" + "0" * 22, None]),
+        ([0.1, 2.5], Value("float32"), ["0.1", "2.5"]),
+        ([Decimal("2.50"), Decimal("3.00")], Value("decimal128(5, 2)"), ["2.50", "3"]),
+        ([0, 1, -1], ClassLabel(names=["A", "B"]), ["A", "B", None]),
+        ([["4"], ["#### 5"]], List(Value("string")), ["4", "5"]),
+        ([[[4]]], List(List(Value("int64"))), ["4"]),
+    ],
+    ids=["int", "float", "float32", "decimal", "label", "list of one", "nested list of one"],
+)
+def test_golds_by_type(cells, value, text, tmp_path):
+    rows = [{"question": "Q?", "answer": cell} for cell in cells]
+    assert golds(saved(tmp_path, rows, Features({"question": Value("string"), "answer": value}))) == text
+
+
+def test_a_csv_keeps_its_answers_as_written(tmp_path):
+    (tmp_path / "rows.csv").write_text('question,answer\na,0.10\nb,\nc,007\nd,"1,200"\n')
+    assert golds(str(tmp_path / "rows.csv")) == ["0.10", None, "007", "1,200"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (["2", "3"], "row 1 of .* holds a list of 2, .*'2', '3'.*Give one answer: text or a number"),
+        ([], "row 1 of .* holds a list of 0"),
+        (
+            {"ground_truth": "4", "style": "rule"},
+            r"row 1 of .* holds fields. Name one of them, with a dot: \['answer.ground_truth', 'answer.style'\]",
+        ),
+        ([{"ground_truth": "4"}], r"holds fields. Name one of them, with a dot: \['answer.ground_truth'\]"),
+        (True, "row 1 of .* holds a bool, True. Give text or a number"),
+    ],
+)
+def test_golds_that_are_none(answer, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"`solution_column='answer'`: .*{message}"):
+        golds(saved(tmp_path, [{"question": "Q?", "answer": None}, {"question": "Q?", "answer": answer}]))
+
+
+def test_a_dotted_column_reaches_a_nested_field(tmp_path):
+    rows = [{"question": "Q?", "reward_model": {"ground_truth": str(i), "more": [{"a": i}]}} for i in range(2)]
+    rows += [{"question": "Q?", "reward_model": None}]
+    name = saved(tmp_path, rows)
+    assert golds(name, "reward_model.ground_truth") == ["0", "1", None]
+    assert golds(name, "reward_model.more.a") == ["0", "1", None]  # a list of one on the way
+    with pytest.raises(ValueError, match=r"row 0 of .* has the fields \['ground_truth', 'more'\], not 'gold'"):
+        golds(name, "reward_model.gold")
+    with pytest.raises(ValueError, match="row 0 of .* has a str, not 'x'. Set `solution_column`"):
+        golds(name, "question.x")
+    assert golds(saved(tmp_path, [{"question": "Q?", "a.b": "7", "a": {"b": "8"}}]), "a.b") == ["7"]
+
+
+def test_messages_are_the_prompt_and_never_hold_the_answer(tmp_path, caplog):
+    rows = [{"q": MESSAGES, "answer": "2"}, {"q": MESSAGES[:2], "answer": "2"}]
+    rows += [{"q": [*MESSAGES, {"role": "tool", "content": "2"}, MESSAGES[2]], "answer": "2"}]
+    with caplog.at_level(logging.WARNING):
+        dataset = load_problems(saved(tmp_path, rows), problem_column="q", solution_column="answer")
+    assert dataset["prompt"] == [MESSAGES[:2]] * 3
+    (record,) = [r.getMessage() for r in caplog.records if r.name == "ccpo.data"]
+    assert "`problem_column='q'`: what an assistant says behind the problem was cut off in 2 of 3 rows" in record
+    shots = [*MESSAGES[1:], {"role": "user", "content": "2+2?"}]  # a few-shot turn stays: it is another problem's
+    name = saved(tmp_path, [{"q": shots, "answer": "4"}])
+    assert load_problems(name, problem_column="q", solution_column="answer")["prompt"][0] == shots
+
+
+def test_messages_as_text(tmp_path):
+    name = saved(tmp_path, [{"q": MESSAGES[1:], "answer": "2"}, {"q": MESSAGES[1:2], "answer": "2"}])
+    columns = {"problem_column": "q", "solution_column": "answer", "conversational": False}
+    assert list(load_problems(name, **columns)["prompt"]) == ["1+1?"] * 2
+    with pytest.raises(ValueError, match="`problem_column='q'`: row 0 .* holds 2 messages.*Set `conversational=True`"):
+        load_problems(saved(tmp_path, [{"q": MESSAGES, "answer": "2"}]), **columns)
+
+
+@pytest.mark.parametrize(
+    ("problem", "message"),
+    [
+        (7, "holds an int, 7. Give one text, or chat messages"),
+        (["a", "b"], "holds a list of 2, .*Give one text, or chat messages"),
+        ({"text": "1+1?"}, r"holds fields. Name one of them, with a dot: \['question.text'\]"),
+        ([{"from": "human", "value": "1+1?"}], "where a message with `role` and `content`.*maybe_convert_to_chatml"),
+        ([{"role": "user", "content": [{"type": "text", "text": "1+1?"}]}], "where a message .*both text"),
+        (MESSAGES[:1], r"messages of the roles \['system'\]. The last one before the answer must be the user's"),
+        (MESSAGES[2:], r"messages of the roles \['assistant'\]"),
+        (json.dumps(MESSAGES), "holds chat messages written as text, .*Parse them: json.loads"),
+        (str(MESSAGES), "holds chat messages written as text"),
+        (" ", "is empty in 1 of 1 rows of .* Remove those rows"),
+        ([{"role": "user", "content": ""}], "is empty in 1 of 1 rows"),
+    ],
+)
+def test_problems_that_are_none(problem, message, tmp_path):
+    with pytest.raises(ValueError, match=rf"`problem_column='question'.*{message}"):
+        golds(saved(tmp_path, [{"question": problem, "answer": "2"}]))
+
+
+def test_a_column_of_problems_is_not_that_of_answers(tmp_path):
+    with pytest.raises(ValueError, match="`problem_column` and `solution_column` are both 'answer': the prompt would"):
+        load_problems(write(tmp_path / "a.jsonl", ROWS), problem_column="answer", solution_column="answer")
+
+
+def test_columns_that_trl_takes_for_the_prompt_go(tmp_path):
+    name = saved(tmp_path, [{"question": "1+1?", "answer": "2", "completion": "2", "messages": MESSAGES, "level": 1}])
+    assert load_problems(name, **GSM8K).column_names == ["level", "prompt", "solution"]
+
+
+# ---- Files and folders ----
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("ROWS.JSONL", None),
+        ("rows.jsonl.gz", gzip.compress),
+        ("Rows.v2.JSON.BZ2", bz2.compress),
+        ("rows.csv.xz", lzma.compress),
+    ],
+)
+def test_compressed_and_upper_case_names(name, pack, tmp_path):
+    path = tmp_path / f"plain{'.csv' if 'csv' in name else '.jsonl'}"
+    content = Path(write(path, ROWS)).read_bytes()
+    (tmp_path / name).write_bytes(content if pack is None else pack(content))
+    assert golds(str(tmp_path / name)) == ["2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("rows.jsonl.zst", "needs the package 'zstandard'. Install it .* or unpack"),
+        ("rows.csv.lz4", "needs the package 'lz4'"),
+        ("rows.parquet.gz", "parquet is compressed inside. Unpack the file: 'rows.parquet'"),
+        ("rows.jsonl.gz", "has no rows that can be read as .jsonl.gz"),  # broken off
+    ],
+)
+def test_compressed_files_that_cannot_be_read(name, message, tmp_path, monkeypatch):
+    monkeypatch.setattr("ccpo.data.find_spec", lambda package: None)
+    (tmp_path / name).write_bytes(gzip.compress(b'{"question": "a", "answer": "1"}')[:20])
+    with pytest.raises(ValueError, match=f"`dataset_name='.*{name}'.*{message}"):
+        golds(str(tmp_path / name))
+
+
+def test_folders_of_save_to_disk(tmp_path):
+    train, test = (Dataset.from_dict({"question": ["1+1?"], "answer": [gold]}) for gold in ("2", "3"))
+    train.save_to_disk(tmp_path / "one")
+    DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "two")
+    assert golds(str(tmp_path / "one")) == golds(str(tmp_path / "two")) == ["2"]
+    assert list(load_problems(str(tmp_path / "two"), split="test", **GSM8K)["solution"]) == ["3"]
+    with pytest.raises(ValueError, match=r"two'` has no split 'dev'; it has \['train', 'test'\]. Name one"):
+        load_problems(str(tmp_path / "two"), split="dev", **GSM8K)
+    with pytest.raises(ValueError, match="one'` is one saved dataset, which has no slices.*Use `max_train_rows`"):
+        load_problems(str(tmp_path / "one"), split="train[:1]", **GSM8K)
+    assert [has_splits(str(tmp_path / name)) for name in ("one", "two", "nowhere")] == [False, True, True]
+
+
+def test_a_slice_of_a_file(tmp_path, caplog):
+    name = write(tmp_path / "rows.jsonl", ROWS)
+    assert list(load_problems(name, split="test[1:]", **GSM8K)["solution"]) == ["4"]
+    with caplog.at_level(logging.WARNING):
+        load_problems(name, config="main", **GSM8K)
+    assert "`dataset_config='main'` is for datasets of the Hub; " in caplog.text
+    assert not has_splits(name)
+
+
+@pytest.mark.parametrize("rows", [0, -1])
+def test_max_rows(rows, tmp_path):
+    with pytest.raises(ValueError, match=f"`max_train_rows` must be at least 1, got {rows}. Leave it out"):
+        load_problems(write(tmp_path / "rows.jsonl", ROWS), **GSM8K, max_rows=rows)
+
+
+def test_a_dataset_that_is_nowhere():
+    with pytest.raises(ValueError, match="`dataset_name` is empty. Give"):
+        load_problems("", **GSM8K)
+    with pytest.raises(ValueError, match="`dataset_name='no/where'` .* could not be loaded: neither a local file or"):
+        load_problems("no/where", **GSM8K)

@@ -148,8 +148,12 @@ def test_biases_that_train_beside_adapters_keep_what_they_learned(build, monkeyp
         ("separate", {"vllm_engine_per_role": False}, [8]),
         ("adapters", {"num_solos": 8}, [12]),
         ("shared", {"num_solves": 3}, [24]),  # both roles' ratings in one call
-        ("shared", {"per_device_train_batch_size": 600}, [1024]),  # not more than vLLM should reserve memory for
-        ("shared", {"per_device_train_batch_size": 1200}, [1200]),  # nor fewer than TRL's
+        (
+            "shared",
+            {"per_device_train_batch_size": 600, "num_generations": 75},
+            [1024],
+        ),  # not more than vLLM should reserve memory for
+        ("shared", {"per_device_train_batch_size": 1200, "num_generations": 150}, [1200]),  # nor fewer than TRL's
     ],
 )
 def test_engines_have_room_for_one_wave(sharing, settings, rows, build):

@@ -419,6 +419,32 @@ def test_the_thinker_s_system_message_loses_the_sentence_too():
     assert kind["content"].endswith("\\boxed{}.")
 
 
+def test_few_shot_turns_show_the_thinker_no_answers():
+    shots = [
+        {"role": "system", "content": "You are kind."},
+        {"role": "user", "content": "What is $2+2$? Put the answer in \\boxed{}."},
+        {"role": "assistant", "content": "Two and two make \\boxed{4}.", "name": "bob"},
+        {"role": "user", "content": "What is $3+3$?"},
+        {"role": "assistant", "content": "$\\boxed{6}$"},  # says nothing else: it goes with its question
+        {"role": "user", "content": PROMPT},
+        {"role": "assistant", "content": "\\boxed{"},  # a prefill
+    ]
+    before = copy.deepcopy(shots)
+    assert build_thinker_messages(shots) == [
+        shots[0],
+        {"role": "user", "content": "What is $2+2$?"},
+        {"role": "assistant", "content": "Two and two make .", "name": "bob"},
+        {"role": "user", "content": build_thinker_messages(PROMPT)},
+    ]
+    assert shots == before
+    for build in (build_solo_messages, lambda prompt: build_solver_messages(prompt, "t")):
+        assert [m for i, m in enumerate(build(shots)) if i != 5] == [m for i, m in enumerate(shots) if i != 5]
+    parts = {"role": "assistant", "content": [{"type": "text", "text": "\\boxed{4}"}]}
+    empty = {"role": "assistant", "content": ""}
+    user = {"role": "user", "content": "Q"}
+    assert build_thinker_messages([user, parts, user, empty, user])[:4] == [user, parts, user, empty]
+
+
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_thinker_is_never_asked_for_a_boxed_answer(suffix):
     for problem in PROBLEMS:

@@ -54,7 +54,8 @@ def test_there_are_recipes():
 def test_recipe_parses_and_passes_every_check(path, tmp_path):
     team, args, model = parse(path, "--output_dir", str(tmp_path))
     assert set(yaml.safe_load(path.read_text())) <= {*vars(team), *vars(args), *vars(model)}
-    rows = Dataset.from_dict({"prompt": ["1+1?"], "solution": ["2"]})
+    prompts = args.generation_batch_size // args.num_generations
+    rows = Dataset.from_dict({"prompt": ["1+1?"] * prompts, "solution": ["2"] * prompts})
     check_arguments({}, [team.make_credit()], args, rows, ThinkSolve(), get_peft_config(model))
     assert (team.dataset_name is None) == ("arithmetic" in path.parts)
     assert team.dataset_name is None or model.model_name_or_path or (team.thinker_model and team.solver_model)

@@ -1,13 +1,54 @@
-"""Command-line arguments of the examples: what to train on, and which credit."""
+"""Command-line arguments of the examples: what to train on, which credit, which prompts, how models are loaded."""
 
+import dataclasses
 from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import Any
 
-from trl import ScriptArguments
+from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
+from .config import MultiAgentGRPOConfig
 from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit, SharedCredit
+from .topology import ThinkSolve
 from .verifier import MathVerifier
 
 SCHEMES = {"shared": SharedCredit, "ccpo": CounterfactualCredit, "sepo": SelfEvaluatedCredit}
+_SETTINGS = {  # of each scheme
+    "shared": (),
+    "ccpo": ("coef", "bonus", "baseline"),
+    "sepo": (
+        "self_weight",
+        "credit_coef",
+        "blame_coef",
+        "center",
+        "rating_mode",
+        "rating_expectation",
+        "rating_prompt",
+        "rating_max_tokens",
+    ),
+}
+_PROMPTS = ("thinker_prompt", "solver_prompt", "solo_prompt")
+_OF_A_DATASET = (
+    "dataset_config",
+    "dataset_train_split",
+    "dataset_test_split",
+    "problem_column",
+    "solution_column",
+    "eval_dataset_name",
+    "max_train_rows",
+    "conversational",
+)
+_AT_LEAST = {"max_train_rows": 1, "num_eval_problems": 0, "eval_batch_size": 1, "warm_start_steps": 0}
+_OF_LORA = (*(f.name for f in dataclasses.fields(ModelConfig) if f.name.startswith("lora_")), "use_rslora", "use_dora")
+_OF_4_BIT = ("bnb_4bit_quant_type", "use_bnb_nested_quant", "bnb_4bit_quant_storage")
+
+
+def _refuse_idle(arguments: Any, names: tuple[str, ...], why: str) -> None:
+    """Refuse fields that were set and would change nothing."""
+    defaults = {f.name: f.default for f in dataclasses.fields(arguments)}
+    for name in names:
+        if getattr(arguments, name) != defaults[name]:
+            raise ValueError(f"`{name}={getattr(arguments, name)!r}` has no effect {why}, or leave it out.")
 
 
 @dataclass
@@ -16,7 +57,7 @@ class TeamArguments(ScriptArguments):
     Arguments of `examples/train_ccpo.py` beside [`MultiAgentGRPOConfig`] and [`~trl.ModelConfig`].
 
     Args:
-        dataset_name (`str`, *optional*): Hub name or local json/jsonl/parquet/csv file. Without it, the embedded task.
+        dataset_name (`str`, *optional*): what [`~ccpo.data.load_problems`] loads. Without it, the embedded task.
         problem_column (`str`), solution_column (`str`): the columns that state the problem and its gold answer.
         eval_dataset_name (`str`, *optional*): another dataset to evaluate on; defaults to the test split of the same.
         max_train_rows (`int`, *optional*): train on the first rows only.
@@ -30,6 +71,7 @@ class TeamArguments(ScriptArguments):
         self_weight, credit_coef, blame_coef, center, rating_mode, rating_expectation, rating_prompt,
         rating_max_tokens:
             SEPO's, see [`SelfEvaluatedCredit`].
+        thinker_prompt, solver_prompt, solo_prompt (`str`, *optional*): templates instead of [`ThinkSolve`]'s.
         verifier_timeout (`float`, defaults to 5): seconds per pair.
         warm_start_steps (`int`, *optional*): supervised steps of the embedded task's policies.
     """
@@ -68,6 +110,13 @@ class TeamArguments(ScriptArguments):
         metadata={"help": "SEPO: template with {role}, {problem}, {thought}, {answer}, {outcome} instead of ours."},
     )
     rating_max_tokens: int = field(default=512, metadata={"help": "SEPO: longest free-text rating."})
+    thinker_prompt: str | None = field(default=None, metadata={"help": "The Thinker's template, with {problem}."})
+    solver_prompt: str | None = field(
+        default=None, metadata={"help": "The Solver's template, with {problem} and {thought}."}
+    )
+    solo_prompt: str | None = field(
+        default=None, metadata={"help": "The Solver's template where it answers alone, with {problem}."}
+    )
     verifier_timeout: float = field(default=5.0, metadata={"help": "Seconds that the verifier may take per pair."})
     warm_start_steps: int | None = field(
         default=None, metadata={"help": "Supervised steps of the embedded task's policies."}
@@ -76,23 +125,86 @@ class TeamArguments(ScriptArguments):
     def __post_init__(self):
         if self.credit not in SCHEMES:
             raise ValueError(f"`credit` must be one of {list(SCHEMES)}, got {self.credit!r}.")
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}.")
+        if self.eval_temperature is not None and not 0 <= self.eval_temperature < float("inf"):
+            raise ValueError(f"`eval_temperature` must be a finite number >= 0, got {self.eval_temperature!r}.")
+        if self.eval_top_p is not None and not 0 < self.eval_top_p <= 1:
+            raise ValueError(f"`eval_top_p` must be a number in (0, 1], got {self.eval_top_p!r}.")
+        if self.dataset_streaming:
+            raise ValueError(
+                "`dataset_streaming=True` is not supported: the rows are read and checked before a model loads. Set "
+                "it to False; `max_train_rows` or a split such as 'train[:1000]' takes a part."
+            )
+        if self.ignore_bias_buffers:
+            raise ValueError("`ignore_bias_buffers=True` is TRL's for DPO and has no effect here. Set it to False.")
+        if self.dataset_name is None:
+            _refuse_idle(self, _OF_A_DATASET, "on the embedded task. Set `dataset_name`")
+        else:
+            _refuse_idle(
+                self, ("warm_start_steps",), "with `dataset_name`: only the embedded task has one. Unset that"
+            )
+        for scheme in sorted(set(SCHEMES) - {self.credit}):
+            _refuse_idle(self, _SETTINGS[scheme], f"with `credit={self.credit!r}`. Set `credit={scheme!r}`")
         self.make_credit()  # so that a bad coefficient is found before anything loads
+        self.make_topology(ThinkSolve())
+
+    def make_topology(self, topology: ThinkSolve) -> ThinkSolve:
+        """The topology with the prompts that were given."""
+        given = {name: getattr(self, name) for name in _PROMPTS if getattr(self, name) is not None}
+        return dataclasses.replace(topology, **given)
 
     def make_credit(self, **kwargs) -> CreditAllocator:
         """The allocator that these arguments describe."""
-        names = {
-            "shared": (),
-            "ccpo": ("coef", "bonus", "baseline"),
-            "sepo": (
-                "self_weight",
-                "credit_coef",
-                "blame_coef",
-                "center",
-                "rating_mode",
-                "rating_expectation",
-                "rating_prompt",
-                "rating_max_tokens",
-            ),
-        }[self.credit]
-        settings = {name: getattr(self, name) for name in names}
+        settings = {name: getattr(self, name) for name in _SETTINGS[self.credit]}
         return SCHEMES[self.credit](MathVerifier(timeout=self.verifier_timeout), **settings, **kwargs)
+
+
+def read_model_config(model: ModelConfig, args: MultiAgentGRPOConfig) -> dict[str, Any]:
+    """
+    What the fields of [`~trl.ModelConfig`] mean for the trainer; how models are loaded goes to `args`.
+
+    Args:
+        model ([`~trl.ModelConfig`]): the fields.
+        args ([`MultiAgentGRPOConfig`]): gets `model_init_kwargs`.
+
+    Returns:
+        `dict`: the trainer's `peft_config` and `quantization_config`.
+
+    Raises:
+        `ValueError`: a field that would change nothing, or a quantization that cannot be.
+    """
+    if not model.use_peft:
+        _refuse_idle(model, _OF_LORA, "without LoRA. Set `use_peft=True`")
+    if model.lora_task_type != "CAUSAL_LM":
+        raise ValueError(f"`lora_task_type` must be 'CAUSAL_LM', got {model.lora_task_type!r}: roles write text.")
+    for name in ("lora_r", "lora_alpha"):
+        if getattr(model, name) < 1:
+            raise ValueError(f"`{name}` must be at least 1, got {getattr(model, name)}.")
+    if not 0 <= model.lora_dropout < 1:
+        raise ValueError(f"`lora_dropout` must be a number in [0, 1), got {model.lora_dropout}.")
+    if not model.load_in_4bit:
+        _refuse_idle(model, _OF_4_BIT, "without 4-bit weights. Set `load_in_4bit=True`")
+    if model.load_in_4bit or model.load_in_8bit:
+        _check_quantization("load_in_4bit" if model.load_in_4bit else "load_in_8bit", model)
+    args.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype or "float32",
+        **(args.model_init_kwargs or {}),
+    }
+    return {"peft_config": get_peft_config(model), "quantization_config": get_quantization_config(model)}
+
+
+def _check_quantization(name: str, model: ModelConfig) -> None:
+    if not model.use_peft:
+        raise ValueError(f"`{name}=True` freezes the weights, and there is no adapter to train. Set `use_peft=True`.")
+    if model.dtype == "auto":
+        raise ValueError(f"`{name}=True` computes in `dtype`, got 'auto'. Set it, e.g. to 'bfloat16'.")
+    if find_spec("bitsandbytes") is None:
+        raise ValueError(
+            f"`{name}=True` needs the package bitsandbytes, which is not installed. Install it (pip install "
+            f"bitsandbytes), or set `{name}=False`."
+        )

@@ -58,6 +58,7 @@ def run_settings(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
         backend = f"{backend}{accelerator.state.fsdp_plugin.fsdp_version}"
     return {
         "topology": type(trainer.topology).__name__,
+        **trainer.topology.prompts,
         "roles": list(trainer.roles),
         "credit": trainer._credit,
         "world_size": accelerator.num_processes,

@@ -4,7 +4,6 @@ import math
 import os
 from typing import Any
 
-from datasets import Dataset, IterableDataset
 from peft import PeftConfig
 from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 from trl.data_utils import is_conversational
@@ -12,9 +11,9 @@ from trl.trainer.utils import get_config_model_id
 
 from .config import MultiAgentGRPOConfig
 from .engines import engine_settings, has_engine_per_role
+from .input_checks import check_datasets
 from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit
 from .topology import Topology
-from .verifier import MathVerifier
 
 
 def models_by_role(model: Any, sharing: str, roles: tuple[str, ...]) -> dict[str, Any]:
@@ -119,17 +118,8 @@ def check_arguments(
         raise ValueError("`advantage_estimator='counterfactual'` needs a thinker; the topology has one role only.")
     if train_dataset is None and len(roles) > 1:
         raise ValueError("`train_dataset` is required, got None.")
-    datasets = {"train_dataset": train_dataset}
-    for name, dataset in eval_dataset.items() if isinstance(eval_dataset, dict) else [(None, eval_dataset)]:
-        datasets["eval_dataset" if name is None else f"eval_dataset[{name!r}]"] = dataset
-    for name, dataset in datasets.items():
-        _check_dataset(name, dataset, allocators)
-        columns = set(getattr(dataset, "column_names", None) or ())
-        if len(roles) > 1 and (images := sorted(columns & {"image", "images"})):
-            raise ValueError(
-                f"`{name}` has the column {images[0]!r}, and several roles exchange text only: the images would be "
-                f"dropped. Remove it, `{name}.remove_columns({images!r})`, or train one role, `topology=Solo()`."
-            )
+    if train_dataset is not None:
+        check_datasets(train_dataset, eval_dataset, args, allocators, roles)
     for role, model in models.items():
         _check_model(role, model, args)
     if args.use_vllm and len(roles) > 1:
@@ -226,21 +216,12 @@ def _check_blocks(args: MultiAgentGRPOConfig) -> None:
     )
 
 
-def _check_dataset(name: str, dataset: Any, allocators: list[CreditAllocator]) -> None:
-    if isinstance(dataset, Dataset) and len(dataset) == 0:
-        raise ValueError(f"`{name}` is empty (0 rows). Check its split and filters.")
-    columns = dataset.column_names if isinstance(dataset, Dataset | IterableDataset) else None
-    judges = [allocator.outcome for allocator in allocators]
-    required = ["prompt"] + ["solution" for judge in judges if isinstance(judge, MathVerifier)]
-    for column in required if columns is not None else ():
-        if column not in columns:
-            raise ValueError(
-                f"`{name}` has no column {column!r}; it has {columns}. Rename it, e.g. with "
-                "ccpo.data.load_problems(..., problem_column=..., solution_column=...)."
-            )
-
-
 def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig) -> None:
+    if not isinstance(model, str) and not hasattr(model, "config"):
+        raise ValueError(
+            f"`model` of role {role!r} must be an id, a folder or a model, got {model!r:.80}. Give a text, or an "
+            "object of from_pretrained."
+        )
     if isinstance(model, str):
         revision = (args.model_init_kwargs or {}).get("revision")
         try:

@@ -1,10 +1,14 @@
 """Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
 
 import contextlib
+import json
 import math
+import re
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
+import yaml
 from trl import GRPOConfig
 
 ROLE_KEYS = (
@@ -24,7 +28,7 @@ ROLE_KEYS = (
 )
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _LENGTHS = ("max_new_tokens", "max_tokens")  # what `generation_kwargs` may call `max_completion_length`
-# Per key of a role that holds a number: its type, what it must satisfy, and that in words.
+# Per field that holds a number and may be a role's own: its type, what it must satisfy, and that in words.
 _ROLE_NUMBERS = {
     "max_completion_length": (int, lambda x: x >= 1, "an integer of at least 1"),
     "learning_rate": (float, lambda x: x >= 0, "a finite number >= 0"),
@@ -37,11 +41,79 @@ _ROLE_NUMBERS = {
     "vllm_server_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
     "vllm_group_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
 }
+_MAY_BE_NONE = {"common": ("min_p", "max_completion_length"), "role": ("min_p",)}  # None: TRL's "no limit"
+_IN_GENERATION_KWARGS = tuple(name for name in SAMPLING if name != "top_k")  # whose -1 is vLLM's "off"
+_MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")  # of the fields that hold a mapping
 _CHOICES = {
     "policy_sharing": ("separate", "shared", "adapters"),
     "schedule": ("alternate", "joint"),
     "advantage_estimator": ("group", "reinforce++", "reinforce++-baseline", "counterfactual"),
 }
+
+
+class _MappingLoader(yaml.SafeLoader):
+    """YAML as it is written on a command line: `1e-6` is a number there, and `None` is nothing."""
+
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
+_MappingLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+_MappingLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("None$"), ["N"])
+
+
+def read_mapping(name: str, text: str) -> dict[str, Any] | str:
+    """
+    A mapping from the command line: JSON, which is left to TRL, or YAML, `{'thinker': {max_completion_length: 4096}}`.
+
+    Args:
+        name (`str`): the field, for the error.
+        text (`str`): what was given.
+
+    Raises:
+        `ValueError`: text that is neither.
+    """
+    with contextlib.suppress(ValueError):
+        return text.strip() if isinstance(json.loads(text), dict) else text
+    try:
+        value = yaml.load(text, _MappingLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"`{name}` is no mapping in JSON or YAML, got {text!r}. Check its braces and quotes. ({error})"
+        ) from error
+    return value if isinstance(value, dict) else text
+
+
+def read_number(name: str, key: str, value: Any, *, may_be_none: bool) -> Any:
+    """
+    A number that keeps its rule in `_ROLE_NUMBERS`.
+
+    Args:
+        name (`str`): what the error calls the value.
+        key (`str`): its rule.
+        value: a number, its text (YAML reads 1e-6 as text), or `None`.
+        may_be_none (`bool`): whether `None` is right.
+
+    Raises:
+        `ValueError`: a value against the rule.
+    """
+    kind, allowed, words = _ROLE_NUMBERS[key]
+    if value is None and may_be_none:
+        return None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = kind(value)
+    number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and allowed(value)):
+        raise ValueError(f"`{name}` must be {words}, got {value!r}.")
+    return value
+
+
+def _check_sampling(name: str, options: Any) -> None:
+    """What overrides a field of ours keeps its rule."""
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(f"`{name}` must be a mapping, got {options!r}.")
+    for key in _IN_GENERATION_KWARGS:
+        if key in (options or {}):
+            read_number(f"{name}[{key!r}]", key, options[key], may_be_none=True)
 
 
 @dataclass
@@ -167,6 +239,10 @@ class MultiAgentGRPOConfig(GRPOConfig):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+        self._read_mappings()
+        for key in _ROLE_NUMBERS:
+            may_be_none = key in _MAY_BE_NONE["common"]
+            setattr(self, key, read_number(key, key, getattr(self, key), may_be_none=may_be_none))
         if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # as text from the command line
             self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"
         try:
@@ -180,6 +256,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 f"`per_device_eval_batch_size={self.per_device_eval_batch_size}` x processes: change one of them, or "
                 "`num_generations`, so that it holds whole groups."
             ) from error
+        _check_sampling("generation_kwargs", self.generation_kwargs)
         self._check_role_kwargs()
         if self.advantage_estimator.startswith("reinforce++") and self.scale_rewards != "none":
             raise ValueError(
@@ -201,22 +278,32 @@ class MultiAgentGRPOConfig(GRPOConfig):
         if self.ddp_find_unused_parameters is None and self.policy_sharing != "shared":
             self.ddp_find_unused_parameters = True
 
+    def _read_mappings(self):
+        for name in self._VALID_DICT_FIELDS:
+            value = getattr(self, name)
+            if isinstance(value, str) and (value.strip().startswith("{") or name not in _MAY_BE_PATHS):
+                value = read_mapping(name, value)
+                if isinstance(value, str) and not value.startswith("{"):
+                    raise ValueError(
+                        f"`{name}` must be a mapping, got {value!r}. Write it in braces: {{'key': value}}."
+                    )
+                setattr(self, name, value)
+
     def _check_role_kwargs(self):
+        if self.role_kwargs is not None and not isinstance(self.role_kwargs, dict):
+            raise ValueError(
+                f"`role_kwargs` must be a mapping of roles, got {self.role_kwargs!r}. Write it as "
+                "{'thinker': {'max_completion_length': 4096}}."
+            )
         for role, overrides in (self.role_kwargs or {}).items():
             if not isinstance(overrides, dict):
                 raise ValueError(f"`role_kwargs[{role!r}]` must be a mapping, got {overrides!r}.")
             if unknown := sorted(set(overrides) - set(ROLE_KEYS)):
                 raise ValueError(f"`role_kwargs[{role!r}]` has unknown keys {unknown}; known: {list(ROLE_KEYS)}.")
-            for key, (kind, allowed, words) in _ROLE_NUMBERS.items():
-                value = overrides.get(key)
-                if key not in overrides or (value is None and key == "min_p"):
-                    continue
-                if isinstance(value, str):  # YAML reads 1e-6 as a string
-                    with contextlib.suppress(ValueError):
-                        value = overrides[key] = kind(value)
-                number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-                if not (number and math.isfinite(value) and allowed(value)):
-                    raise ValueError(f"`role_kwargs[{role!r}][{key!r}]` must be {words}, got {value!r}.")
+            for key in _ROLE_NUMBERS.keys() & overrides.keys():
+                name, may_be_none = f"role_kwargs[{role!r}][{key!r}]", key in _MAY_BE_NONE["role"]
+                overrides[key] = read_number(name, key, overrides[key], may_be_none=may_be_none)
+            _check_sampling(f"role_kwargs[{role!r}]['generation_kwargs']", overrides.get("generation_kwargs"))
         for role, overrides in (self.role_kwargs or {}).items():
             if self.policy_sharing == "shared" and "learning_rate" in overrides:
                 raise ValueError(

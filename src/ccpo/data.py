@@ -1,16 +1,163 @@
-"""Any dataset by configuration alone: a Hub name or a local file becomes the columns `prompt` and `solution`."""
+"""Any dataset by configuration alone: a Hub name, a file or a folder becomes the columns `prompt` and `solution`."""
 
+import logging
+import zlib
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, load_dataset
+import numpy as np
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Value,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
 from datasets.exceptions import DatasetGenerationError
 
+from .cells import final_answer as final_answer
+from .cells import is_empty, kind, only, read_gold, read_prompt
+
+logger = logging.getLogger(__name__)
+
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+_PACKED = {".gz": None, ".bz2": None, ".xz": None, ".zst": "zstandard", ".lz4": "lz4"}  # and the package it needs
+_UNREADABLE = (StopIteration, ValueError, OSError, EOFError, zlib.error, DatasetGenerationError)
+_MESSAGES = [{"role": Value("string"), "content": Value("string")}]
+_READ_BY_TRL = ("chosen", "rejected", "completion", "messages")  # TRL may take these for the prompt's format
 
 
-def final_answer(solution: str) -> str:
-    """The gold answer of a solution in GSM8K's form, what follows the last `####`; any other text as it is."""
-    return solution.rsplit("####", 1)[-1].strip()
+def _file_format(path: Path) -> tuple[str, str] | None:
+    """The format and the compression that a file's name says, or `None`."""
+    *_, last = ["", *path.suffixes]
+    packed = last.lower() if last.lower() in _PACKED else ""
+    suffix = Path(path.stem).suffix if packed else last
+    return (suffix.lower(), packed) if suffix.lower() in _FORMATS else None
+
+
+def _is_saved(path: Path) -> bool:
+    """Whether `save_to_disk` wrote this folder."""
+    return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+
+
+def has_splits(name: str) -> bool:
+    """Whether a dataset has splits by name: all but one file, and one dataset that `save_to_disk` wrote."""
+    path = Path(name)
+    return not path.is_file() and not (path / "state.json").is_file()
+
+
+def _load_file(name: str, split: str, solution_column: str) -> Dataset:
+    """A local file, which is one split whatever its name; slices such as `"train[:100]"` are the split's."""
+    path = Path(name)
+    if (known := _file_format(path)) is None:
+        raise ValueError(
+            f"`dataset_name={name!r}` has an unknown format; known: {sorted(_FORMATS)}, also with {sorted(_PACKED)}."
+        )
+    suffix, packed = known
+    if not path.is_file():
+        raise FileNotFoundError(f"`dataset_name={name!r}` names a local file that is not there. Check the path.")
+    if suffix == ".parquet" and packed:
+        raise ValueError(f"`dataset_name={name!r}`: parquet is compressed inside. Unpack the file: {path.stem!r}.")
+    if _PACKED.get(packed) and find_spec(_PACKED[packed]) is None:
+        raise ValueError(
+            f"`dataset_name={name!r}` needs the package {_PACKED[packed]!r}. Install it (pip install "
+            f"{_PACKED[packed]}), or unpack the file."
+        )
+    options = {"converters": {solution_column: str}} if suffix == ".csv" else {}  # as written: 0.10, 007
+    plain = split.split("[")[0]
+    try:
+        return load_dataset(_FORMATS[suffix], data_files={plain: str(path)}, split=split, **options)
+    except _UNREADABLE as error:  # an empty file is a bare StopIteration
+        raise ValueError(
+            f"`dataset_name={name!r}` has no rows that can be read as {suffix}{packed} (split {split!r}). Check the "
+            f"file. ({error.__cause__ or error})"
+        ) from error
+
+
+def _load_saved(name: str, split: str) -> Dataset:
+    """A folder that `save_to_disk` wrote."""
+    dataset = load_from_disk(name)
+    if isinstance(dataset, DatasetDict):
+        if split not in dataset:
+            raise ValueError(f"`dataset_name={name!r}` has no split {split!r}; it has {list(dataset)}. Name one.")
+        return dataset[split]
+    if "[" in split:
+        raise ValueError(
+            f"`dataset_name={name!r}` is one saved dataset, which has no slices, got the split {split!r}. Use "
+            "`max_train_rows`."
+        )
+    return dataset
+
+
+def _load(name: str, config: str | None, split: str, solution_column: str) -> Dataset:
+    path = Path(name)
+    is_file = path.is_file() or (not path.is_dir() and _file_format(path) is not None)
+    if config is not None and (is_file or _is_saved(path)):
+        logger.warning("`dataset_config=%r` is for datasets of the Hub; %r, on the disk, has none.", config, name)
+    if is_file:
+        return _load_file(name, split, solution_column)
+    if _is_saved(path):
+        return _load_saved(name, split)
+    try:
+        return load_dataset(name, config, split=split)
+    except _UNREADABLE as error:
+        raise ValueError(
+            f"`dataset_name={name!r}` (`dataset_config={config!r}`, split {split!r}) could not be loaded: neither a "
+            f"local file or folder nor a dataset of the Hub with that split and configuration. ({error})"
+        ) from error
+
+
+def _item(feature: Any) -> Any:
+    """The feature of a list's items, of any depth."""
+    while hasattr(feature, "feature"):
+        feature = feature.feature
+    return feature
+
+
+def _cells(dataset: Dataset, name: str, field: str, column: str) -> tuple[list, Any]:
+    """The cells of a column, or of the nested field that a dotted name reaches, and what the column says they are."""
+    parts = column.split(".")
+    tops = [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
+    top = next((top for top in tops if top in dataset.column_names), None)
+    if top is None:
+        raise ValueError(
+            f"`{field}={column!r}` is not a column of {name!r}; it has {dataset.column_names}. Set `{field}`."
+        )
+    cells, feature = list(dataset[top]), _item(dataset.features[top])
+    for key in column[len(top) + 1 :].split(".") if top != column else ():
+        feature = _item(feature.get(key)) if isinstance(feature, dict) else None
+        for i, cell in enumerate(map(only, cells)):
+            if cell is not None and not (isinstance(cell, dict) and key in cell):
+                has = f"the fields {sorted(cell)}" if isinstance(cell, dict) else kind(cell)
+                raise ValueError(f"`{field}={column!r}`: row {i} of {name!r} has {has}, not {key!r}. Set `{field}`.")
+            cells[i] = cell and cell[key]
+    return cells, feature
+
+
+def _as_written(value: Any, feature: Any) -> Any:
+    """A label's name for its number, and 0.1 for a float32 that reads as 0.10000000149."""
+    value = only(value)
+    if isinstance(feature, ClassLabel) and isinstance(value, int):
+        return feature.names[value] if value >= 0 else None
+    short = {"float32": np.float32, "float16": np.float16}.get(getattr(feature, "dtype", None))
+    return float(str(short(value))) if short and isinstance(value, float) else value
+
+
+def _read(cells: list, read: Callable, field: str, column: str, name: str) -> list:
+    """What `read` makes of the cells of a column; its errors get the field, the column and the row."""
+    values = []
+    for i, cell in enumerate(cells):
+        try:
+            values.append(read(cell, column))
+        except ValueError as error:
+            raise ValueError(f"`{field}={column!r}`: row {i} of {name!r} {error}") from None
+    return values
 
 
 def load_problems(
@@ -28,11 +175,13 @@ def load_problems(
 
     Args:
         name (`str`):
-            Name of a dataset on the Hub, or path of a local json, jsonl, parquet or csv file.
+            Name of a dataset on the Hub, path of a local json, jsonl, parquet or csv file (json, jsonl and csv also
+            compressed, e.g. `.jsonl.gz`), or of a folder that `save_to_disk` wrote.
         problem_column (`str`), solution_column (`str`):
-            The columns that state the problem and its gold answer.
+            The columns that state the problem, as text or chat messages, and its gold answer, see [`read_gold`]. A
+            dotted name reaches a nested field: `"reward_model.ground_truth"`.
         split (`str`, defaults to `"train"`):
-            Split of a Hub dataset; a local file is one split whatever its name.
+            Split, e.g. `"train[:100]"`; a local file is one split whatever its name.
         config (`str`, *optional*):
             Configuration of a Hub dataset, e.g. `"main"` of GSM8K.
         conversational (`bool`, defaults to `True`):
@@ -42,47 +191,47 @@ def load_problems(
 
     Returns:
         [`~datasets.Dataset`] with the columns `prompt`, `solution` (a string; null where there is none, which
-        makes a row unscorable) and the other columns as they were.
+        makes a row unscorable) and the other columns as they were, but `messages`, `completion`, `chosen` and
+        `rejected`, which TRL would take for the prompt.
 
     Raises:
-        `FileNotFoundError`: a local path that is not there. `ValueError`: an unknown file format, a missing column, a
-        null problem, or no rows.
+        `FileNotFoundError`: a local path that is not there. `ValueError`: what cannot be loaded, a missing column, a
+        cell that is no problem or no answer, or no rows.
     """
-    path = Path(name)
-    if path.suffix in _FORMATS:
-        if not path.is_file():
-            raise FileNotFoundError(f"`dataset_name={name!r}` names a local file that is not there. Check the path.")
-        try:
-            dataset = load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train")
-        except (StopIteration, ValueError, DatasetGenerationError) as error:  # an empty file is a bare StopIteration
-            raise ValueError(
-                f"`dataset_name={name!r}` has no rows that can be read as {path.suffix}. Check the file. "
-                f"({error.__cause__ or error})"
-            ) from error
-    elif path.is_file():
-        raise ValueError(f"`dataset_name={name!r}` has an unknown format; known: {sorted(_FORMATS)}.")
-    else:
-        dataset = load_dataset(name, config, split=split)
-    for field, column in (("problem_column", problem_column), ("solution_column", solution_column)):
-        if column not in dataset.column_names:
-            raise ValueError(
-                f"`{field}={column!r}` is not a column of {name!r}; it has {dataset.column_names}. Set `{field}`."
-            )
+    if not name:
+        raise ValueError("`dataset_name` is empty. Give a dataset of the Hub, a file or a folder.")
+    if max_rows is not None and max_rows < 1:
+        raise ValueError(f"`max_train_rows` must be at least 1, got {max_rows}. Leave it out for all rows.")
+    if problem_column == solution_column:
+        raise ValueError(
+            f"`problem_column` and `solution_column` are both {solution_column!r}: the prompt would hold the answer. "
+            "Name two columns."
+        )
+    dataset = _load(name, config, split, solution_column)
     if max_rows is not None:
         dataset = dataset.select(range(min(max_rows, len(dataset))))
     if len(dataset) == 0:
         raise ValueError(f"`dataset_name={name!r}` has no rows in split {split!r}. Check the file and the split.")
-
-    if missing := sum(problem is None for problem in dataset[problem_column]):
-        raise ValueError(
-            f"`problem_column={problem_column!r}` is null in {missing} of {len(dataset)} rows of {name!r}. Remove "
-            "those rows."
+    problems, _ = _cells(dataset, name, "problem_column", problem_column)
+    answers, feature = _cells(dataset, name, "solution_column", solution_column)
+    read_problem = partial(read_prompt, conversational=conversational)
+    prompts, was_cut = zip(*_read(problems, read_problem, "problem_column", problem_column, name), strict=True)
+    answers = [_as_written(answer, feature) for answer in answers]
+    golds = _read(answers, read_gold, "solution_column", solution_column, name)
+    for what, missing in (("null", prompts.count(None)), ("empty", sum(map(is_empty, prompts)))):
+        if missing:
+            raise ValueError(
+                f"`problem_column={problem_column!r}` is {what} in {missing} of {len(dataset)} rows of {name!r}. "
+                "Remove those rows."
+            )
+    if any(was_cut):
+        logger.warning(
+            "`problem_column=%r`: what an assistant says behind the problem was cut off in %d of %d rows of %r: it "
+            "would show the answer.",
+            *(problem_column, sum(was_cut), len(dataset), name),
         )
-
-    def to_trl(row: dict) -> dict:
-        problem, gold = str(row[problem_column]), row[solution_column]
-        prompt = [{"role": "user", "content": problem}] if conversational else problem
-        return {"prompt": prompt, "solution": None if gold is None else final_answer(str(gold))}
-
-    used = [c for c in {problem_column, solution_column, "prompt", "solution"} if c in dataset.column_names]
-    return dataset.map(to_trl, remove_columns=used, desc="Reading problems")
+    features = Features({"prompt": _MESSAGES if conversational else Value("string"), "solution": Value("string")})
+    read = Dataset.from_dict({"prompt": prompts, "solution": golds}, features=features)
+    used = {problem_column, solution_column, "prompt", "solution", *_READ_BY_TRL}
+    others = dataset.select_columns([column for column in dataset.column_names if column not in used])
+    return concatenate_datasets([others, read], axis=1) if others.column_names else read

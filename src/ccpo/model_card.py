@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import MISSING, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -39,16 +40,26 @@ from {library} import {auto_class}
 
 ## Recipe
 
-What differs from the defaults of `MultiAgentGRPOConfig`, `policy_sharing` and `schedule` in any case.
+The prompts, `policy_sharing` and `schedule`, and what differs from the defaults of `MultiAgentGRPOConfig`.
 
-```yaml
+{fence}yaml
 {recipe}
-```
+{fence}
 
 ## Versions
 
 {versions}
 """
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as blocks, to be read and copied."""
+
+
+_Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None),
+)
 
 
 def write_model_cards(trainer: MultiAgentGRPOTrainer, folder: Path) -> None:
@@ -62,6 +73,8 @@ def write_model_cards(trainer: MultiAgentGRPOTrainer, folder: Path) -> None:
     hub_id, model = trainer.hub_model_id, trainer.model
     policies = model.policies if isinstance(model, RolePolicies) else dict.fromkeys(trainer.roles, model)
     origins = {role: get_config_model_id(policies[role].config) or None for role in trainer.roles}
+    recipe = yaml.dump(_recipe(trainer), Dumper=_Dumper, sort_keys=False, allow_unicode=True).strip()
+    fence = max(re.findall("`{3,}", recipe), key=len, default="``") + "`"  # longer than any in a prompt
     for role in trainer.roles:
         is_adapter = (folder / role / "adapter_config.json").is_file()
         metadata = ModelCardData(
@@ -82,7 +95,8 @@ def write_model_cards(trainer: MultiAgentGRPOTrainer, folder: Path) -> None:
             auto_class="AutoPeftModelForCausalLM" if is_adapter else "AutoModelForCausalLM",
             source=hub_id or f"path/to/{role}",
             subfolder=f', subfolder="{role}"' if hub_id else "",
-            recipe=yaml.safe_dump(_recipe(trainer), sort_keys=False, allow_unicode=True).strip(),
+            recipe=recipe,
+            fence=fence,
             versions="\n".join(f"- {name} {_version(name)}" for name in _PACKAGES),
         )
         ModelCard(text).save(folder / role / "README.md")
@@ -92,6 +106,7 @@ def _recipe(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
     args, values = trainer.args, trainer.args.to_dict()  # tokens are masked there
     recipe: dict[str, Any] = {
         "topology": type(trainer.topology).__name__,
+        **trainer.topology.prompts,
         "credit": trainer._credit,
         "policy_sharing": args.policy_sharing,
         "schedule": args.schedule,

@@ -204,22 +204,30 @@ def build_messages(template: str, prompt: str | list[dict], **fields: str) -> st
     return [*prompt[:last], {**prompt[last], "content": text}, *prompt[last + 1 :]]
 
 
+_WITHOUT_ANSWER = {"system": _without_instruction, "user": strip_answer_instruction, "assistant": strip_boxed}
+
+
 def build_thinker_messages(prompt: str | list[dict], template: str = THINKER_PROMPT) -> str | list[dict]:
     """
     The Thinker's prompt: the problem without the sentence that asks for a boxed answer. A system message loses that
-    sentence too, and goes where it says nothing else.
+    sentence too, and goes where it says nothing else. Earlier turns of a conversation are examples: what a user asks
+    loses the sentence, what an assistant answers its answer's place; an answer that says nothing else goes with its
+    question.
     """
     messages = build_messages(template, prompt, problem=strip_answer_instruction(problem_text(prompt)))
     if isinstance(messages, str):
         return messages
-    kept = []
-    for message in messages:
-        if message.get("role") == "system" and isinstance(message.get("content"), str):
-            content = _without_instruction(message["content"])
-            if not content and message["content"]:
-                continue
-            message = {**message, "content": content}
-        kept.append(message)
+    kept, last = [], _last_user(prompt)
+    for i, message in enumerate(messages):
+        role, content = message.get("role"), message.get("content")
+        if i == last or not isinstance(content, str) or role not in ("system", "user", "assistant"):
+            kept.append(message)
+            continue
+        text = _WITHOUT_ANSWER[role](content)
+        if text.strip() or text == content:
+            kept.append({**message, "content": text})
+        elif role == "assistant" and kept and kept[-1].get("role") == "user" and i < last:
+            kept.pop()
     return kept
 
 

@@ -1,7 +1,7 @@
 """Who speaks, in which order, and who reads whom: frozen data, and one method that runs it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .prompts import SOLO_PROMPT, SOLVER_PROMPT, THINKER_PROMPT
@@ -37,6 +37,11 @@ class Topology:
         """Names of the roles, in the order in which they speak."""
         return tuple(role.name for role in self.roles)
 
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The templates by name: what must be known to use the trained roles as they were trained."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_prompt")}
+
     def run(self, speak: Callable[[Role, dict[str, Any]], Any]) -> dict[str, Any]:
         """
         One pass: every role speaks once, reading what its `reads` said.
@@ -71,14 +76,17 @@ class ThinkSolve(Topology):
     solo_prompt: str = SOLO_PROMPT
 
     def __post_init__(self):
-        for name, fields in (
+        for name, wanted in (
             ("thinker_prompt", ("{problem}",)),
             ("solver_prompt", ("{problem}", "{thought}")),
             ("solo_prompt", ("{problem}",)),
         ):
-            for field in fields:
-                if field not in getattr(self, name):
-                    raise ValueError(f"`{name}` must contain {field}, got {getattr(self, name)!r}.")
+            prompt = getattr(self, name)
+            for field in wanted:
+                if not isinstance(prompt, str) or field not in prompt:
+                    raise ValueError(f"`{name}` must contain {field}, got {prompt!r}.")
+            if "{thought}" in prompt and "{thought}" not in wanted:
+                raise ValueError(f"`{name}` cannot contain {{thought}}: there is none yet, got {prompt!r}.")
 
 
 @dataclass(frozen=True)

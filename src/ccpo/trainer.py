@@ -23,6 +23,7 @@ from .config import SAMPLING, MultiAgentGRPOConfig
 from .credit import solo_baseline
 from .credit.advantages import correlation, estimate_advantages
 from .engines import RoleEngines, as_first_engine
+from .input_checks import check_objects
 from .policies import PolicySetup, RolePolicies, activate, add_role_adapters, replaced, split_param_groups
 from .rewards import CreditAllocator, SharedCredit
 from .topology import ThinkSolve, Topology
@@ -95,6 +96,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         rollout_func: Callable | None = None,
         environment_factory: Callable | dict[str, Callable] | None = None,
     ):
+        check_objects(args, reward_funcs, topology, environment_factory)
         args = MultiAgentGRPOConfig("ccpo-output") if args is None else args
         self.topology = ThinkSolve() if topology is None else topology
         self.roles = self.topology.role_names
