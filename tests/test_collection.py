@@ -108,7 +108,9 @@ def test_one_policy_rates_for_both_roles_in_one_call(mode, model_dirs, chat_data
     shares, calls = [], []
     options = {"rating_expectation": True} if mode == "constrained" else {"rating_max_tokens": 30}
     # Random models write no rating: take any text for one.
-    monkeypatch.setattr("ccpo.rewards.parse_shares", lambda texts, verdicts: [len(set(text)) / 99 for text in texts])
+    monkeypatch.setattr(
+        "ccpo.rewards.self_evaluated.parse_shares", lambda texts, verdicts: [len(set(text)) / 99 for text in texts]
+    )
     name = "score" if mode == "constrained" else "__call__"
     plain = getattr(PolicyGenerator, name)
 
