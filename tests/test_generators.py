@@ -199,6 +199,41 @@ def test_a_seed_is_reproducible_and_leaves_the_global_random_state_alone(model_p
     assert calls[0] != calls[1] and other(TEXTS) != calls[0]
 
 
+@pytest.mark.parametrize(("batch_size", "calls"), [(None, [3, 3, 2]), (5, [4, 4]), (8, [8]), (100, [8])])
+def test_many_prompts_go_out_by_length(batch_size, calls, monkeypatch):
+    """As the trainer's do: in batches as equal as can be, the shortest first; the order of the results is kept."""
+    model, drawn = make_model(), []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **kw: drawn.append(kw["attention_mask"].sum(1)) or generate(**kw))
+    monkeypatch.setattr("ccpo.generators.local.CPU_BATCH", 3)
+    options = {"max_new_tokens": 8, "batch_size": batch_size}
+    greedy = TransformersGenerator(model, make_tokenizer(), temperature=0, **options)
+    one_by_one = [greedy([text])[0] for text in TEXTS]
+    drawn.clear()
+    assert greedy(TEXTS) == one_by_one and len(set(one_by_one)) > 3
+    lengths = [batch.tolist() for batch in drawn]
+    assert list(map(len, lengths)) == calls
+    flat = [length for batch in lengths for length in batch]
+    assert flat == (sorted(flat) if len(calls) > 1 else [len(text) for text in TEXTS])
+    scores = greedy.score(TEXTS, ["ab", "c"])
+    torch.testing.assert_close(scores, torch.cat([greedy.score([text], ["ab", "c"]) for text in TEXTS]))
+    first, second = (TransformersGenerator(model, make_tokenizer(), seed=3, **options) for _ in range(2))
+    assert first(TEXTS) == second(TEXTS) and first(TEXTS) == second(TEXTS)
+
+
+def test_plain_texts_for_a_chat_model_are_warned_of_once(caplog):
+    quiet = TransformersGenerator(make_model(), make_tokenizer(chat_template=None), max_new_tokens=1)
+    quiet(TEXTS)
+    chat = TransformersGenerator(make_model(), make_tokenizer(), max_new_tokens=1)
+    chat(CHATS)
+    assert not caplog.records
+    chat(CHATS[:1] + TEXTS[:1])
+    pickle.loads(pickle.dumps(chat))(TEXTS)
+    chat.score(TEXTS, ["a"])
+    assert len(caplog.records) == 1
+    assert "LlamaForCausalLM" in caplog.text and "has a chat template and is given plain texts" in caplog.text
+
+
 def test_processes_draw_differently_from_one_seed(process_group, monkeypatch):
     model, tokenizer = make_model(), make_tokenizer()
     rank_0 = TransformersGenerator(model, tokenizer, max_new_tokens=8, seed=3)(TEXTS)

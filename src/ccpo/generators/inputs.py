@@ -2,6 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
+TEXT_FOR_A_CHAT_MODEL = (
+    "%s has a chat template and is given plain texts, without it. A chat model mostly answers nothing then: give "
+    'messages, [{"role": "user", "content": text}], as prompts. A base model may read plain texts.'
+)
+
 
 def check_prompts(prompts) -> list:
     if isinstance(prompts, (str, Mapping)):

@@ -8,6 +8,8 @@ import torch
 from accelerate.utils import gather_object
 
 from ..answers import completion_text
+from ..calls import call_outcome, unanswered
+from ..generators.inputs import TEXT_FOR_A_CHAT_MODEL
 from ..prompts import problem_text
 from ..rollout import Episodes, Prompt, run_solver
 from ..topology import ThinkSolve
@@ -23,10 +25,11 @@ class CreditAllocator:
     Args:
         outcome (`Callable`, *optional*):
             A TRL reward function that judges the team's answer: +1 right, -1 wrong, `None` or NaN unscorable. Defaults
-            to [`MathVerifier`].
+            to [`MathVerifier`]. It may be asynchronous. With a method `extract(text) -> str | None`, the answer in a
+            text, answers without one are counted (`credit/no_answer_rate`).
         partner (`Callable`, *optional*):
             Generator of the Solver's answers, `partner(prompts) -> list[str]`, e.g. [`TransformersGenerator`] or
-            [`OpenAIGenerator`]. Needed under TRL's own `GRPOTrainer` only.
+            [`OpenAIGenerator`]. It may be asynchronous. Needed under TRL's own `GRPOTrainer` only.
         topology ([`ThinkSolve`], *optional*):
             The prompts' templates, under TRL's own `GRPOTrainer` only.
     """
@@ -44,7 +47,7 @@ class CreditAllocator:
         self.outcome = MathVerifier() if outcome is None else outcome
         self.partner = partner
         self.topology = topology or ThinkSolve()
-        self._warned = False  # that the dataset has no column `problem`
+        self._warned: set[str] = set()  # of what
 
     def needs_solo(self, roles: tuple[str, ...]) -> bool:
         """Whether the credit of these roles uses solo answers."""
@@ -115,15 +118,15 @@ class CreditAllocator:
         roles = ("thinker",)
         problems = kwargs.get("problem")
         if problems is None:
-            if not self._warned:
-                logger.warning(
-                    "The dataset has no column `problem`, so the Solver is given the Thinker's prompt. If that holds "
-                    "the Thinker's instructions too, add `problem`, the problem alone."
-                )
-                self._warned = True
+            self._warn_once(
+                "problem",
+                "The dataset has no column `problem`, so the Solver is given the Thinker's prompt. If that holds the "
+                "Thinker's instructions too, add `problem`, the problem alone.",
+            )
             problems = [problem_text(prompt) for prompt in prompts]
         if bad := [problem for problem in problems if not isinstance(problem, str)]:
             raise TypeError(f"The column `problem` must hold strings, got {bad[0]!r}.")
+        self._check_template(prompts, kwargs)
         asked = [_like(prompt, problem) for prompt, problem in zip(prompts, problems, strict=True)]
         thoughts = [completion_text(completion) for completion in completions]
         solo_rows = range(len(asked)) if self.needs_solo(roles) else ()
@@ -138,6 +141,35 @@ class CreditAllocator:
         rewards = self._allocate_rows(gather_object(rows), offset=self._offset(len(rows)), count=len(rows))
         self._log(episodes, joint, solo, kwargs)
         return rewards
+
+    def _warn_once(self, about: str, message: str, *args: Any) -> None:
+        if about not in self._warned:
+            self._warned.add(about)
+            logger.warning(message, *args)
+
+    def _check_template(self, prompts: list[Prompt], kwargs: dict[str, Any]) -> None:
+        """
+        Say it once where a chat model is trained on plain texts.
+
+        TRL hands a reward function no tokenizer, and knows the Thinker's: it is asked through `log_metric`, a method
+        of the trainer's. The partner, a [`TransformersGenerator`], says the same of its own.
+        """
+        trainer = getattr(kwargs.get("log_metric"), "__self__", None)
+        processing_class = getattr(trainer, "processing_class", None)
+        if isinstance(prompts[0], str) and getattr(processing_class, "chat_template", None):
+            self._warn_once("template", TEXT_FOR_A_CHAT_MODEL, "The Thinker")
+
+    def warn_of_no_answers(self, missing: int, answers: int) -> None:
+        """Say it once where the outcome function found no answer in any of a batch's answers."""
+        if missing == answers > 0:
+            self._warn_once(
+                "answers",
+                "All %d answers of a batch are without an answer that `%s` can read, so that none can be right. Look "
+                "at the Solver's prompt: does it say where the answer is to stand? Or say where it stands "
+                "(`answer_pattern`), or let the completions be longer.",
+                answers,
+                getattr(self.outcome, "__name__", type(self.outcome).__name__),
+            )
 
     def _raters(self) -> dict[str, Callable]:
         return {}
@@ -164,10 +196,7 @@ class CreditAllocator:
             answer if isinstance(prompt, str) else [{"role": "assistant", "content": answer}]
             for prompt, answer in zip(prompts, answers, strict=True)
         ]
-        outcomes = self.outcome(prompts=prompts, completions=completions, **{**scalars, **columns})
-        if len(outcomes) != rows:
-            raise ValueError(f"`outcome` returned {len(outcomes)} values for {rows} answers.")
-        return [float("nan") if value is None else float(value) for value in outcomes]
+        return call_outcome(self.outcome, rows, prompts=prompts, completions=completions, **{**scalars, **columns})
 
     def _allocate_rows(self, rows: list[tuple], offset: int, count: int) -> list[float | None]:
         """Lay gathered rows out as (P, G), a prompt's rows padded with NaN to the largest group, and allocate."""
@@ -199,12 +228,16 @@ class CreditAllocator:
 
     def _log(self, episodes: Episodes, joint: list[float], solo: list[float], kwargs: dict[str, Any]) -> None:
         """Log the outcomes under the names that the trainer uses, and the texts in the completions table."""
+        if (missing := unanswered(self.outcome, episodes.answers)) is not None:
+            self.warn_of_no_answers(sum(missing), len(missing))
         if (log_metric := kwargs.get("log_metric")) is not None:
             for name, values in (("joint", joint), ("solo", solo)):
                 scored = [value > 0 for value in values if value == value]
                 if scored:
                     log_metric(f"credit/{name}_accuracy", sum(scored) / len(scored))
             log_metric("credit/leak_rate", sum(episodes.leaked) / len(episodes.leaked))
+            if missing is not None:
+                log_metric("credit/no_answer_rate", sum(missing) / len(missing))
         if (log_extra := kwargs.get("log_extra")) is not None:
             log_extra("joint_answer", episodes.answers)
             log_extra("outcome", joint)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from ..calls import call
 from ..credit import self_evaluated_credit, shared_credit
 from ..credit.groups import check_coefficient
 from ..prompts import fill, problem_text
@@ -16,7 +17,7 @@ from ..ratings import (
     rating_choices,
     shares_from_log_probs,
 )
-from ..rollout import Prompt
+from ..rollout import Prompt, ask
 from .base import CreditAllocator
 
 
@@ -115,7 +116,7 @@ class SelfEvaluatedCredit(CreditAllocator):
             if self.rating_mode == "constrained":
                 share = self._choose(rater, prompts, verdicts * len(roles))
             else:
-                texts = rater(prompts, max_new_tokens=self.rating_max_tokens)
+                texts = ask("rater", rater, prompts, max_new_tokens=self.rating_max_tokens)
                 share = torch.tensor(parse_shares(texts, verdicts * len(roles)))
             shares |= zip(roles, share.view(len(roles), -1).masked_fill(outcome.isnan(), torch.nan), strict=True)
         return shares
@@ -164,7 +165,7 @@ class SelfEvaluatedCredit(CreditAllocator):
         for verdict in ("correct", "wrong"):
             prefix, choices = rating_choices(verdict)
             nine[verdict] = [prefix + choice for choice in choices]
-        log_probs = rater.score(prompts, [nine[verdict] for verdict in verdicts])  # (n·K, 9)
+        log_probs = call(rater.score, prompts, [nine[verdict] for verdict in verdicts])  # (n·K, 9)
         return shares_from_log_probs(log_probs.float().cpu(), expectation=self.rating_expectation)
 
     def allocate(self, joint, solo=None, thinker_share=None, solver_share=None):
