@@ -1,8 +1,11 @@
 """A model behind an OpenAI-compatible endpoint as a generator."""
 
+import json
 import logging
 import os
+import re
 import threading
+from collections import Counter
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, field
 from urllib.parse import urlsplit
@@ -10,10 +13,18 @@ from urllib.parse import urlsplit
 import torch
 
 from .inputs import check_prompts, check_range
+from .replies import Reply, error_status, read_json, read_reply
 
 logger = logging.getLogger(__name__)
 
 _CLIENT_LOCK = threading.Lock()
+_NEW_LIMIT = "max_completion_tokens"  # in place of max_tokens, for OpenAI's models that think
+# The parameter is refused, not its value: where that is too large, an endpoint might ignore the other one.
+_LIMIT_REFUSED = re.compile(
+    r"max_completion_tokens|(?=.*max_tokens).*(?:unsupported|unknown|unrecogni[sz]ed|unexpected|extra)[ _]"
+    r"(?:request |keyword )?(?:parameter|argument|field|input)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 @dataclass(eq=False)
@@ -22,8 +33,9 @@ class OpenAIGenerator:
     A model behind an OpenAI-compatible endpoint: `vllm serve`, `transformers serve`, or a hosted one.
 
     Conversations go to the chat endpoint, texts to the completions endpoint, one request a prompt. What fails in
-    passing (connection, HTTP 408, 409, 429, 5xx) is repeated by the `openai` client, with exponential back-off. The
-    key shows in no message and not in the `repr`.
+    passing (connection, HTTP 408, 409, 429, 5xx, or such an error inside HTTP 200) is repeated by the `openai` client,
+    with exponential back-off. The key shows in no message and not in the `repr`. Endpoints that refuse `max_tokens`
+    get `max_completion_tokens`. A text meets no chat template: give conversations to a chat model.
 
     Args:
         model (`str`): Name under which the endpoint serves the model.
@@ -41,6 +53,7 @@ class OpenAIGenerator:
 
     Attributes:
         completion_tokens (`int`): Tokens generated so far, by the endpoint's own count.
+        empty_answers (`dict[str, int]`): How many answers so far had no text, by the reason.
     """
 
     model: str
@@ -55,6 +68,8 @@ class OpenAIGenerator:
     timeout: float = 600.0
     extra_body: dict | None = field(default=None, repr=False)
     completion_tokens: int = field(default=0, init=False)
+    empty_answers: dict[str, int] = field(default_factory=dict, init=False)
+    _limit_name: str = field(default="max_tokens", init=False, repr=False)
     _client: object = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
@@ -80,15 +95,17 @@ class OpenAIGenerator:
             max_new_tokens (`int`, *optional*): Longest completion, in place of `max_tokens`.
 
         Returns:
-            `list[str]`: The completions; an answer without content is `""`.
+            `list[str]`: The completions. A model's reasoning is no part of them. An answer without text (cut before
+            it began, refused, filtered) is `""`, counted, and warned of once a call.
 
         Raises:
             `ConnectionError`: No answer from the endpoint, after all repetitions.
             `PermissionError`: The key was refused.
-            `ValueError`: The endpoint does not serve the model, or rejected the request, e.g. an over-long prompt.
+            `ValueError`: The endpoint does not serve the model, or rejected the request, e.g. an over-long prompt, or
+                a prompt cannot be sent as JSON.
             `RuntimeError`: The endpoint kept failing, or its answer is not that of an OpenAI-compatible one.
         """
-        prompts = check_prompts(prompts)
+        prompts = _check_prompts(prompts)
         max_tokens = self.max_tokens if max_new_tokens is None else max_new_tokens
         check_range("max_new_tokens", max_tokens, 1)
         if not prompts:
@@ -100,12 +117,20 @@ class OpenAIGenerator:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             pool.shutdown(cancel_futures=True)
-        texts, counts = zip(*[future.result() for future in futures], strict=True)
+        replies = [future.result() for future in futures]
+        empty = Counter(reply.why_empty for reply in replies if reply.why_empty)
         with _CLIENT_LOCK:
-            self.completion_tokens += sum(count or 0 for count in counts)
-        if None in counts:
+            self.completion_tokens += sum(reply.tokens or 0 for reply in replies)
+            for why, count in empty.items():
+                self.empty_answers[why] = self.empty_answers.get(why, 0) + count
+        if any(reply.tokens is None for reply in replies):
             logger.warning("%s reports no token usage: completion_tokens is too low.", client.base_url)
-        return list(texts)
+        if empty:
+            reasons = ", ".join(f"{count} {why}" for why, count in empty.most_common())
+            advice = f" The limit is max_tokens={max_tokens}: raise it." if "at the limit" in reasons else ""
+            counts = (client.base_url, empty.total(), len(replies), reasons)
+            logger.warning("%s: %d of %d answers are without text: %s.%s", *counts, advice)
+        return [reply.text for reply in replies]
 
     def _connect(self):
         try:
@@ -119,36 +144,53 @@ class OpenAIGenerator:
                     raise ValueError("api_key (or OPENAI_API_KEY) is empty or holds blanks or unprintable characters.")
                 timeout = openai.Timeout(self.timeout, connect=min(self.timeout, 10.0))
                 options = {"base_url": self.base_url, "timeout": timeout, "max_retries": self.max_retries}
-                self._client = openai.OpenAI(api_key=key, **options)
+                http_client = openai.DefaultHttpxClient(event_hooks={"response": [_take_status_of_error]})
+                self._client = openai.OpenAI(api_key=key, http_client=http_client, **options)
             return self._client
 
-    def _complete(self, client, prompt, max_tokens: int) -> tuple[str, int | None]:
-        """The completion of one prompt, and its number of tokens if the endpoint tells."""
-        import openai
-
-        options = {"model": self.model, "max_tokens": max_tokens, "temperature": self.temperature, "top_p": self.top_p}
-        failure = None
+    def _complete(self, client, prompt, max_tokens: int) -> Reply:
+        """The answer to one prompt."""
         try:
-            if isinstance(prompt, str):
-                answer = client.completions.create(prompt=prompt, **options, extra_body=self.extra_body)
-            else:
-                answer = client.chat.completions.create(messages=prompt, **options, extra_body=self.extra_body)
-        except (openai.OpenAIError, ValueError) as error:
+            body = read_json(self._send(client, prompt, max_tokens))
+            failure = None
+        except Exception as error:  # the client's own, and whatever it lets through
             failure = self._explain(client, error)
         if failure is not None:
             raise failure  # outside the handler: the client's own exception holds the request, and with it the key
-        if not getattr(answer, "choices", None):
-            said = repr(answer).replace(client.api_key, "<key>")
-            raise RuntimeError(f"{client.base_url} does not answer as an OpenAI-compatible endpoint: {said:.200}")
-        text = answer.choices[0].text if isinstance(prompt, str) else answer.choices[0].message.content
-        return text or "", answer.usage and answer.usage.completion_tokens
+        reply = read_reply(body, chat=not isinstance(prompt, str))
+        if reply is None:
+            said = _show(body, client.api_key)
+            raise RuntimeError(f"{client.base_url} does not answer as an OpenAI-compatible endpoint: {said}")
+        return reply
+
+    def _send(self, client, prompt, max_tokens: int) -> str:
+        """
+        What the endpoint answers, as it came. One that refuses `max_tokens` is asked with `max_completion_tokens`,
+        from then on at once.
+        """
+        import openai
+
+        options = {"model": self.model, "temperature": self.temperature, "top_p": self.top_p}
+        options["extra_body"] = self.extra_body
+        if isinstance(prompt, str):
+            create = client.completions.with_raw_response.create
+            return create(prompt=prompt, max_tokens=max_tokens, **options).http_response.text
+        create = client.chat.completions.with_raw_response.create
+        try:
+            return create(messages=prompt, **{self._limit_name: max_tokens}, **options).http_response.text
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if self._limit_name == _NEW_LIMIT or not _LIMIT_REFUSED.search(str(error)):
+                raise
+        answer = create(messages=prompt, **{_NEW_LIMIT: max_tokens}, **options).http_response.text
+        self._limit_name = _NEW_LIMIT
+        return answer
 
     def _explain(self, client, error: Exception) -> Exception:
         """The exception that tells what to do about the client's, without the key."""
         import openai
 
         url, status = client.base_url, getattr(error, "status_code", None)
-        said = f"{getattr(error, 'body', None) or error}".replace(client.api_key, "<key>")[:500]
+        said = _show(getattr(error, "body", None) or str(error), client.api_key)
         if isinstance(error, openai.APIConnectionError):
             return ConnectionError(
                 f"No answer from {url} in {self.max_retries + 1} attempts: {said} Is it running (`vllm serve "
@@ -165,3 +207,30 @@ class OpenAIGenerator:
             return ValueError(f"{url} rejected the request (HTTP {status}): {said}")
         attempts = f"{type(error).__name__} after up to {self.max_retries + 1} attempts"
         return RuntimeError(f"{url} failed, {attempts}: {said}")
+
+
+def _show(said: object, key: str) -> str:
+    """What an endpoint said, without the key: an error whole, of a page its beginning."""
+    try:
+        text = str(said)
+    except RecursionError:
+        text = "(JSON nested too deeply to be shown)"
+    return text.replace(key, "<key>")[: 500 if isinstance(said, str) else 20_000]
+
+
+def _take_status_of_error(response) -> None:
+    """An error inside HTTP 200 gets the status that it is about: the client repeats it or raises, as any other."""
+    if response.is_success:
+        response.read()
+        response.status_code = error_status(read_json(response.text)) or response.status_code
+
+
+def _check_prompts(prompts: object) -> list:
+    """Prompts that can be sent."""
+    prompts = check_prompts(prompts)
+    for i, prompt in enumerate(prompts):
+        try:
+            json.dumps(prompt, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"prompts[{i}] cannot be sent as JSON: {error}") from None
+    return prompts
