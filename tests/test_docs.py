@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from conftest import digit_outcome
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit
 
@@ -24,10 +25,22 @@ def general(name: str) -> str:
     return re.sub(r"/rewards/[a-z_]+/", "/rewards/<function>/", name)
 
 
+class Judge:
+    """An outcome function that can say where an answer is."""
+
+    __name__ = "judge"
+
+    def __call__(self, completions, **kwargs):
+        return digit_outcome(None, completions)
+
+    def extract(self, text):
+        return text or None
+
+
 def test_glossary_is_what_runs_emit(model_dirs, chat_dataset, make_config, outcome):
     emitted = set()
     for credit, beta in (
-        (CounterfactualCredit(outcome), 0.1),
+        (CounterfactualCredit(Judge()), 0.1),
         (SelfEvaluatedCredit(outcome, rating_max_tokens=4, rating_prompt="{role}"), 0.0),
     ):
         args = make_config(schedule="joint", beta=beta, per_device_train_batch_size=8)
