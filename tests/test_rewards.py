@@ -230,6 +230,18 @@ def test_stock_trainer_learns_with_a_partner_over_http(model_dirs, make_config, 
     assert table["joint_answer"].str.len().gt(0).any() and len(table["solo_answer"]) == 4
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_plain_text_for_a_chat_model_is_warned_of_once(chat, model_dirs, make_config, caplog):
+    """TRL's trainer trains the Thinker without a word: the reward function says so, whatever the partner is."""
+    problems = [f"{i}+1=" for i in range(4)]
+    prompts = [[{"role": "user", "content": problem}] for problem in problems] if chat else problems
+    dataset = Dataset.from_dict({"prompt": prompts, "problem": problems, "solution": ["1"] * 4})
+    credit = SharedCredit(MathVerifier(), partner=lambda prompts: [r"\boxed{1}"] * len(prompts))
+    GRPOTrainer(model_dirs["qwen3"], credit, make_config(GRPOConfig), dataset).train()
+    said = [r.getMessage() for r in caplog.records if "has a chat template and is given plain texts" in r.getMessage()]
+    assert len(said) == (0 if chat else 1) and all(text.startswith("The Thinker has") for text in said)
+
+
 @pytest.mark.parametrize("cls", [SharedCredit, CounterfactualCredit, SelfEvaluatedCredit])
 def test_allocators_pickle(cls):
     original = cls(MathVerifier())
