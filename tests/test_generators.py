@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from ccpo.generators import OpenAIGenerator, TransformersGenerator
+from ccpo.generators.replies import error_status, read_reply
 
 CHARACTERS = [chr(code) for code in range(32, 127)]
 SPECIAL = ["<pad>", "<eos>", "<end>", "<unk>"]
@@ -831,17 +832,32 @@ def mutations(value, rng, depth=0):
     return value
 
 
+BODIES = [
+    chat_answer("ok", {"completion_tokens": 3}),
+    chat_answer([{"type": "text", "text": "a"}], {"completion_tokens": 3}),
+    {"choices": [{"text": "ok", "finish_reason": "stop"}], "usage": {"completion_tokens": 3}},
+    {"error": {"message": "m", "type": "t", "param": "max_tokens", "code": "unsupported_parameter"}},
+    [{"error": {"code": 400, "status": "INVALID_ARGUMENT"}}],
+]
+
+
+def test_no_body_stops_the_reader():
+    rng = random.Random(0)
+    statuses, texts = Counter(), Counter()
+    for _ in range(20_000):
+        body = mutations(rng.choice(BODIES), rng)
+        reply = read_reply(body, chat=rng.random() < 0.7)
+        texts[reply is None or type(reply.text)] += 1
+        assert reply is None or reply.why_empty is None or not reply.text.strip()
+        statuses[error_status(body)] += 1
+    assert set(texts) == {True, str} and min(texts.values()) > 2000
+    assert set(statuses) <= {None, *range(400, 600)} and len(statuses) > 2
+
+
 def test_whatever_an_endpoint_answers_only_the_documented_errors_leave():
     rng = random.Random(0)
-    seeds = [
-        chat_answer("ok", {"completion_tokens": 3}),
-        chat_answer([{"type": "text", "text": "a"}], {"completion_tokens": 3}),
-        {"choices": [{"text": "ok", "finish_reason": "stop"}], "usage": {"completion_tokens": 3}},
-        {"error": {"message": "m", "type": "t", "param": "max_tokens", "code": "unsupported_parameter"}},
-        [{"error": {"code": 400, "status": "INVALID_ARGUMENT"}}],
-    ]
     bodies = [
-        (rng.choice([200, 200, 200, 201, 400, 404, 422, 500]), mutations(rng.choice(seeds), rng)) for _ in range(600)
+        (rng.choice([200, 200, 200, 201, 400, 404, 422, 500]), mutations(rng.choice(BODIES), rng)) for _ in range(600)
     ]
     queue, outcomes = iter(bodies), Counter()
 
