@@ -50,6 +50,8 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
     summary = {"num_eval_problems": len(problems), "models": models, "seed": args.seed, **result.to_dict()}
     print(f"{len(problems)} problems, 95 % intervals")
     print(f"joint accuracy {result.joint}\nsolo accuracy {result.solo}\nleak rate {result.leak}")
+    if result.no_answer is not None:
+        print(f"no answer found {result.no_answer}")
     print(f"evaluation: {write_json(summary, Path(args.output_dir) / 'evaluation.json')}")
 
 

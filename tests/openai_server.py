@@ -64,8 +64,9 @@ def chat_answer(text, usage: dict | None = None) -> dict:
 
 
 class FaultyEndpoint:
-    """A loopback endpoint whose every answer is `respond(number, body)`: `(status, payload)`, payload a dict or a str.
+    """A loopback endpoint whose every answer is `respond(number, body)`: `(status, payload)`.
 
+    A payload is a dict, a str (sent as HTML) or bytes (sent as JSON, whatever they are).
     `requests` holds `(time, path, body)` of each request in the order of arrival, `peak` the most that were in flight.
     """
 
@@ -84,7 +85,9 @@ class FaultyEndpoint:
                 status, payload = respond(number, body)
                 with lock:
                     endpoint._active -= 1
-                data = (payload if isinstance(payload, str) else json.dumps(payload)).encode()
+                data = payload
+                if not isinstance(payload, bytes):
+                    data = (payload if isinstance(payload, str) else json.dumps(payload)).encode()
                 try:
                     self.send_response(status)
                     self.send_header("Content-Type", "text/html" if isinstance(payload, str) else "application/json")

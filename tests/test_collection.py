@@ -109,7 +109,9 @@ def test_one_policy_rates_for_both_roles_in_one_call(mode, model_dirs, chat_data
     shares, calls = [], []
     options = {"rating_expectation": True} if mode == "constrained" else {"rating_max_tokens": 30}
     # Random models write no rating: take any text for one.
-    monkeypatch.setattr("ccpo.rewards.parse_shares", lambda texts, verdicts: [len(set(text)) / 99 for text in texts])
+    monkeypatch.setattr(
+        "ccpo.rewards.self_evaluated.parse_shares", lambda texts, verdicts: [len(set(text)) / 99 for text in texts]
+    )
     name = "score" if mode == "constrained" else "__call__"
     plain = getattr(PolicyGenerator, name)
 
@@ -151,6 +153,52 @@ def test_many_prompts_go_out_by_length_on_a_cpu(model_dirs, chat_dataset, make_c
     assert bucketed(prompts) == one and bucketed.samples == whole.samples and len(set(one)) > 2
     lengths = [[len(ids) for ids in call] for call in calls]
     assert list(map(len, lengths)) == [3, 3, 1] and sum(lengths, []) == sorted(sum(lengths, []))
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_answers_without_an_answer_are_counted_in_training_and_said_once(
+    asynchronous, model_dirs, chat_dataset, make_config, caplog
+):
+    """The team's answers alone count, not the solos; in steps and in evaluation."""
+
+    class Judge:
+        """Finds an answer in texts with a letter of the first half of the alphabet, until nothing is to be found."""
+
+        __name__, blind = "judge", False
+
+        def extract(self, text):
+            return None if self.blind else next((c for c in text if c in "abcdefghijklm"), None)
+
+        def __call__(self, completions, **kwargs):
+            return [-1.0 if self.extract(c[-1]["content"]) is None else 1.0 for c in completions]
+
+    class AsyncJudge(Judge):
+        async def __call__(self, completions, **kwargs):
+            return Judge.__call__(self, completions)
+
+    judge = AsyncJudge() if asynchronous else Judge()
+    args = make_config(max_steps=1, num_solves=2, max_completion_length=4, per_device_eval_batch_size=4)
+    trainer = MultiAgentGRPOTrainer(
+        model_dirs["qwen3"],
+        CounterfactualCredit(judge),
+        args,
+        chat_dataset,
+        eval_dataset=chat_dataset.select(range(2)),
+    )
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["credit/no_answer_rate"] == pytest.approx(1 - row["credit/joint_accuracy"])
+    assert 0 < row["credit/no_answer_rate"] < 1 and "without an answer" not in caplog.text
+    judge.blind = True
+    figures = trainer.evaluate()
+    assert figures["eval_credit/no_answer_rate"] == 1 and "without an answer" not in caplog.text
+    args.max_steps = 3
+    trainer.train()
+    assert [row["credit/no_answer_rate"] for row in trainer.state.log_history if "loss" in row] == [1, 1, 1]
+    said = [record.getMessage() for record in caplog.records if "without an answer" in record.getMessage()]
+    assert len(said) == 1 and said[0].startswith(
+        "All 8 answers of a batch are without an answer that `judge` can read"
+    )
 
 
 def test_transformers_continuous_batching(model_dirs, chat_dataset, make_config):

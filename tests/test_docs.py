@@ -1,11 +1,23 @@
 """The documentation against the code: metrics, links and commands."""
 
+import functools
+import json
+import math
 import re
+import shlex
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import torch
+import trl
+from accelerate.commands.config.config_args import load_config_from_file
+from conftest import PRINTABLE, digit_outcome, make_model, make_tokenizer
+from openai_server import transformers_serve
 
+import ccpo
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit
+from ccpo.arguments import TeamArguments
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -24,10 +36,22 @@ def general(name: str) -> str:
     return re.sub(r"/rewards/[a-z_]+/", "/rewards/<function>/", name)
 
 
+class Judge:
+    """An outcome function that can say where an answer is."""
+
+    __name__ = "judge"
+
+    def __call__(self, completions, **kwargs):
+        return digit_outcome(None, completions)
+
+    def extract(self, text):
+        return text or None
+
+
 def test_glossary_is_what_runs_emit(model_dirs, chat_dataset, make_config, outcome):
     emitted = set()
     for credit, beta in (
-        (CounterfactualCredit(outcome), 0.1),
+        (CounterfactualCredit(Judge()), 0.1),
         (SelfEvaluatedCredit(outcome, rating_max_tokens=4, rating_prompt="{role}"), 0.0),
     ):
         args = make_config(schedule="joint", beta=beta, per_device_train_batch_size=8)
@@ -57,6 +81,91 @@ def test_make_targets_exist(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_nothing_is_left_to_fill_in(page):
     assert not re.search(r"[A-Z]+_TABLE|TODO|TBD|FIXME", page.read_text())
+
+
+# ---- README's code blocks, as they stand ----
+
+
+def readme_blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def brief_model(tmp_path_factory):
+    """A tiny chat model that ends its text with every other token, so that long limits cost nothing."""
+    path = tmp_path_factory.mktemp("brief")
+    tokenizer = make_tokenizer(PRINTABLE)
+    model = make_model("llama", tokenizer)
+    with torch.no_grad():
+        for layer in model.model.layers:  # the hidden state is the embedding's, and that is one vector
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.embed_tokens.weight.fill_(1)
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[tokenizer.eos_token_id] = math.log(len(tokenizer)) / model.config.hidden_size
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return str(path)
+
+
+@pytest.fixture
+def gsm8k(tmp_path):
+    """A folder that `load_dataset` reads like GSM8K: its configuration, split and columns."""
+    folder = tmp_path / "gsm8k"
+    folder.mkdir()
+    (folder / "README.md").write_text("---\nconfigs:\n- config_name: main\n  data_files: train.jsonl\n---\n")
+    rows = [{"question": f"What is {i} + 1?", "answer": f"Add one to {i}.\n#### {i + 1}"} for i in range(8)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(folder)
+
+
+@pytest.mark.parametrize("number", range(2), ids=["quickstart", "drop-in"])
+def test_python_blocks_run_as_they_stand(number, brief_model, gsm8k, tmp_path, monkeypatch, caplog):
+    """With other names for the model, the data, the address and the folder; on a CPU, two steps instead of all."""
+    assert len(readme_blocks("python")) == 2
+    code, log = readme_blocks("python")[number], tmp_path / "serve.log"
+    served = ":8000" in code
+    with transformers_serve(brief_model, log) if served else nullcontext("") as url:
+        names = {"Qwen/Qwen2.5-1.5B-Instruct": brief_model, "openai/gsm8k": gsm8k, '"out': f'"{tmp_path}/out'}
+        names |= {"http://localhost:8000/v1": url} if served else {}
+        for name, local in names.items():
+            assert name in code
+            code = code.replace(name, local)
+        here = {"use_cpu": True, "bf16": False, "report_to": "none", "max_steps": 2, "logging_steps": 1}
+        monkeypatch.setattr(trl, "GRPOConfig", functools.partial(trl.GRPOConfig, **here))
+        monkeypatch.setattr(ccpo, "MultiAgentGRPOConfig", functools.partial(ccpo.MultiAgentGRPOConfig, **here))
+        namespace = {}
+        exec(compile(code, "README.md", "exec"), namespace)
+    history = namespace["trainer"].state.log_history
+    assert all("credit/joint_accuracy" in row and "credit/no_answer_rate" in row for row in history[:2])
+    assert history[1]["step"] == 2 and "chat template" not in caplog.text
+    if served:
+        row = namespace["dataset"][0]
+        assert row["prompt"][-1]["role"] == "user" and row["solution"].endswith("#### 1") and row["problem"]
+        assert "/v1/chat/completions" in log.read_text() and "/v1/completions" not in log.read_text()
+    else:
+        assert {path.name for path in (tmp_path / "out").iterdir()} >= {"thinker", "solver"}
+
+
+def test_shell_blocks_say_what_there_is():
+    """Every command: a target of the Makefile, an installation, or a launch whose files and fields are read."""
+    lines = "\n".join(readme_blocks("bash")).replace("\\\n", " ").splitlines()
+    launches = 0
+    for command in (shlex.split(line, comments=True) for line in lines if line.strip()):
+        if command[0] == "make":
+            assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
+        elif command[:2] == ["accelerate", "launch"]:
+            launches += 1
+            script = next(i for i, word in enumerate(command) if word.endswith(".py"))
+            if "--config_file" in command[:script]:
+                load_config_from_file(str(ROOT / command[command.index("--config_file") + 1]))
+            assert command[script] == "examples/train_ccpo.py"
+            words = [str(ROOT / word) if word.startswith("recipes/") else word for word in command[script + 1 :]]
+            parser = trl.TrlParser((TeamArguments, ccpo.MultiAgentGRPOConfig, trl.ModelConfig))
+            parser.parse_args_and_config([*words, "--use_cpu", "true", "--bf16", "false"])
+        else:
+            assert command == ["pip", "install", "-e", "."], command
+    assert launches == 2
 
 
 def test_readme_map_names_every_module():

@@ -1,5 +1,6 @@
 """Accuracy of a team and of its Solver alone, with intervals."""
 
+import asyncio
 import math
 
 import pytest
@@ -133,4 +134,43 @@ def test_to_dict():
     generate = {"thinker": Recorder(lambda p: "plan"), "solver": Recorder(lambda p: "\\boxed{1}")}
     content = evaluate_team(dataset, generate, MathVerifier(num_workers=1)).to_dict()
     assert content["joint"] == {"successes": 1, "total": 1, "value": 1.0, "interval": Proportion(1, 1).interval}
-    assert set(content) == {"joint", "solo", "leak", "unscorable"}
+    assert set(content) == {"joint", "solo", "leak", "no_answer", "unscorable"}
+    assert content["no_answer"]["value"] == 0.0
+
+
+def test_no_answer_found_is_told_from_wrong():
+    """Team answers alone count, by the outcome function's own reader; without one nothing is claimed."""
+    dataset = Dataset.from_dict({"prompt": ["1", "2", "3", "4"], "solution": ["1", "2", "3", "4"]})
+    joint = {"1": "\\boxed{1}", "2": "\\boxed{7}", "3": "It must be three, I am sure.", "4": ""}
+    answers = lambda p: joint[p[2]] if p.startswith("J") else ""  # noqa: E731
+    generate = {"thinker": Recorder(lambda p: "plan"), "solver": Recorder(answers)}
+    result = evaluate_team(dataset, generate, MathVerifier(num_workers=1), topology=TOPOLOGY)
+    assert result.joint == Proportion(1, 4) and result.no_answer == Proportion(2, 4)
+    other = evaluate_team(dataset, generate, lambda **_: [1.0] * 8, topology=TOPOLOGY)
+    assert other.no_answer is None and other.to_dict()["no_answer"] is None
+
+
+def test_asynchronous_outcome_and_generators():
+    dataset = Dataset.from_dict({"prompt": ["1", "2", "3"], "solution": ["1", "2", "3"]})
+    verifier = MathVerifier(num_workers=1)
+
+    async def outcome(prompts, completions, solution):
+        await asyncio.sleep(0)
+        return verifier(completions=completions, solution=solution)
+
+    class Solver:
+        async def __call__(self, prompts):
+            await asyncio.sleep(0)
+            return [solve(prompt) for prompt in prompts]
+
+    async def thinker(prompts):
+        return [think(prompt) for prompt in prompts]
+
+    def evaluate():
+        return evaluate_team(dataset, {"thinker": thinker, "solver": Solver()}, outcome, topology=TOPOLOGY)
+
+    async def in_a_notebook():
+        return evaluate()
+
+    assert evaluate() == asyncio.run(in_a_notebook())
+    assert evaluate().joint == Proportion(1, 3)

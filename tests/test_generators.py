@@ -1,10 +1,13 @@
 import importlib.util
+import json
 import logging
 import pickle
+import random
 import sys
 import threading
 import time
 import traceback
+from collections import Counter
 
 import pytest
 import torch
@@ -22,6 +25,7 @@ from transformers import (
 )
 
 from ccpo.generators import OpenAIGenerator, TransformersGenerator
+from ccpo.generators.replies import error_status, read_reply
 
 CHARACTERS = [chr(code) for code in range(32, 127)]
 SPECIAL = ["<pad>", "<eos>", "<end>", "<unk>"]
@@ -197,6 +201,41 @@ def test_a_seed_is_reproducible_and_leaves_the_global_random_state_alone(model_p
     torch.manual_seed(99)
     assert [second(TEXTS), second(TEXTS)] == calls
     assert calls[0] != calls[1] and other(TEXTS) != calls[0]
+
+
+@pytest.mark.parametrize(("batch_size", "calls"), [(None, [3, 3, 2]), (5, [4, 4]), (8, [8]), (100, [8])])
+def test_many_prompts_go_out_by_length(batch_size, calls, monkeypatch):
+    """As the trainer's do: in batches as equal as can be, the shortest first; the order of the results is kept."""
+    model, drawn = make_model(), []
+    generate = model.generate
+    monkeypatch.setattr(model, "generate", lambda **kw: drawn.append(kw["attention_mask"].sum(1)) or generate(**kw))
+    monkeypatch.setattr("ccpo.generators.local.CPU_BATCH", 3)
+    options = {"max_new_tokens": 8, "batch_size": batch_size}
+    greedy = TransformersGenerator(model, make_tokenizer(), temperature=0, **options)
+    one_by_one = [greedy([text])[0] for text in TEXTS]
+    drawn.clear()
+    assert greedy(TEXTS) == one_by_one and len(set(one_by_one)) > 3
+    lengths = [batch.tolist() for batch in drawn]
+    assert list(map(len, lengths)) == calls
+    flat = [length for batch in lengths for length in batch]
+    assert flat == (sorted(flat) if len(calls) > 1 else [len(text) for text in TEXTS])
+    scores = greedy.score(TEXTS, ["ab", "c"])
+    torch.testing.assert_close(scores, torch.cat([greedy.score([text], ["ab", "c"]) for text in TEXTS]))
+    first, second = (TransformersGenerator(model, make_tokenizer(), seed=3, **options) for _ in range(2))
+    assert first(TEXTS) == second(TEXTS) and first(TEXTS) == second(TEXTS)
+
+
+def test_plain_texts_for_a_chat_model_are_warned_of_once(caplog):
+    quiet = TransformersGenerator(make_model(), make_tokenizer(chat_template=None), max_new_tokens=1)
+    quiet(TEXTS)
+    chat = TransformersGenerator(make_model(), make_tokenizer(), max_new_tokens=1)
+    chat(CHATS)
+    assert not caplog.records
+    chat(CHATS[:1] + TEXTS[:1])
+    pickle.loads(pickle.dumps(chat))(TEXTS)
+    chat.score(TEXTS, ["a"])
+    assert len(caplog.records) == 1
+    assert "LlamaForCausalLM" in caplog.text and "has a chat template and is given plain texts" in caplog.text
 
 
 def test_processes_draw_differently_from_one_seed(process_group, monkeypatch):
@@ -605,7 +644,21 @@ def test_unknown_model():
 
 
 @pytest.mark.parametrize(
-    "payload", ["<html>welcome</html>", {"choices": []}, {"error": f"bad {KEY}"}], ids=["html", "none", "error"]
+    "payload",
+    [
+        "<html>welcome</html>",
+        {"choices": []},
+        {"error": f"bad {KEY}"},
+        b"",
+        b"{",
+        b"null",
+        b"[" * 100_000,
+        b"\xff\xfe",
+        {"choices": [{"index": 0, "message": None}]},
+        {"choices": [{"index": 0, "text": "of the other endpoint"}]},
+        {"choices": [{"message": {"content": 5}}]},
+    ],
+    ids=str,
 )
 def test_answers_of_something_else(payload):
     with FaultyEndpoint(lambda *_: (200, payload)) as endpoint:
@@ -616,12 +669,223 @@ def test_answers_of_something_else(payload):
     assert KEY not in str(caught.value)
 
 
-def test_no_content_is_an_empty_text_and_missing_usage_is_told(caplog):
-    with FaultyEndpoint(lambda *_: (200, chat_answer(None))) as endpoint:
+def test_missing_usage_is_told(caplog):
+    with FaultyEndpoint(lambda *_: (200, chat_answer("a"))) as endpoint:
         generator = OpenAIGenerator("m", endpoint.base_url)
-        assert generator(CHATS[:2]) == ["", ""]
+        assert generator(CHATS[:2]) == ["a", "a"]
     assert generator.completion_tokens == 0
     assert "reports no token usage" in caplog.text
+
+
+THOUGHT = {"content": None, "reasoning_content": "The answer is 5."}
+
+
+@pytest.mark.parametrize(
+    ("message", "finish", "why"),
+    [
+        ({"content": None}, "length", "cut at the limit before any text"),
+        (THOUGHT, "length", "cut at the limit while still thinking"),
+        ({"content": "", "reasoning": "hm"}, "length", "cut at the limit while still thinking"),
+        (THOUGHT, "stop", "thoughts without an answer"),
+        ({"content": None, "refusal": "I cannot."}, "stop", "refused by the model"),
+        ({"content": None}, "content_filter", "taken out by a content filter"),
+        (None, "content_filter", "taken out by a content filter"),
+        ({}, "stop", "no content (finish_reason 'stop')"),
+        ({"content": []}, None, "no content (finish_reason None)"),
+        ({"content": "\n"}, "stop", "no content (finish_reason 'stop')"),
+        ({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls", "a tool call"),
+    ],
+    ids=str,
+)
+def test_answers_without_text_are_counted_and_told_once_a_call(message, finish, why, caplog):
+    usage = {"prompt_tokens": 1, "completion_tokens": 7}
+
+    def respond(number, body):
+        answer = chat_answer("fine", usage)
+        if body["messages"][-1]["content"] != TEXTS[0]:
+            answer["choices"][0] |= {"message": message, "finish_reason": finish}
+        return 200, answer
+
+    with FaultyEndpoint(respond) as endpoint:
+        generator = OpenAIGenerator("m", endpoint.base_url)
+        texts = generator(CHATS[:3])
+        assert texts[0] == "fine" and [text.strip() for text in texts[1:]] == ["", ""]
+        assert generator.empty_answers == {why: 2}
+        (record,) = caplog.records
+        assert f"2 of 3 answers are without text: 2 {why}." in record.getMessage()
+        assert ("The limit is max_tokens=512: raise it." in record.getMessage()) == (finish == "length")
+        generator(CHATS[:3])
+    assert generator.empty_answers == {why: 4} and len(caplog.records) == 2 and generator.completion_tokens == 42
+
+
+def test_the_text_of_an_answer_is_read_like_any_completion(caplog):
+    parts = [{"type": "thinking", "thinking": "5?"}, {"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
+    messages = iter([{"content": parts}, {"content": "x", "reasoning_content": "5"}, {"role": None, "content": "y"}])
+
+    def respond(number, body):
+        answer = chat_answer("", {"completion_tokens": 1})
+        answer["choices"][0]["message"] = next(messages)
+        return 200, answer
+
+    with FaultyEndpoint(respond) as endpoint:
+        assert OpenAIGenerator("m", endpoint.base_url, max_concurrency=1)(CHATS[:3]) == ["ab", "x", "y"]
+    assert not caplog.records
+
+
+def test_text_completions_without_text(caplog):
+    choices = [{"text": "", "finish_reason": "length"}, {"text": None, "finish_reason": "stop"}, {"text": "a"}]
+    answers = iter([{"choices": [choice], "usage": {"completion_tokens": 1}} for choice in choices])
+    with FaultyEndpoint(lambda *_: (200, next(answers))) as endpoint:
+        assert OpenAIGenerator("m", endpoint.base_url, max_concurrency=1)(TEXTS[:3]) == ["", "", "a"]
+    assert "2 of 3 answers are without text" in caplog.text
+
+
+LONG = "why " * 500
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "match", "requests"),
+    [
+        ({"error": {"message": LONG, "code": 429}}, RuntimeError, "RateLimitError after up to 2 attempts", 2),
+        ({"error": {"message": LONG, "code": "429"}}, RuntimeError, "RateLimitError", 2),
+        ({"error": {"message": LONG, "code": "rate_limit_exceeded"}}, RuntimeError, "RateLimitError", 2),
+        ({"error": {"message": LONG, "status": "RESOURCE_EXHAUSTED"}}, RuntimeError, "RateLimitError", 2),
+        ([{"error": {"message": LONG, "code": 503, "status": "UNAVAILABLE"}}], RuntimeError, "InternalServerErr", 2),
+        ({"object": "error", "message": LONG, "code": 503}, RuntimeError, "InternalServerError", 2),
+        ({"error": {"message": LONG, "type": "overloaded_error"}, "choices": None}, RuntimeError, "InternalServer", 2),
+        ({"choices": [{"error": {"message": LONG, "code": 502}, "message": {"content": ""}}]}, RuntimeError, "Int", 2),
+        ({"error": {"message": LONG, "code": 401}}, PermissionError, r"refused the API key \(HTTP 401\)", 1),
+        ({"error": {"message": LONG, "type": "authentication_error"}}, PermissionError, "refused the API key", 1),
+        ({"error": {"message": LONG, "code": 404}}, ValueError, "has no model 'm'", 1),
+        ({"error": {"message": LONG, "code": "context_length_exceeded"}}, ValueError, "rejected the request", 1),
+        ({"error": {"message": LONG}}, RuntimeError, "does not answer as an OpenAI-compatible endpoint", 1),
+        ({"error": {"message": LONG, "code": 7}}, RuntimeError, "does not answer as", 1),
+    ],
+    ids=lambda value: str(value).replace(LONG, "why"),
+)
+def test_an_error_inside_http_200_is_an_error_of_its_code(body, error, match, requests):
+    """Repeated if such an error is, and shown whole."""
+    with FaultyEndpoint(lambda *_: (200, json.dumps(body).encode())) as endpoint:
+        with pytest.raises(error, match=match) as caught:
+            OpenAIGenerator("m", endpoint.base_url, max_retries=1)(CHATS[:1])
+    assert len(endpoint.requests) == requests and LONG in str(caught.value)
+
+
+def test_an_error_inside_http_200_passes():
+    """And `null` beside an answer is none."""
+    answers = iter([{"error": {"message": "busy", "code": 429}}, {**chat_answer("ok"), "error": None}])
+    with FaultyEndpoint(lambda *_: (200, next(answers))) as endpoint:
+        assert OpenAIGenerator("m", endpoint.base_url)(CHATS[:1]) == ["ok"]
+    assert len(endpoint.requests) == 2
+
+
+OPENAI_REFUSES = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (400, OPENAI_REFUSES),
+        (422, "Extra inputs are not permitted: max_tokens"),
+        (400, "Unknown parameter: 'max_tokens'"),
+    ],
+)
+def test_an_endpoint_that_wants_max_completion_tokens(status, message):
+    def respond(number, body):
+        if "max_tokens" in body:
+            return status, {"error": {"message": message, "param": "max_tokens"}}
+        return 200, chat_answer(str(body["max_completion_tokens"]), {"completion_tokens": 1})
+
+    with FaultyEndpoint(respond) as endpoint:
+        generator = OpenAIGenerator("m", endpoint.base_url, max_tokens=9)
+        assert generator(CHATS[:1]) == ["9"] and len(endpoint.requests) == 2
+        assert generator(CHATS[:2], max_new_tokens=5) == ["5", "5"]
+        assert len(endpoint.requests) == 4  # remembered
+        assert pickle.loads(pickle.dumps(generator))(CHATS[:1]) == ["9"] and len(endpoint.requests) == 5
+
+
+@pytest.mark.parametrize(
+    ("message", "requests"),
+    [
+        ("max_tokens is too large: 512. This model supports at most 256.", 1),
+        ("'max_tokens' or 'max_completion_tokens' is too large: 512.", 2),
+    ],
+)
+def test_a_limit_that_is_too_large_is_no_other_parameter(message, requests):
+    with FaultyEndpoint(lambda *_: (400, {"error": {"message": message}})) as endpoint:
+        generator = OpenAIGenerator("m", endpoint.base_url)
+        with pytest.raises(ValueError, match=r"rejected the request \(HTTP 400\).*too large"):
+            generator(CHATS[:1])
+        assert len(endpoint.requests) == requests and generator._limit_name == "max_tokens"
+
+
+def mutations(value, rng, depth=0):
+    """A JSON value like the given one, with parts replaced, left out or nested."""
+    odd = [None, True, 0, -1, 1e400, "", "x", [], {}, [[]], [None], {"a": None}, "429", 429, "\ud800", [{}], "length"]
+    if rng.random() < 0.15:
+        return rng.choice(odd)
+    if isinstance(value, dict):
+        kept = {key: mutations(item, rng, depth + 1) for key, item in value.items() if rng.random() > 0.1}
+        return kept | ({rng.choice(["error", "code", "refusal"]): rng.choice(odd)} if rng.random() < 0.1 else {})
+    if isinstance(value, list):
+        return [mutations(item, rng, depth + 1) for item in value] * rng.choice([0, 1, 1, 1, 2])
+    return value
+
+
+BODIES = [
+    chat_answer("ok", {"completion_tokens": 3}),
+    chat_answer([{"type": "text", "text": "a"}], {"completion_tokens": 3}),
+    {"choices": [{"text": "ok", "finish_reason": "stop"}], "usage": {"completion_tokens": 3}},
+    {"error": {"message": "m", "type": "t", "param": "max_tokens", "code": "unsupported_parameter"}},
+    [{"error": {"code": 400, "status": "INVALID_ARGUMENT"}}],
+]
+
+
+def test_no_body_stops_the_reader():
+    rng = random.Random(0)
+    statuses, texts = Counter(), Counter()
+    for _ in range(20_000):
+        body = mutations(rng.choice(BODIES), rng)
+        reply = read_reply(body, chat=rng.random() < 0.7)
+        texts[reply is None or type(reply.text)] += 1
+        assert reply is None or reply.why_empty is None or not reply.text.strip()
+        statuses[error_status(body)] += 1
+    assert set(texts) == {True, str} and min(texts.values()) > 2000
+    assert set(statuses) <= {None, *range(400, 600)} and len(statuses) > 2
+
+
+def test_whatever_an_endpoint_answers_only_the_documented_errors_leave():
+    rng = random.Random(0)
+    bodies = [
+        (rng.choice([200, 200, 200, 201, 400, 404, 422, 500]), mutations(rng.choice(BODIES), rng)) for _ in range(600)
+    ]
+    queue, outcomes = iter(bodies), Counter()
+
+    def respond(number, body):
+        status, payload = next(queue)
+        return status, json.dumps(payload).encode()
+
+    with FaultyEndpoint(respond) as endpoint:
+        generator = OpenAIGenerator("m", endpoint.base_url, max_retries=0)
+        while len(endpoint.requests) < len(bodies) - 1:  # a request may be made twice, for the limit's name
+            generator._limit_name = "max_tokens"
+            try:
+                (text,) = generator([rng.choice([TEXTS[0], CHATS[0]])])
+            except Exception as error:
+                assert type(error) in (ConnectionError, PermissionError, ValueError, RuntimeError), repr(error)
+                outcomes[type(error)] += 1
+            else:
+                assert isinstance(text, str)
+                outcomes[str] += 1
+    assert isinstance(generator.completion_tokens, int)
+    assert min(outcomes[kind] for kind in (str, ValueError, RuntimeError)) > 20
+
+
+def test_prompts_that_cannot_be_sent():
+    generator = OpenAIGenerator("m", "http://127.0.0.1:1/v1")
+    for prompt in ("\ud800", [{"role": "user", "content": object()}]):
+        with pytest.raises(ValueError, match=r"prompts\[1\] cannot be sent as JSON"):
+            generator(["a", prompt])
 
 
 def test_missing_client_names_the_extra(monkeypatch):

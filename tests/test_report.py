@@ -12,7 +12,9 @@ from ccpo.evaluation import Proportion, TeamEvaluation
 from ccpo.report import TeamProgressCallback, plot_curves, show_summary, smooth, summarize, write_json
 
 BEFORE = TeamEvaluation(Proportion(100, 600), Proportion(60, 600), Proportion(90, 600))
-AFTER = TeamEvaluation(Proportion(300, 600), Proportion(120, 600), Proportion(6, 600), unscorable=1)
+AFTER = TeamEvaluation(
+    Proportion(300, 600), Proportion(120, 600), Proportion(6, 600), unscorable=1, no_answer=Proportion(150, 600)
+)
 HISTORY = [
     {
         "step": step,
@@ -69,6 +71,7 @@ def test_summary_holds_accuracies_before_and_after():
     assert summary["solo_accuracy_before"] == 0.1 and summary["solo_accuracy_after"] == 0.2
     assert summary["leak_rate_before"] == 0.15 and summary["leak_rate_after"] == 0.01
     assert summary["after"]["joint"]["interval"] == AFTER.joint.interval
+    assert summary["no_answer_rate_before"] is None and summary["no_answer_rate_after"] == 0.25
     assert summary["after"]["unscorable"] == 1 and summary["seconds"] == 12.5 and summary["credit"] == "ccpo"
 
 
@@ -95,6 +98,9 @@ def test_table_is_printed(tmp_path, capsys):
     assert str(BEFORE.solo) in rows["solo accuracy"] and str(AFTER.solo) in rows["solo accuracy"]
     assert str(BEFORE.leak) in rows["leak rate"] and str(AFTER.leak) in rows["leak rate"]
     assert rows["joint accuracy"].index(str(BEFORE.joint)) < rows["joint accuracy"].index(str(AFTER.joint))
+    assert "no answer found" not in rows  # not known before
+    show_summary(AFTER, AFTER, {}, seconds=1)
+    assert f"no answer found │ {AFTER.no_answer}" in " ".join(capsys.readouterr().out.split())
     assert f"summary: {paths['summary']}" in out and "61 seconds" in out
 
 
@@ -103,4 +109,6 @@ def test_progress_shows_the_accuracies_only():
     callback.training_bar = SimpleNamespace(set_postfix=shown.append)
     callback.on_log(None, None, None, logs={"loss": 1.0, "credit/joint_accuracy": 0.514, "credit/solo_accuracy": None})
     callback.on_log(None, None, None, logs={"loss": 1.0})
-    assert shown == [{"joint": "0.51"}]
+    for rate in (0.0, 0.25):
+        callback.on_log(None, None, None, logs={"credit/joint_accuracy": 0.5, "credit/no_answer_rate": rate})
+    assert shown == [{"joint": "0.51"}, {"joint": "0.50"}, {"joint": "0.50", "no answer": "0.25"}]

@@ -1,5 +1,6 @@
 """The allocators as reward functions of TRL's own trainer, and on their own."""
 
+import asyncio
 import math
 import pickle
 
@@ -90,6 +91,70 @@ def test_leak_guard_works_under_the_drop_in_too():
     assert "42" not in partner.asked[0][0]
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_asynchronous_partner_and_outcome(chat):
+    """The same rewards as from plain ones, also where a loop runs already, as in a notebook."""
+
+    class Partner:
+        def __init__(self):
+            self.plain = lookup(TABLE)
+
+        async def __call__(self, prompts):
+            await asyncio.sleep(0)
+            return self.plain(prompts)
+
+    async def judge(prompts, completions, **kwargs):
+        await asyncio.sleep(0)
+        return torch.tensor([math.nan if x is None else x for x in by_word(prompts, completions)])
+
+    prompts = [[{"role": "user", "content": p}] for p in PROBLEMS] if chat else PROBLEMS
+    thoughts = [[{"role": "assistant", "content": t}] for t in THOUGHTS] if chat else THOUGHTS
+    ours = CounterfactualCredit(judge, partner=Partner(), topology=TOPOLOGY)
+    plain = CounterfactualCredit(by_word, partner=lookup(TABLE), topology=TOPOLOGY)
+
+    async def notebook():
+        return ours(prompts=prompts, completions=thoughts)
+
+    expected = plain(prompts=prompts, completions=thoughts)
+    assert ours(prompts=prompts, completions=thoughts) == expected == asyncio.run(notebook())
+    assert expected[0] == pytest.approx(1.2)
+
+
+@pytest.mark.parametrize("mode", ["generate", "constrained"])
+def test_asynchronous_raters(mode):
+    class Rater:
+        async def __call__(self, prompts, max_new_tokens=None):
+            await asyncio.sleep(0)
+            return ['{"outcome": "correct", "pair": [0.9, 0.1]}' if max_new_tokens else "right" for _ in prompts]
+
+        async def score(self, prompts, choices):
+            return torch.tensor([[0.0] + [-torch.inf] * 8] * len(prompts))
+
+    credit = SelfEvaluatedCredit(
+        by_word, rating_mode=mode, partner=Rater(), thinker_rater=Rater(), topology=TOPOLOGY, center=False
+    )
+    # All right, and the Thinker's share is 0.9 by both ratings: 1 + 0.2 (0.9 - 0.5).
+    assert credit(prompts=["p0", "p0"], completions=["good", "bad"]) == pytest.approx([1.08, 1.08])
+
+
+def test_answers_that_cannot_be_read_are_counted_and_said_once(caplog):
+    logged = {}
+    answers = {"p0": "So the work is done, and it all adds up to that.", "p1": r"\boxed{4}"}
+    credit = SharedCredit(MathVerifier(), partner=lookup(answers), topology=TOPOLOGY)
+    columns = {"solution": ["4", "4"], "log_metric": logged.__setitem__}
+    credit(prompts=["p0", "p1"], completions=["good", "good"], problem=["p0", "p1"], **columns)
+    assert logged["credit/no_answer_rate"] == 0.5 and "without an answer" not in caplog.text
+    for _ in range(2):
+        credit(prompts=["p0", "p0"], completions=["good", "bad"], problem=["p0", "p0"], **columns)
+    assert logged["credit/no_answer_rate"] == 1 and logged["credit/joint_accuracy"] == 0
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 1 and "All 2 answers of a batch are without an answer that `math_verifier` can read" in said[0]
+    other = SharedCredit(by_word, partner=lookup(TABLE), topology=TOPOLOGY)
+    logged.clear()
+    other(prompts=["p0"], completions=["good"], log_metric=logged.__setitem__)
+    assert "credit/no_answer_rate" not in logged and "credit/joint_accuracy" in logged
+
+
 def test_gathered_rows_are_credited_as_whole_groups():
     """What a process returns is its part of the credit of all rows, wherever a group's rows lie."""
     credit = CounterfactualCredit(by_word, partner=lookup(TABLE), topology=TOPOLOGY)
@@ -165,6 +230,18 @@ def test_stock_trainer_learns_with_a_partner_over_http(model_dirs, make_config, 
     assert table["joint_answer"].str.len().gt(0).any() and len(table["solo_answer"]) == 4
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_plain_text_for_a_chat_model_is_warned_of_once(chat, model_dirs, make_config, caplog):
+    """TRL's trainer trains the Thinker without a word: the reward function says so, whatever the partner is."""
+    problems = [f"{i}+1=" for i in range(4)]
+    prompts = [[{"role": "user", "content": problem}] for problem in problems] if chat else problems
+    dataset = Dataset.from_dict({"prompt": prompts, "problem": problems, "solution": ["1"] * 4})
+    credit = SharedCredit(MathVerifier(), partner=lambda prompts: [r"\boxed{1}"] * len(prompts))
+    GRPOTrainer(model_dirs["qwen3"], credit, make_config(GRPOConfig), dataset).train()
+    said = [r.getMessage() for r in caplog.records if "has a chat template and is given plain texts" in r.getMessage()]
+    assert len(said) == (0 if chat else 1) and all(text.startswith("The Thinker has") for text in said)
+
+
 @pytest.mark.parametrize("cls", [SharedCredit, CounterfactualCredit, SelfEvaluatedCredit])
 def test_allocators_pickle(cls):
     original = cls(MathVerifier())
@@ -218,7 +295,7 @@ def test_bad_use_raises_with_the_remedy():
         credit = CounterfactualCredit(lambda completions, **_: [0.0] * len(completions), partner=lookup(TABLE))
         credit.topology = TOPOLOGY
         credit(prompts=["p0"], completions=["good"])
-    with pytest.raises(ValueError, match="`outcome` returned 1 values for 2 answers"):
+    with pytest.raises(ValueError, match=r"`outcome` \(<lambda>\) returned 1 values for 2 answers"):
         SharedCredit(lambda **_: [1.0], partner=lookup(TABLE), topology=TOPOLOGY)(
             prompts=["p0", "p1"], completions=["good", "bad"]
         )

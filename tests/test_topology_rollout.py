@@ -177,6 +177,27 @@ def test_a_lost_completion_is_an_error(broken, match):
         run_episodes(ThinkSolve(), PROMPTS, generators, solo_rows=[0, 1])
 
 
+@pytest.mark.parametrize(
+    ("returned", "match"),
+    [
+        (None, "The thinker's generator returned None. It gets a list of prompts and has to return the list"),
+        ("abc", "The thinker's generator returned 'abc'"),
+        (["a", None, "c"], "The thinker's generator returned something else than texts.* got None"),
+        (["a", 5, "c"], "got 5"),
+    ],
+    ids=str,
+)
+def test_a_generator_that_returns_something_else(returned, match):
+    with pytest.raises(TypeError, match=match):
+        run_episodes(ThinkSolve(), PROMPTS, {"thinker": lambda prompts: returned, "solver": Recorder("s")})
+
+
+def test_a_generator_may_return_messages():
+    messages = [[{"role": "assistant", "content": f"m{i}"}] for i in range(3)]
+    episodes = run_episodes(ThinkSolve(), PROMPTS, {"thinker": lambda prompts: messages, "solver": Recorder("s")})
+    assert episodes.thoughts == ["m0", "m1", "m2"]
+
+
 # ---- Solos ----
 
 

@@ -1,6 +1,7 @@
 """Where the answer stands in a text, and the text of a completion; standard library only."""
 
 import re
+from collections.abc import Mapping, Sequence
 
 MAX_TEXT = 100_000  # characters of a text, counted from its end, in which a box is looked for
 MAX_PROSE = 4_000  # characters of an unboxed text, counted from its end, in which "answer is $...$" is looked for
@@ -17,6 +18,7 @@ _TRAILING = re.compile(r"(?<!\\)[.,;:]\Z")
 # A text is prose if a word is followed by another word or a number, commands and up to three words at its end aside.
 _COMMAND = re.compile(r"\\(?:text\w*|mbox|math[a-z]+|operatorname)\s*\{[^{}]*\}|\\[a-zA-Z]+")
 _LAST_WORDS = re.compile(r"(?:\s+[A-Za-z]+\.?){1,3}\Z")
+_TEXT_PARTS = ("text", "output_text")  # of a multimodal message; "thinking", "image_url", "refusal" are none
 _PROSE = re.compile(r"(?!(?:and|or)\s)\b[A-Za-z]{2,}\s+[A-Za-z0-9]")
 
 
@@ -92,11 +94,48 @@ def extract_prediction(text):
 
 
 def completion_text(completion):
-    """The text of a completion: a string, or a conversation, of which the last message counts."""
-    content = completion if isinstance(completion, str) else completion[-1].get("content") if completion else None
-    if isinstance(content, list):  # the parts of a multimodal message
-        content = "".join(part.get("text") or "" for part in content)
-    return content or ""
+    """
+    The text that a model wrote in a completion.
+
+    - A text is itself; of a conversation, the text of the *last assistant message* counts. What a tool or a user says
+      after it is not the model's, and what the assistant said before it is not its answer. A message without `role` is
+      the assistant's.
+    - A message's text is its `content`: a text, or the text parts of a list of parts, joined; images, refusals and
+      thinking parts have none. `reasoning_content`, beside it, is never the answer.
+    - No message, no content or no text part: `""`.
+
+    Args:
+        completion (`str`, `dict` or `list[dict]`):
+            A text, a message or a conversation.
+
+    Returns:
+        `str`: The text. Raises a `TypeError` for anything else.
+    """
+    if isinstance(completion, str):
+        return completion
+    messages = [completion] if isinstance(completion, Mapping) else completion
+    if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
+        raise TypeError(f"A completion must be a text or a list of messages, got {completion!r:.100}.")
+    for message in reversed(messages):
+        if message.get("role", "assistant") == "assistant":
+            return _content_text(message.get("content"))
+    return ""
+
+
+def _content_text(content):
+    """The text of a message's content: `None`, a text, a part, or a list of parts."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    parts = [content] if isinstance(content, Mapping) else content
+    if not isinstance(parts, Sequence):
+        raise TypeError(f"A message's content must be a text or a list of parts, got {content!r:.100}.")
+    texts = []
+    for part in parts:
+        if isinstance(part, Mapping):
+            part = part.get("text") if part.get("type") in (None, *_TEXT_PARTS) else None
+        if isinstance(part, str):
+            texts.append(part)
+    return "".join(texts)
 
 
 def plain_integer(answer, is_prose):

@@ -10,15 +10,17 @@ import torch
 from accelerate.utils import gather, gather_object
 from trl.data_utils import is_conversational
 
+from .calls import unanswered
 from .config import SAMPLING
 from .rewards import credit_metrics, rating_metrics
 from .rollout import Episodes, Prompt, assign_solos, run_episodes
-from .scoring import common_length, score_choices
+from .scoring import batches_by_length, common_length, score_choices
 
 if TYPE_CHECKING:
     from .trainer import MultiAgentGRPOTrainer
 
 CPU_BATCH = 64  # rows of a call; more of them, padded to one length, take a CPU longer per row
+_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 Sample = tuple[list[int], list[int], list[float] | None]  # prompt ids, completion ids, their sampling log-probs
 
 
@@ -90,19 +92,13 @@ class PolicyGenerator:
 
     def _generate_by_length(self, prompt_ids: list[list[int]]):
         """
-        With transformers. A decode step costs a CPU by the row and its padding: there, many prompts go out sorted by
-        length, in calls whose number depends on how many prompts there are alone, since sharded weights are gathered
-        in each. On an accelerator, where the rows of a step share its cost, they stay together.
+        With transformers. A decode step costs a CPU by the row and its padding: there, many prompts go out in batches
+        by length. On an accelerator, where the rows of a step share its cost, they stay together.
         """
-        trainer, calls = self.trainer, 1
-        if trainer.accelerator.device.type == "cpu" and not trainer.use_transformers_continuous_batching:
-            calls = -(-len(prompt_ids) // CPU_BATCH)
-        if calls == 1:
-            return trainer._generate_single_turn(prompt_ids, None, {}, 1)
-        by_length = sorted(range(len(prompt_ids)), key=lambda i: len(prompt_ids[i]))
-        size = -(-len(prompt_ids) // calls)
+        trainer = self.trainer
+        pads = trainer.accelerator.device.type == "cpu" and not trainer.use_transformers_continuous_batching
         completion_ids: list[list[int]] = [[]] * len(prompt_ids)
-        for rows in (by_length[i : i + size] for i in range(0, len(by_length), size)):
+        for rows in batches_by_length(list(map(len, prompt_ids)), CPU_BATCH if pads else None):
             drawn, _ = trainer._generate_single_turn([prompt_ids[i] for i in rows], None, {}, 1)
             for i, ids in zip(rows, drawn, strict=True):
                 completion_ids[i] = ids
@@ -272,9 +268,14 @@ def log_rollout(trainer: MultiAgentGRPOTrainer, rollout: Rollout, rewards: dict,
     values = credit_metrics(joint, solo)
     for share in rollout.shares.values():
         values |= rating_metrics(joint, **share)
-    leaked = torch.tensor(sum(episodes.leaked), device=trainer.accelerator.device)
-    leaked = trainer.accelerator.reduce(leaked, reduction="sum").item()
+    missing = unanswered(trainer.allocators[judge].outcome, episodes.answers)
+    counts = torch.tensor([sum(episodes.leaked), sum(missing or [])], device=trainer.accelerator.device)
+    leaked, without = trainer.accelerator.reduce(counts, reduction="sum").tolist()
     values["credit/leak_rate"] = leaked / (len(episodes.thoughts) * trainer.accelerator.num_processes)
+    if missing is not None:
+        values["credit/no_answer_rate"] = without / joint.numel()
+        if trainer.model.training and trainer.accelerator.is_main_process:
+            trainer.allocators[judge].warn_of_no_answers(without, joint.numel())
     if not trainer.model.training:  # an optimizer step logs its own at its end
         values |= {f"rollout/{arm}_tokens": count for arm, count in trainer._clock.total_tokens("eval").items()}
     for name, value in values.items():

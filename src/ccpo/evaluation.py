@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from .calls import call_outcome, unanswered
 from .rollout import run_episodes
 from .topology import ThinkSolve
 
@@ -55,18 +56,22 @@ class TeamEvaluation:
         solo ([`Proportion`]): right answers of the Solver alone.
         leak ([`Proportion`]): thoughts that contained a box.
         unscorable (`int`): problems whose gold answer the outcome function could not read.
+        no_answer ([`Proportion`], *optional*):
+            team answers in which the outcome function's `extract`, if it has one, found no answer.
     """
 
     joint: Proportion
     solo: Proportion
     leak: Proportion
     unscorable: int = 0
+    no_answer: Proportion | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Values and intervals, ready for JSON."""
+        parts = {"joint": self.joint, "solo": self.solo, "leak": self.leak, "no_answer": self.no_answer}
         return {
-            name: {**asdict(part), "value": part.value, "interval": part.interval}
-            for name, part in (("joint", self.joint), ("solo", self.solo), ("leak", self.leak))
+            name: part and {**asdict(part), "value": part.value, "interval": part.interval}
+            for name, part in parts.items()
         } | {"unscorable": self.unscorable}
 
 
@@ -84,7 +89,7 @@ def evaluate_team(
     Args:
         dataset ([`~datasets.Dataset`]): columns `prompt` and what `outcome` reads.
         generate (`dict[str, Callable]`): a generator per role, e.g. [`TransformersGenerator`].
-        outcome (`Callable`): a TRL reward function, positive where an answer is right.
+        outcome (`Callable`): a TRL reward function, positive where an answer is right; asynchronous or not.
         topology ([`ThinkSolve`], *optional*): the prompts' templates.
         batch_size (`int`, defaults to 64): problems at once.
 
@@ -92,7 +97,7 @@ def evaluate_team(
         [`TeamEvaluation`]
     """
     topology = ThinkSolve() if topology is None else topology
-    joint, solo, leaked = [], [], 0
+    joint, solo, no_answer, leaked = [], [], [], 0
     for start in tqdm(range(0, len(dataset), batch_size), desc="Evaluating", leave=False):
         rows = dataset[start : start + batch_size]
         prompts = rows.pop("prompt")
@@ -102,13 +107,19 @@ def evaluate_team(
         texts = episodes.answers + episodes.solos
         if not isinstance(prompts[0], str):
             texts = [[{"role": "assistant", "content": text}] for text in texts]
-        outcomes = outcome(prompts=prompts * 2, completions=texts, **columns)
+        outcomes = call_outcome(outcome, len(texts), prompts=prompts * 2, completions=texts, **columns)
+        no_answer += unanswered(outcome, episodes.answers) or []
         joint += outcomes[: len(prompts)]
         solo += outcomes[len(prompts) :]
 
-    def right(values: list[float | None]) -> Proportion:
-        scored = [value for value in values if value is not None and value == value]
+    def right(values: list[float]) -> Proportion:
+        scored = [value for value in values if not math.isnan(value)]
         return Proportion(sum(value > 0 for value in scored), len(scored))
 
-    unscorable = sum(value is None or value != value for value in joint)
-    return TeamEvaluation(right(joint), right(solo), Proportion(leaked, len(dataset)), unscorable)
+    return TeamEvaluation(
+        joint=right(joint),
+        solo=right(solo),
+        leak=Proportion(leaked, len(dataset)),
+        unscorable=sum(map(math.isnan, joint)),
+        no_answer=Proportion(sum(no_answer), len(joint)) if hasattr(outcome, "extract") else None,
+    )

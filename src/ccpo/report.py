@@ -29,6 +29,8 @@ class TeamProgressCallback(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.training_bar is not None and logs:
             names = {"credit/joint_accuracy": "joint", "credit/solo_accuracy": "solo", "credit/leak_rate": "leak"}
+            if logs.get("credit/no_answer_rate"):  # only where there is something to say
+                names["credit/no_answer_rate"] = "no answer"
             shown = {label: f"{logs[name]:.2f}" for name, label in names.items() if logs.get(name) is not None}
             if shown:
                 self.training_bar.set_postfix(shown)
@@ -92,6 +94,7 @@ def summarize(before: TeamEvaluation, after: TeamEvaluation, **extra: Any) -> di
             f"joint_accuracy_{when}": result.joint.value,
             f"solo_accuracy_{when}": result.solo.value,
             f"leak_rate_{when}": result.leak.value,
+            f"no_answer_rate_{when}": result.no_answer and result.no_answer.value,
             when: result.to_dict(),
         }
     return summary | extra
@@ -121,6 +124,8 @@ def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str,
         table.add_column(column, justify="left" if not column else "right")
     for label, name in (("joint accuracy", "joint"), ("solo accuracy", "solo"), ("leak rate", "leak")):
         table.add_row(label, str(getattr(before, name)), str(getattr(after, name)))
+    if before.no_answer and after.no_answer:
+        table.add_row("no answer found", str(before.no_answer), str(after.no_answer))
     console = Console()
     console.print(table)
     for label, path in paths.items():

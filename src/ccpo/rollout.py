@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
+from .answers import completion_text
+from .calls import call
 from .prompts import build_solo_messages, build_solver_messages, build_thinker_messages, has_boxed, strip_boxed
 from .topology import Role, ThinkSolve
 
@@ -42,12 +45,34 @@ class Episodes:
         return [strip_boxed(thought) for thought in self.thoughts]
 
 
-def _ask(role: str, generate: Generate, prompts: list[Prompt]) -> list[str]:
-    """The role's completions, one per prompt: fewer or more would shift every answer to another problem."""
-    texts = generate(prompts)
-    if len(texts) != len(prompts):
-        raise ValueError(f"The {role}'s generator returned {len(texts)} completions for {len(prompts)} prompts.")
-    return texts
+def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) -> list[str]:
+    """
+    The role's completions, one per prompt: fewer or more would shift every answer to another problem.
+
+    Args:
+        role (`str`): for the messages.
+        generate (`Callable`): takes prompts, returns texts (or messages, whose text is taken); asynchronous or not.
+        prompts (`list`): texts or chat messages.
+        options: more arguments for the generator.
+
+    Returns:
+        `list[str]` of the prompts' length.
+
+    Raises:
+        `ValueError`: not one completion per prompt. `TypeError`: no list, or of things that are no completions.
+    """
+    completions = call(generate, prompts, **options)
+    if isinstance(completions, str | bytes) or not isinstance(completions, Sequence):
+        raise TypeError(
+            f"The {role}'s generator returned {completions!r:.80}. It gets a list of prompts and has to return the "
+            "list of their completions."
+        )
+    if len(completions) != len(prompts):
+        raise ValueError(f"The {role}'s generator returned {len(completions)} completions for {len(prompts)} prompts.")
+    try:
+        return [completion_text(completion) for completion in completions]
+    except TypeError as error:
+        raise TypeError(f"The {role}'s generator returned something else than texts. {error}") from None
 
 
 def run_solver(
@@ -74,7 +99,7 @@ def run_solver(
         [`Episodes`]
 
     Raises:
-        `ValueError`: not one completion per prompt.
+        `ValueError`, `TypeError`: what the generator returns is not one completion per prompt.
     """
     joint = [
         build_solver_messages(prompt, thought, topology.solver_prompt)
@@ -82,7 +107,7 @@ def run_solver(
         for _ in range(num_solves)
     ]
     solo = [build_solo_messages(prompts[row], topology.solo_prompt) for row in solo_rows]
-    texts = _ask("solver", generate, joint + solo)
+    texts = ask("solver", generate, joint + solo)
     return Episodes(
         prompts=prompts,
         thoughts=thoughts,
@@ -123,7 +148,7 @@ def run_episodes(
     def speak(role: Role, read: dict[str, Episodes | list[str]]):
         if role.name == "thinker":
             asked["thinker"] = [build_thinker_messages(prompt, topology.thinker_prompt) for prompt in prompts]
-            return _ask("thinker", generate["thinker"], asked["thinker"])
+            return ask("thinker", generate["thinker"], asked["thinker"])
         thoughts = read["thinker"]
         return run_solver(topology, prompts, thoughts, generate["solver"], num_solves=num_solves, solo_rows=solo_rows)
 

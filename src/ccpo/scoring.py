@@ -1,12 +1,38 @@
-"""How likely a model is to go on with each of a few given texts; what their prompts have in common is read once."""
+"""
+Rows of token ids on their way through a model: padded, put into batches by length, and given choices scored.
+
+Scoring: how likely a model is to go on with each of a few given texts; what their prompts have in common is read once.
+"""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+
+def batches_by_length(lengths: Sequence[int], size: int | None) -> list[list[int]]:
+    """
+    Which rows to generate together, so that few are padded far.
+
+    More than `size` rows go out sorted by length, in batches as equal as can be. How many there are depends on the
+    number of rows alone, since sharded weights are gathered in each.
+
+    Args:
+        lengths (`Sequence[int]`): tokens of each row.
+        size (`int` or `None`): most rows of a batch; `None` for all in one.
+
+    Returns:
+        `list[list[int]]`: the rows' indices, batch by batch; in their own order where there is one batch.
+    """
+    rows = list(range(len(lengths)))
+    calls = 1 if size is None else -(-len(rows) // size)
+    if calls > 1:
+        rows.sort(key=lengths.__getitem__)
+    size = max(1, -(-len(rows) // max(1, calls)))
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def left_pad(rows: list[list[int]], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:

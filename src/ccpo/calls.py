@@ -1,0 +1,124 @@
+"""Calling what a user hands in: outcome functions and generators, plain or asynchronous."""
+
+import asyncio
+import functools
+import inspect
+import math
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+@functools.cache
+def _loop_of(process: int) -> asyncio.AbstractEventLoop:
+    """The event loop of a process, on a thread of its own; a forked child has none of its parent's threads."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="ccpo-async", daemon=True).start()
+    return loop
+
+
+def call(function: Callable, *args: Any, **kwargs: Any) -> Any:
+    """
+    Call a function and wait for its result, be it asynchronous or not, also where an event loop runs (a notebook).
+
+    Everything asynchronous runs on one loop for the life of the process, so that a client keeps its connections from
+    call to call.
+
+    Args:
+        function (`Callable`): a function, a coroutine function, or an object whose `__call__` is either.
+        args, kwargs: what it is called with.
+
+    Returns:
+        What the function returns, awaited.
+
+    Raises:
+        `RuntimeError`: called by an asynchronous function that itself was called so: it would wait for itself.
+    """
+    result = function(*args, **kwargs)
+    if not inspect.isawaitable(result):
+        return result
+
+    async def wait() -> Any:
+        return await result
+
+    loop = _loop_of(os.getpid())
+    try:
+        running = asyncio.get_running_loop()
+    except RuntimeError:
+        running = None
+    if running is loop:
+        if inspect.iscoroutine(result):
+            result.close()
+        name = getattr(function, "__name__", type(function).__name__)
+        raise RuntimeError(
+            f"{name!r} was called by an asynchronous function, which blocks it: await it there instead."
+        )
+    future = asyncio.run_coroutine_threadsafe(wait(), loop)
+    try:
+        return future.result()
+    except BaseException:  # also an interrupt here, of which the loop's thread hears nothing
+        future.cancel()
+        raise
+
+
+def call_outcome(outcome: Callable, count: int, **kwargs: Any) -> list[float]:
+    """
+    The verdicts of an outcome function.
+
+    Args:
+        outcome (`Callable`): a TRL reward function, asynchronous or not.
+        count (`int`): answers that it is to judge.
+        kwargs: `prompts`, `completions` and the dataset's columns.
+
+    Returns:
+        `list[float]` of length `count`: the values, NaN for `None`.
+
+    Raises:
+        `ValueError`: not one value per answer. `TypeError`: a value is no number. Both name the function.
+    """
+    values = call(outcome, **kwargs)
+    name = getattr(outcome, "__name__", type(outcome).__name__)
+    if hasattr(values, "tolist"):  # a tensor or an array
+        values = values.tolist()
+    if isinstance(values, str | bytes | dict) or not hasattr(values, "__iter__"):
+        raise TypeError(
+            f"`outcome` ({name}) returned {values!r:.80} for {count} answers. Return a list with one number per "
+            "answer: +1 right, -1 wrong, None unscorable."
+        )
+    values = list(values)
+    if len(values) != count:
+        raise ValueError(
+            f"`outcome` ({name}) returned {len(values)} values for {count} answers. Return one per completion, in "
+            "their order."
+        )
+    return [_number(value, name, i) for i, value in enumerate(values)]
+
+
+def _number(value: Any, name: str, place: int) -> float:
+    if value is None:
+        return math.nan
+    try:
+        if isinstance(value, str | bytes):
+            raise TypeError
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several values
+        raise TypeError(
+            f"`outcome` ({name}) returned {value!r:.80} for answer {place}. Return a number: +1 right, -1 wrong, None "
+            "unscorable."
+        ) from None
+
+
+def unanswered(outcome: Callable, texts: list[str]) -> list[bool] | None:
+    """
+    In which answers the outcome function finds no answer at all, which is not to say that they are wrong.
+
+    Args:
+        outcome (`Callable`): with a method `extract(text) -> str | None`, as [`MathVerifier`] has.
+        texts (`list[str]`): answers.
+
+    Returns:
+        `list[bool]` of the texts' length, or `None` where the outcome function has no `extract`.
+    """
+    extract = getattr(outcome, "extract", None)
+    return None if extract is None else [call(extract, text) in (None, "") for text in texts]

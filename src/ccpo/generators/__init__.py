@@ -1,0 +1,10 @@
+"""Callables that turn prompts into text: a local transformers model, or any OpenAI-compatible endpoint.
+
+The drop-in reward functions reach the partner through one, and evaluation both roles. A generator maps a list of
+prompts, plain texts or conversations, to the list of their completions, in the same order.
+"""
+
+from .endpoint import OpenAIGenerator
+from .local import TransformersGenerator
+
+__all__ = ["OpenAIGenerator", "TransformersGenerator"]

@@ -1,0 +1,236 @@
+"""A model behind an OpenAI-compatible endpoint as a generator."""
+
+import json
+import logging
+import os
+import re
+import threading
+from collections import Counter
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import KW_ONLY, dataclass, field
+from urllib.parse import urlsplit
+
+import torch
+
+from .inputs import check_prompts, check_range
+from .replies import Reply, error_status, read_json, read_reply
+
+logger = logging.getLogger(__name__)
+
+_CLIENT_LOCK = threading.Lock()
+_NEW_LIMIT = "max_completion_tokens"  # in place of max_tokens, for OpenAI's models that think
+# The parameter is refused, not its value: where that is too large, an endpoint might ignore the other one.
+_LIMIT_REFUSED = re.compile(
+    r"max_completion_tokens|(?=.*max_tokens).*(?:unsupported|unknown|unrecogni[sz]ed|unexpected|extra)[ _]"
+    r"(?:request |keyword )?(?:parameter|argument|field|input)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+@dataclass(eq=False)
+class OpenAIGenerator:
+    """
+    A model behind an OpenAI-compatible endpoint: `vllm serve`, `transformers serve`, or a hosted one.
+
+    Conversations go to the chat endpoint, texts to the completions endpoint, one request a prompt. What fails in
+    passing (connection, HTTP 408, 409, 429, 5xx, or such an error inside HTTP 200) is repeated by the `openai` client,
+    with exponential back-off. The key shows in no message and not in the `repr`. Endpoints that refuse `max_tokens`
+    get `max_completion_tokens`. A text meets no chat template: give conversations to a chat model.
+
+    Args:
+        model (`str`): Name under which the endpoint serves the model.
+        base_url (`str`, *optional*): E.g. `http://localhost:8000/v1`. By default `OPENAI_BASE_URL`, then OpenAI's.
+        api_key (`str`, *optional*):
+            Key, part of a pickled copy. By default `OPENAI_API_KEY`, read at the first call and not part of a copy, or
+            a dummy for local servers.
+        max_tokens (`int`, *optional*, defaults to `512`): Longest completion; what is cut there is returned as it is.
+        temperature (`float`, *optional*, defaults to `1.0`): Sampling temperature; `0` is greedy decoding.
+        top_p (`float`, *optional*, defaults to `1.0`): Probability mass to sample from.
+        max_concurrency (`int`, *optional*, defaults to `32`): Requests in flight at a time.
+        max_retries (`int`, *optional*, defaults to `5`): Repetitions of a request that failed.
+        timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer.
+        extra_body (`dict`, *optional*): More fields of the request, e.g. `{"top_k": 20}`.
+
+    Attributes:
+        completion_tokens (`int`): Tokens generated so far, by the endpoint's own count.
+        empty_answers (`dict[str, int]`): How many answers so far had no text, by the reason.
+    """
+
+    model: str
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    _: KW_ONLY
+    max_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_concurrency: int = 32
+    max_retries: int = 5
+    timeout: float = 600.0
+    extra_body: dict | None = field(default=None, repr=False)
+    completion_tokens: int = field(default=0, init=False)
+    empty_answers: dict[str, int] = field(default_factory=dict, init=False)
+    _limit_name: str = field(default="max_tokens", init=False, repr=False)
+    _client: object = field(default=None, init=False, repr=False)
+
+    def __post_init__(self):
+        address = urlsplit(self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
+        if address.scheme not in ("http", "https") or not address.hostname or "@" in address.netloc or address.query:
+            raise ValueError("base_url must look like http://localhost:8000/v1, without user name, password or query.")
+        check_range("max_tokens", self.max_tokens, 1)
+        check_range("temperature", self.temperature, 0, whole=False)
+        check_range("top_p", self.top_p, torch.finfo().tiny, 1, whole=False)
+        check_range("max_concurrency", self.max_concurrency, 1)
+        check_range("max_retries", self.max_retries, 0)
+        check_range("timeout", self.timeout, torch.finfo().tiny, whole=False)
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_client": None}
+
+    def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
+        """
+        Generate one completion per prompt. The first request that fails for good ends the call.
+
+        Args:
+            prompts (`list[str]` or `list[list[dict]]`): Texts or conversations.
+            max_new_tokens (`int`, *optional*): Longest completion, in place of `max_tokens`.
+
+        Returns:
+            `list[str]`: The completions. A model's reasoning is no part of them. An answer without text (cut before
+            it began, refused, filtered) is `""`, counted, and warned of once a call.
+
+        Raises:
+            `ConnectionError`: No answer from the endpoint, after all repetitions.
+            `PermissionError`: The key was refused.
+            `ValueError`: The endpoint does not serve the model, or rejected the request, e.g. an over-long prompt, or
+                a prompt cannot be sent as JSON.
+            `RuntimeError`: The endpoint kept failing, or its answer is not that of an OpenAI-compatible one.
+        """
+        prompts = _check_prompts(prompts)
+        max_tokens = self.max_tokens if max_new_tokens is None else max_new_tokens
+        check_range("max_new_tokens", max_tokens, 1)
+        if not prompts:
+            return []
+        client = self._connect()
+        pool = ThreadPoolExecutor(min(self.max_concurrency, len(prompts)))
+        try:
+            futures = [pool.submit(self._complete, client, prompt, max_tokens) for prompt in prompts]
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        replies = [future.result() for future in futures]
+        empty = Counter(reply.why_empty for reply in replies if reply.why_empty)
+        with _CLIENT_LOCK:
+            self.completion_tokens += sum(reply.tokens or 0 for reply in replies)
+            for why, count in empty.items():
+                self.empty_answers[why] = self.empty_answers.get(why, 0) + count
+        if any(reply.tokens is None for reply in replies):
+            logger.warning("%s reports no token usage: completion_tokens is too low.", client.base_url)
+        if empty:
+            reasons = ", ".join(f"{count} {why}" for why, count in empty.most_common())
+            advice = f" The limit is max_tokens={max_tokens}: raise it." if "at the limit" in reasons else ""
+            counts = (client.base_url, empty.total(), len(replies), reasons)
+            logger.warning("%s: %d of %d answers are without text: %s.%s", *counts, advice)
+        return [reply.text for reply in replies]
+
+    def _connect(self):
+        try:
+            import openai
+        except ImportError as error:
+            raise ImportError("OpenAIGenerator needs the openai client: pip install ccpo[serve]") from error
+        with _CLIENT_LOCK:
+            if self._client is None:
+                key = os.environ.get("OPENAI_API_KEY") or "EMPTY" if self.api_key is None else self.api_key
+                if not key or not key.isascii() or not key.isprintable() or " " in key:  # the client would quote it
+                    raise ValueError("api_key (or OPENAI_API_KEY) is empty or holds blanks or unprintable characters.")
+                timeout = openai.Timeout(self.timeout, connect=min(self.timeout, 10.0))
+                options = {"base_url": self.base_url, "timeout": timeout, "max_retries": self.max_retries}
+                http_client = openai.DefaultHttpxClient(event_hooks={"response": [_take_status_of_error]})
+                self._client = openai.OpenAI(api_key=key, http_client=http_client, **options)
+            return self._client
+
+    def _complete(self, client, prompt, max_tokens: int) -> Reply:
+        """The answer to one prompt."""
+        try:
+            body = read_json(self._send(client, prompt, max_tokens))
+            failure = None
+        except Exception as error:  # the client's own, and whatever it lets through
+            failure = self._explain(client, error)
+        if failure is not None:
+            raise failure  # outside the handler: the client's own exception holds the request, and with it the key
+        reply = read_reply(body, chat=not isinstance(prompt, str))
+        if reply is None:
+            said = _show(body, client.api_key)
+            raise RuntimeError(f"{client.base_url} does not answer as an OpenAI-compatible endpoint: {said}")
+        return reply
+
+    def _send(self, client, prompt, max_tokens: int) -> str:
+        """
+        What the endpoint answers, as it came. One that refuses `max_tokens` is asked with `max_completion_tokens`,
+        from then on at once.
+        """
+        import openai
+
+        options = {"model": self.model, "temperature": self.temperature, "top_p": self.top_p}
+        options["extra_body"] = self.extra_body
+        if isinstance(prompt, str):
+            create = client.completions.with_raw_response.create
+            return create(prompt=prompt, max_tokens=max_tokens, **options).http_response.text
+        create = client.chat.completions.with_raw_response.create
+        try:
+            return create(messages=prompt, **{self._limit_name: max_tokens}, **options).http_response.text
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if self._limit_name == _NEW_LIMIT or not _LIMIT_REFUSED.search(str(error)):
+                raise
+        answer = create(messages=prompt, **{_NEW_LIMIT: max_tokens}, **options).http_response.text
+        self._limit_name = _NEW_LIMIT
+        return answer
+
+    def _explain(self, client, error: Exception) -> Exception:
+        """The exception that tells what to do about the client's, without the key."""
+        import openai
+
+        url, status = client.base_url, getattr(error, "status_code", None)
+        said = _show(getattr(error, "body", None) or str(error), client.api_key)
+        if isinstance(error, openai.APIConnectionError):
+            return ConnectionError(
+                f"No answer from {url} in {self.max_retries + 1} attempts: {said} Is it running (`vllm serve "
+                f"{self.model}`)? If it is slow, raise timeout (now {self.timeout:g} s) or lower max_concurrency."
+            )
+        if status in (401, 403):
+            return PermissionError(f"{url} refused the API key (HTTP {status}): pass another api_key. It said: {said}")
+        if status == 404:
+            return ValueError(
+                f"{url} has no model {self.model!r} or no such path (HTTP 404). Its models are listed at {url}models; "
+                f"base_url mostly ends in /v1. It said: {said}"
+            )
+        if status is not None and status < 500 and status not in (408, 409, 429):
+            return ValueError(f"{url} rejected the request (HTTP {status}): {said}")
+        attempts = f"{type(error).__name__} after up to {self.max_retries + 1} attempts"
+        return RuntimeError(f"{url} failed, {attempts}: {said}")
+
+
+def _show(said: object, key: str) -> str:
+    """What an endpoint said, without the key: an error whole, of a page its beginning."""
+    try:
+        text = str(said)
+    except RecursionError:
+        text = "(JSON nested too deeply to be shown)"
+    return text.replace(key, "<key>")[: 500 if isinstance(said, str) else 20_000]
+
+
+def _take_status_of_error(response) -> None:
+    """An error inside HTTP 200 gets the status that it is about: the client repeats it or raises, as any other."""
+    if response.is_success:
+        response.read()
+        response.status_code = error_status(read_json(response.text)) or response.status_code
+
+
+def _check_prompts(prompts: object) -> list:
+    """Prompts that can be sent."""
+    prompts = check_prompts(prompts)
+    for i, prompt in enumerate(prompts):
+        try:
+            json.dumps(prompt, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"prompts[{i}] cannot be sent as JSON: {error}") from None
+    return prompts

@@ -1,0 +1,124 @@
+"""What an OpenAI-compatible endpoint answered: the text, why there is none, or the error inside an HTTP 200."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..answers import completion_text
+
+# Endpoints name the status of an error as a number, or in words of OpenAI's, Anthropic's or Google's.
+_STATUS_OF_WORD = {
+    "rate_limit": 429,
+    "too_many_requests": 429,
+    "resource_exhausted": 429,
+    "quota": 429,
+    "timeout": 504,
+    "deadline_exceeded": 504,
+    "overloaded": 503,
+    "unavailable": 503,
+    "server_error": 500,
+    "internal": 500,
+    "api_error": 500,
+    "authentication": 401,
+    "unauthenticated": 401,
+    "api_key": 401,
+    "permission": 403,
+    "not_found": 404,
+    "context_length": 400,
+    "invalid": 400,
+    "unsupported": 400,
+}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """
+    One answer of an endpoint.
+
+    Args:
+        text (`str`): what the model answered; its reasoning is no part of it.
+        tokens (`int`, *optional*): length of the completion by the endpoint's own count, if it tells.
+        why_empty (`str`, *optional*): why the text is empty.
+    """
+
+    text: str
+    tokens: int | None
+    why_empty: str | None
+
+
+def read_json(text: str) -> Any:
+    """The value of a JSON text; the text itself where it is none, or nested beyond reading."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _choice(body: Any) -> Mapping | None:
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    return choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], Mapping) else None
+
+
+def error_of(body: Any) -> Any:
+    """The error in a body, wherever endpoints put it; `None` where it has none. What has no choice is all error."""
+    if isinstance(body, list) and len(body) == 1:  # Google's
+        body = body[0]
+    choice = _choice(body)
+    error = body.get("error") if isinstance(body, Mapping) else None
+    return error or (body if choice is None else choice.get("error")) or None
+
+
+def error_status(body: Any) -> int | None:
+    """The HTTP status that the error in a body is about; `None` without an error, or where it does not say."""
+    error = error_of(body)
+    said = [error.get(key) for key in ("code", "status", "status_code", "type")] if isinstance(error, Mapping) else []
+    for value in said:
+        number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) == 3 else value
+        if isinstance(number, int) and 400 <= number < 600:
+            return number
+    words = " ".join(value.lower() for value in said if isinstance(value, str))
+    return next((status for word, status in _STATUS_OF_WORD.items() if word in words), None)
+
+
+def read_reply(body: Any, *, chat: bool) -> Reply | None:
+    """
+    Read the answer of the chat endpoint, or of the completions endpoint.
+
+    Args:
+        body (`Any`): the JSON value.
+        chat (`bool`): which endpoint.
+
+    Returns:
+        [`Reply`], or `None`: it is no such answer, or an error.
+    """
+    choice = _choice(body)
+    if choice is None or error_of(body):
+        return None
+    finish, said = choice.get("finish_reason"), choice.get("message" if chat else "text")
+    if said is None and isinstance(finish, str):  # a filter may leave it out; without any reason it is no answer
+        said = {} if chat else ""
+    message = said if chat else {"content": said}
+    if said is None or not isinstance(message, Mapping):
+        return None
+    try:
+        text = completion_text({**message, "role": "assistant"})
+    except TypeError:
+        return None
+    usage = body.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+    tokens = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None
+    return Reply(text, tokens, None if text.strip() else _why_empty(message, finish))
+
+
+def _why_empty(message: Mapping, finish: Any) -> str:
+    thought = any(message.get(name) for name in ("reasoning_content", "reasoning", "reasoning_details"))
+    if message.get("refusal"):
+        return "refused by the model"
+    if finish == "content_filter":
+        return "taken out by a content filter"
+    if finish == "length":
+        return "cut at the limit while still thinking" if thought else "cut at the limit before any text"
+    if message.get("tool_calls") or message.get("function_call"):
+        return "a tool call"
+    return "thoughts without an answer" if thought else f"no content (finish_reason {finish!r:.40})"
