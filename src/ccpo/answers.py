@@ -32,7 +32,7 @@ _ENVIRONMENT = re.compile(
 )
 _INTEGER = re.compile(r"-?(?:[1-9][0-9]?(?:,[0-9]{3}){1,9}|[0-9]{1,30})")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,)\s*(?=[0-9]{3}(?![0-9]))")  # 1,\!200  1{,}200  1\,200
-_TRAILING = re.compile(r"(?<!\\)[.,;:]\Z")
+_TRAILING = re.compile(r"(?<![\\.])[.,;:]\Z")
 
 # Where a phrase begins; its word is found first, so that the rest is matched in a window of bounded size.
 _ANCHOR = re.compile(r"(?<![\w</])answers?(?!\w)|<answer>|^[ \t]{0,8}####", re.IGNORECASE | re.MULTILINE)
@@ -57,7 +57,7 @@ _COMMAND = re.compile(r"\\(?:text\w*|[mh]box|math[a-z]+|operatorname|begin|end)\
 _WORD = re.compile(r"[A-Za-z]{2,}(?:['’][a-z]+)?")
 _PROSE = re.compile(
     r"\b(?:so|thus|hence|therefore|then|because|since|is|are|was|were|be|been|it|we|you|he|she|they|this|that|these|those|there|here"
-    r"|the|to|from|with|get|gets|got|have|has|had|find|need|needs|can|could|will|would|must|should|may|let|use|using|used|first|next"
+    r"|the|to|from|with|get|gets|got|have|has|had|find|need|needs|can|could|will|would|must|should|let|use|using|used|first|next"
     r"|finally|not|but|if|when|where|which|what|who|how|why|now|do|does|did|our|my|your|their|its|his|her|into|answer|by|between"
     r"|compute|calculate|add|subtract|multiply|divide|solve|consider|note|suppose|assume|step|plan|given|obtain|gives|equals)\b",
     re.IGNORECASE,

@@ -157,6 +157,8 @@ class Judge:
         if isinstance(gold, Based) and isinstance(answer, Based):
             return gold == answer
         based, other = (gold, answer) if isinstance(gold, Based) else (answer, gold)
+        if based is answer and based.base != 10:  # a bare number is decimal: 12_3 is not 12
+            return False
         text = other.latex.replace(" ", "") if isinstance(other, Expr) else other.text if isinstance(other, Words) else ""
         return text.lower() == based.digits
 
@@ -209,6 +211,9 @@ class Judge:
             return len({a / b for a, b in zip(*numbers, strict=True)}) == 1
         ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
         if len(ratio.parts) != 2 or not all(isinstance(part, Expr) for part in ratio.parts):
+            return False
+        number = self._value(other)
+        if number is not None and number.denominator == 1:
             return False
         quotient = Expr(rf"\frac{{{ratio.parts[0].latex}}}{{{ratio.parts[1].latex}}}")
         return self.same(quotient, other) if ratio is gold else self.same(other, quotient)

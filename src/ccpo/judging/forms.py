@@ -601,6 +601,9 @@ def _read_expression(text):
         return Union((Group("(", ")", (Expr(r"-\infty"), Expr(r"\infty"))),))
     if text == r"\emptyset":
         return Group(r"\{", r"\}", ())
+    text = re.sub(rf"\s?{OPEN}degrees{CLOSE}", "", text)  # of an angle inside, \sin(30^\circ)
+    if re.search(r"\\ldots|[0-9)}\]] ?'|\\(?:to|Rightarrow|rightarrow|implies|mid|not|cancel)(?![a-zA-Z])", text):
+        return None
     if OPEN in text or CLOSE in text or _SIDE_BY_SIDE.search(re.sub(r"\\begin.*?\\end\{\w+\}", "", text)) or '"' in text:
         return None
     text = re.sub(r"\A\+\s*", "", text)

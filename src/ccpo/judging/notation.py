@@ -21,7 +21,7 @@ _SIGNS = {
     "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "‰": r"\permille ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "⟨": r"\langle ",
     "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "…": r"\ldots ", "⋯": r"\ldots ", "≡": r"\equiv ",
     "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "℃": r"^\circ C", "℉": r"^\circ F", "，": ",", "；": ";", "：": ":",
-    "（": "(", "）": ")", "。": ".", "、": ",", "∖": r"\setminus ", "⁰": "^{0}", "¢": r"\cents ",
+    "（": "(", "）": ")", "。": ".", "、": ",", "∖": r"\setminus ", "✓": "", "✔": "", "✅": "", "¢": r"\cents ",
 }  # fmt: skip
 _FRACTIONS = {
     char: unicodedata.normalize("NFKC", char).split("⁄") for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
@@ -36,7 +36,7 @@ _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,|\{\\,\})\s*(?=[0-9]{3}(?![
 _LAYOUT = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|bf|rm|it|sf|tt|normalsize"
     r"|large|Large|huge|boldmath|mathstrut|strut|centering|checkmark|blacksquare|qed|nonumber|notag|hfill)(?![a-zA-Z])\s?"
-    r"|\\(?:[hv]space|phantom|hphantom|vphantom|label|tag)\*?\s*\{[^{}]*\}"
+    r"|(?!\A)\\(?:(?:[hv]space|label|tag)\*?\s*\{[^{}]*\}|[hv]?phantom\s*(?:\{[^{}]*\}|.))"
 )
 _SPACE = re.compile(r"(\\\\)|\\[,;:!> \n]|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space)(?![a-zA-Z])|~|[\s\u2000-\u200a]+")
 _COLOUR = re.compile(r"\\(?:textcolor|color|colorbox)\s*\{[^{}]*\}\s*")
@@ -53,11 +53,14 @@ _VARIABLES = re.compile(r"[abcd]{3,4}|[xyzwt]{3,4}|[pqrst]{3}|[klmn]{3}|[uvw]{3}
 _MERIDIEM = re.compile(
     r"(?<=[0-9])\s*(?:\\(?:text\w*|mbox|mathrm)\s*\{\s*([ap])\.?\s?m\.?\s*\}|([ap])\.?\s?m\b\.?)", re.IGNORECASE
 )
+_SHORT_WORDS = frozenset({"no", "on", "up", "if", "of", "to", "so", "we", "is", "it"})
+_SHORT_UNITS = frozenset("mgshLl")  # `\\text{ m}` behind a number
+_CODES = frozenset({"usd", "eur", "gbp", "mph", "rmb"})
 _SEPARATORS = frozenset({"and", "or"})
 _COMMAND = re.compile(r"\\[a-zA-Z]+\*?|\\.")
 _RUN = re.compile(
     rf"{OPEN}[^{CLOSE}]*{CLOSE}|\\[a-zA-Z]+\*?(?:\s*\{{(?:[A-Za-z]*matrix|cases|array|aligned?\*?|gathered|split)\}})?"
-    r"|\\mathbb\s*\{[A-Z]\}|[A-Za-z]+(?:['-][A-Za-z]+)*"
+    r"|\\mathbb\s*\{[A-Z]\}|[A-Za-z]{3,}(?:-[A-Za-z]{3,}|'s)*|[A-Za-z]+"
 )
 _ATOM = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[0-9A-Za-z]|\\[a-zA-Z]+)"
 _NUMERAL = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
@@ -105,6 +108,9 @@ def fonts(text):
 
         def content(match):
             inner = match["content"]
+            if inner.strip() in _SHORT_UNITS and match["command"] in ("text", "mbox", "mathrm", "textrm"):
+                if re.search(r"[0-9}]\s*\Z", match.string[: match.start()]):
+                    return _quote(inner.strip())
             if match["command"].startswith("operatorname") and inner.strip() in _FUNCTIONS:
                 return f"\\{inner.strip()} "
             return _plain(inner)
@@ -129,16 +135,20 @@ def words(text):
             return f"\\{lower} "
         if lower in ("pi", "infty", "infinity", "sqrt", "theta"):
             return rf"\{'infty' if lower == 'infinity' else lower} "
-        if len(run) >= 3 and not _VARIABLES.fullmatch(run):
+        if lower in _SHORT_WORDS and text.strip() == run:
             return _quote(run)
-        return run
+        if len(run) < 3 or _VARIABLES.fullmatch(run) or (run.isupper() and is_mixed and lower not in _CODES):
+            return run
+        return _quote(run)
+
+    is_mixed = not text.replace(" ", "").isalpha()  # then capitals are points, \triangle ABC
 
     return _RUN.sub(word, text)
 
 
 def join_words(text):
     """Neighbouring words become one phrase; `p.m.` is a word, and the dot of an abbreviation goes."""
-    text = re.sub(rf"{CLOSE}\.", CLOSE, text)
+    text = re.sub(rf"{CLOSE}\s?\.(?=\s*(?:{OPEN}|\Z))", CLOSE, text)
     text = re.sub(rf"{CLOSE}[\s]*{OPEN}", " ", text)
     text = re.sub(rf"{OPEN}\s+", OPEN, re.sub(rf"\s+{CLOSE}", CLOSE, text))
     return re.sub(r"\s+", " ", text).strip()

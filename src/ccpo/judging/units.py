@@ -117,7 +117,7 @@ _NO_THINGS = frozenset(
     billions dozens hundreds hundredths millions thousands thousandths trillions eighths ninths elevenths twelfths
     values-of tons-of third fourth fifth sixth seventh eighth ninth tenth hundredth thousandth double triple dozen
     hundred thousand million billion trillion lakh crore gross score grand base root factorial inverse divided
-    multiplied times added percent""".split()
+    multiplied times added percent negatives opposites reciprocals inverses roots""".split()
 ) | set(_SMALL) | set(_TENS) | set(NUMBERS)
 _FILLERS = re.compile(r"\s+(?:in total|in all|total|altogether|left|remaining|each|old|long|tall|wide|high|deep)\Z")
 _PER = re.compile(r"\s*(?:\bper\b|/|\ba\b(?=\s\w{3}))\s*")

@@ -67,7 +67,14 @@ def is_rounding(exact, decimal):
 
 
 def same_numbers(first, second):
-    return first.value == second.value or is_rounding(first.value, second) or is_rounding(second.value, first)
+    """Whether two numerals are equal, or one is the rounding of the other: of a decimal only at six decimals or more."""
+    if first.value == second.value:
+        return True
+    for exact, decimal in (first, second), (second, first):
+        ends = exact.decimals is not None or exact.value.denominator == 1
+        if (not ends or (decimal.decimals or 0) >= 6) and is_rounding(exact.value, decimal):
+            return True
+    return False
 
 
 def build_values(parse, verify):
@@ -145,6 +152,11 @@ def build_values(parse, verify):
             return None
         return True
 
+    def imaginary(expression):
+        """The letter i, where it is the only one, as the imaginary unit."""
+        names = expression.free_symbols if isinstance(expression, Expr) else ()
+        return expression.subs({name: I for name in names}) if [name.name for name in names] == ["i"] else expression
+
     def is_same(first, second):
         found = compare(first, second)
         return bool(verify(first, second)) if found is None else found
@@ -159,7 +171,7 @@ def build_values(parse, verify):
         objects = value(gold), value(answer)
         if None in objects:
             return False
-        if is_same(*objects):
+        if is_same(*objects) or is_same(*map(imaginary, objects)):
             return True
         for decimal, other in (numerals[0], objects[1]), (numerals[1], objects[0]):
             if decimal is not None and decimal.decimals and isinstance(other, Expr) and other.is_number:
