@@ -46,7 +46,7 @@ _LINK = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[*_: \t]{0,6}\n\s{0,8}[*_]{0,3}")
-_STOP = re.compile(r"(?:(?<![\s.][apAP]\.[mM])(?<!\W[apAP])[.!?](?=\s|\Z)|[.!]?\*\*|\n|</|<\|)")
+_STOP = re.compile(r"(?:(?<![\s.][apAP]\.[mM])(?<!\W[apAP])(?<!\\)[.!?](?=\s|\Z)|[.!]?\*\*|\n|</|<\|)")
 _CLAUSE = re.compile(r"[,;]?\s+(?:since|because|which|where|so that|as (?:required|desired|needed|expected|claimed)|I hope)\b.*|\s*[(]\s*(?:since|because)\b.*", re.DOTALL)
 _HEADINGS = re.compile(
     r"(?:step|part|case|solution|remark|conclusion|explanation|verification|check|summary|note|plan|proof|analysis|result)s?\b[\s0-9.:]*\Z",
@@ -73,7 +73,7 @@ _SENTENCE = re.compile(r"(?:(?:so|thus|hence|therefore),?\s+)?(?:[A-Za-z][A-Za-z
 _NOT_SUBJECT = re.compile(r"\b(?:one|not|no|if|maybe|perhaps|guess|either|or|possible|another|might|could|neither)\b", re.IGNORECASE)
 
 
-def _group_end(text, start):
+def group_end(text, start):
     """Index behind the group that opens at `text[start] == "{"`; the text's end where it never closes."""
     depth, position = 0, start
     while position < len(text):
@@ -93,12 +93,12 @@ def _argument_end(text, position):
     while text[position : position + 1].isspace():
         position += 1
     if text.startswith("{", position):
-        return _group_end(text, position)
+        return group_end(text, position)
     while True:  # e.g. \frac{1}{2}
         position = _BARE_ARGUMENT.match(text, position).end()
         if not text.startswith("{", position):
             return position
-        position = _group_end(text, position)
+        position = group_end(text, position)
 
 
 def strip_boxed(text: str) -> str:
@@ -183,7 +183,7 @@ def last_box(text):
 
 
 def _clean(text):
-    text = re.sub(r"\A\*\*|\*\*\Z", "", text.strip())
+    text = re.sub(r"\A(?:\*\*|`)|(?:\*\*|`)\Z", "", text.strip())
     return _THOUSANDS.sub("", _TRAILING.sub("", text.strip()).strip())
 
 
@@ -400,7 +400,7 @@ def gold_answer(text):
         return _unwrap(places[-1][2])
     answer = _unwrap(text)
     if _is_prose(answer):
-        environments = [match for match in _ENVIRONMENT.finditer(text[-MAX_ANSWER:])]
+        environments = list(_ENVIRONMENT.finditer(text[-MAX_ANSWER:]))
         if environments:
             return _clean(environments[-1].group(environments[-1].lastindex))
     return answer

@@ -31,6 +31,7 @@ class TeamArguments(ScriptArguments):
         rating_max_tokens:
             SEPO's, see [`SelfEvaluatedCredit`].
         verifier_timeout (`float`, defaults to 5): seconds per pair.
+        answer_pattern (`str`, *optional*): where the answer stands, see [`MathVerifier`]; for a prompt of your own.
         warm_start_steps (`int`, *optional*): supervised steps of the embedded task's policies.
     """
 
@@ -69,6 +70,10 @@ class TeamArguments(ScriptArguments):
     )
     rating_max_tokens: int = field(default=512, metadata={"help": "SEPO: longest free-text rating."})
     verifier_timeout: float = field(default=5.0, metadata={"help": "Seconds that the verifier may take per pair."})
+    answer_pattern: str | None = field(
+        default=None,
+        metadata={"help": "Regular expression whose one group is the answer, e.g. 'RESULT = (.+)', instead of ours."},
+    )
     warm_start_steps: int | None = field(
         default=None, metadata={"help": "Supervised steps of the embedded task's policies."}
     )
@@ -95,4 +100,5 @@ class TeamArguments(ScriptArguments):
             ),
         }[self.credit]
         settings = {name: getattr(self, name) for name in names}
-        return SCHEMES[self.credit](MathVerifier(timeout=self.verifier_timeout), **settings, **kwargs)
+        outcome = MathVerifier(timeout=self.verifier_timeout, answer_pattern=self.answer_pattern)
+        return SCHEMES[self.credit](outcome, **settings, **kwargs)

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import gather, gather_object
 from trl.data_utils import is_conversational
 
+from .answers import reader_of
 from .rewards import credit_metrics, rating_metrics
 from .rollout import Episodes, Prompt, assign_solos, run_episodes
 from .scoring import common_length, score_choices
@@ -205,7 +206,9 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
     prompts = [row["prompt"] for row in inputs]
     clock = trainer._clock
     with clock.measure("answers"):
-        episodes = run_episodes(trainer.topology, prompts, generators, num_solves=answers, solo_rows=solo_rows)
+        reader = reader_of(trainer.allocators[_judge(trainer)].outcome)
+        options = {"num_solves": answers, "solo_rows": solo_rows, "reader": reader}
+        episodes = run_episodes(trainer.topology, prompts, generators, **options)
     samples = {role: list(generator.samples) for role, generator in generators.items()}
     solo_samples = samples["solver"][len(episodes.answers) :]
     samples["solver"] = samples["solver"][: len(episodes.answers)]
@@ -262,12 +265,16 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
     return Rollout(episodes, samples, joint, solo, shares, extras)
 
 
+def _judge(trainer: MultiAgentGRPOTrainer) -> int:
+    """Of several reward functions, the first whose outcomes are right or wrong: what "accuracy" and "answer" mean."""
+    return next((f for f, allocator in enumerate(trainer.allocators) if allocator.strict_outcomes), 0)
+
+
 def log_rollout(trainer: MultiAgentGRPOTrainer, rollout: Rollout, rewards: dict, advantages: dict) -> None:
     """The credit metrics, and one row of the completions table per answer."""
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]
     episodes = rollout.episodes
-    # Of several reward functions, the first whose outcomes are right or wrong is what "accuracy" means.
-    judge = next((f for f, allocator in enumerate(trainer.allocators) if allocator.strict_outcomes), 0)
+    judge = _judge(trainer)
     joint, solo = rollout.joint[..., judge], None if rollout.solo is None else rollout.solo[..., judge]
     values = credit_metrics(joint, solo)
     for share in rollout.shares.values():

@@ -2,7 +2,7 @@
 
 import re
 
-from .answers import DEFAULT_READER, AnswerReader, _group_end, has_boxed, strip_boxed
+from .answers import DEFAULT_READER, AnswerReader, group_end, has_boxed, strip_boxed  # noqa: F401 (importable from here)
 
 THINKER_PROMPT = (
     "You are the Thinker of a team of two. Your partner, the Solver, reads what you write and then writes the "
@@ -50,7 +50,7 @@ def _ask_without_box(sentence: str) -> str:
     """A sentence without what it says about the answer's place; empty where it says nothing else."""
     body = sentence.rstrip()
     *_, mark = _ANSWER_MARK.finditer(body)
-    end = _group_end(body, mark.end()) if body.startswith("{", mark.end()) else mark.end()
+    end = group_end(body, mark.end()) if body.startswith("{", mark.end()) else mark.end()
     head, box, tail = body[: mark.start()], body[mark.end() + 1 : end - 1], body[end:]
     if head.endswith("$") and tail.startswith("$"):
         head, tail = head.removesuffix("$").removesuffix("$"), tail.removeprefix("$").removeprefix("$")

@@ -4,7 +4,22 @@ from fractions import Fraction
 
 from . import units
 from .forms import (
-    Assign, Based, Clock, Either, Expr, Group, Items, Letters, Matrix, Measure, Option, Percent, Ratio, Relation, Union, Words,
+    Assign,
+    Based,
+    Clock,
+    Either,
+    Expr,
+    Group,
+    Items,
+    Letters,
+    Matrix,
+    Measure,
+    Option,
+    Percent,
+    Ratio,
+    Relation,
+    Union,
+    Words,
 )  # fmt: skip
 from .values import numeral
 
@@ -112,7 +127,9 @@ class Judge:
         values = [form.values if isinstance(form, Assign) else (form,) for form in (gold, answer)]
         if any(isinstance(form, Assign) and not form.name and not self._agree(form.values) for form in (gold, answer)):
             return False
-        return self.same(values[0][0], values[1][0]) and self._agree(values[0]) and self._agree(values[1])
+        if not self._agree(values[0]) or not self._agree(values[1]):
+            return False
+        return any(self.same(value, values[1][0]) for value in values[0])
 
     def _agree(self, values):
         return all(self.same(values[0], value) for value in values[1:])

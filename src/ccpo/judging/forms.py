@@ -271,7 +271,7 @@ def _read_option(text, depth):
     rest = match[2].strip()
     if not rest:
         return Option(match[1], None)
-    if _OTHER_OPTION.search(rest):
+    if _OTHER_OPTION.search(rest) or re.match(r"[,;/|&]|(?:and|or)\b", rest):
         return ()
     content = read(rest, depth + 1)
     return () if content is None or " or " in f" {rest} " else Option(match[1], content)
@@ -601,7 +601,6 @@ def _read_expression(text):
         return Union((Group("(", ")", (Expr(r"-\infty"), Expr(r"\infty"))),))
     if text == r"\emptyset":
         return Group(r"\{", r"\}", ())
-    text = re.sub(rf"\s?{OPEN}degrees{CLOSE}", "", text)  # of an angle inside, \sin(30^\circ)
     if re.search(r"\\ldots|[0-9)}\]] ?'|\\(?:to|Rightarrow|rightarrow|implies|mid|not|cancel)(?![a-zA-Z])", text):
         return None
     if OPEN in text or CLOSE in text or _SIDE_BY_SIDE.search(re.sub(r"\\begin.*?\\end\{\w+\}", "", text)) or '"' in text:

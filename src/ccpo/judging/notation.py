@@ -63,6 +63,13 @@ _RUN = re.compile(
     r"|\\mathbb\s*\{[A-Z]\}|[A-Za-z]{3,}(?:-[A-Za-z]{3,}|'s)*|[A-Za-z]+"
 )
 _ATOM = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[0-9A-Za-z]|\\[a-zA-Z]+)"
+_BLANK_GROUPS = re.compile(r"(?<![0-9.,\\])(?<![0-9] )[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])")
+_COMMA_GROUPS = re.compile(
+    r"(?<![0-9.,])(?:[1-9][0-9]?(?:,[0-9]{3})+|[1-9][0-9]{2}(?:,[0-9]{3})+(?=\.[0-9]))(?![0-9,])"
+)
+_DEGREES = re.compile(
+    r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))\s*(?:\\?([CF])(?![a-zA-Z]))?|\\(?:degree|textdegree)(?![a-zA-Z])"
+)
 _NUMERAL = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 
 
@@ -113,7 +120,8 @@ def fonts(text):
                     return _quote(inner.strip())
             if match["command"].startswith("operatorname") and inner.strip() in _FUNCTIONS:
                 return f"\\{inner.strip()} "
-            return _plain(inner)
+            plain = _plain(inner)
+            return f" {plain}" if match.string[match.start() - 1 : match.start()].isalpha() else plain
 
         text, count = _FONT.subn(content, text)
         if not count:
@@ -165,12 +173,14 @@ def percent(text):
 
 
 def degrees(text):
-    text = re.sub(r"\^\s*\{?\s*\\(?:circ|degree)\s*\}?\s*(?:\\?([CF])(?![a-zA-Z]))?|\\(?:degree|textdegree)(?![a-zA-Z])", _degree, text)
-    return text
+    """A degree sign behind a value is a unit; inside an expression or a tuple it goes."""
+    return _DEGREES.sub(_degree, text)
 
 
 def _degree(match):
-    return _quote({"C": "celsius", "F": "fahrenheit"}.get(match[1], "degrees"))
+    scale = {"C": "celsius", "F": "fahrenheit"}.get(match[1], "degrees")
+    inside = re.match(r"\s*(?:[-+*/^)\]\\]|\}[\s}]*[^\s},.;])", match.string[match.end() :])
+    return " " if inside and scale == "degrees" else _quote(scale)
 
 
 def relations(text):
@@ -199,7 +209,7 @@ def synonyms(text):
 
 def arguments(text):
     r"""`\frac12`, `\frac 3 8`, `{5 \over 8}`, `\sqrt3`, `\sqrt(3)` with braces."""
-    text = re.sub(rf"\{{([^{{}}]*?)\\over(?![a-zA-Z])([^{{}}]*)\}}", r"\\frac{\1}{\2}", text)
+    text = re.sub(r"\{([^{}]*?)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}", text)
     text = re.sub(rf"\\frac\s*({_ATOM})\s*({_ATOM})", lambda m: rf"\frac{_braced(m[1])}{_braced(m[2])}", text)
     text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"\\sqrt(\s*\[[^\]]*\])?\s*([0-9]+|[a-zA-Z]|\\pi)", r"\\sqrt\1{\2}", text)
@@ -221,13 +231,16 @@ def exponents(text):
 
 
 def digit_groups(text):
-    """`1 250 000` and `1,250.75` without their separators. Equal groups of three, `101,103`, may be a list: they stay."""
-    text = re.sub(r"(?<![0-9.,\\])(?<![0-9] )(?:[1-9][0-9]{0,2})(?: [0-9]{3})+(?![0-9]| [0-9])", lambda m: m.group().replace(" ", ""), text)
-    return re.sub(
-        r"(?<![0-9.,])(?:[1-9][0-9]?(?:,[0-9]{3})+|[1-9][0-9]{2}(?:,[0-9]{3})+(?=\.[0-9]))(?![0-9,])",
-        lambda m: m.group().replace(",", ""),
-        text,
-    )
+    """
+    `1 250 000` and `1,250.75` without their separators. Commas in brackets, `(20,100)`, and between equal groups of
+    three, `101,103`, may be those of a list: they stay.
+    """
+    text = _BLANK_GROUPS.sub(lambda m: m.group().replace(" ", ""), text)
+    depth, parts = 0, []
+    for part in re.split(r"(\\[{}]|[()\[\]])", text):
+        depth += (part in ("(", "[", r"\{")) - (part in (")", "]", r"\}"))
+        parts.append(part if depth else _COMMA_GROUPS.sub(lambda m: m.group().replace(",", ""), part))
+    return "".join(parts)
 
 
 def repeating(text):

@@ -88,7 +88,7 @@ def build_values(parse, verify):
     Returns:
         `tuple`: `is_defined(latex)`, `equal(gold, answer)` and `same_relation(gold, answer)`.
     """
-    from sympy import Basic, Eq, Expr, I, Rational, Symbol, nan, oo, zoo
+    from sympy import Expr, I, Rational, nan, oo, zoo
 
     number_points = random.Random(0)
     points = [Rational(number_points.randint(11, 399), number_points.choice((101, 103, 107, 109))) for _ in range(64)]
@@ -155,7 +155,7 @@ def build_values(parse, verify):
     def imaginary(expression):
         """The letter i, where it is the only one, as the imaginary unit."""
         names = expression.free_symbols if isinstance(expression, Expr) else ()
-        return expression.subs({name: I for name in names}) if [name.name for name in names] == ["i"] else expression
+        return expression.subs(dict.fromkeys(names, I)) if [name.name for name in names] == ["i"] else expression
 
     def is_same(first, second):
         found = compare(first, second)
