@@ -39,6 +39,7 @@ from ccpo.report import write_json
 from ccpo.verifier import GRACE_SECONDS, MathVerifier
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+CASES = DATA.parent / "cases" / "math_pairs.jsonl"
 
 
 def load_problems(rng, n, data=DATA):
@@ -244,7 +245,7 @@ def timed(function, *args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=2000, help="pairs per repeat")
+    parser.add_argument("--pairs", default="2000", help="pairs per repeat; or a file of pairs with their right verdicts")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--num_workers", type=int, default=None, help="worker processes; by default MathVerifier's choice"
@@ -258,6 +259,14 @@ def main():
     rng = random.Random(args.seed)
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     verifier = MathVerifier(num_workers=args.num_workers)
+    if not args.pairs.isdecimal():
+        judged = judge_file(verifier, args.pairs)
+        print(", ".join(f"{name} {judged[name]}" for name in ("pairs_wrong", "pairs_false_positive", "pairs_total")))
+        path = Path(args.output)
+        earlier = json.loads(path.read_text()) if path.exists() else {}
+        print(write_json({**earlier, **judged}, args.output))
+        return
+    args.pairs = int(args.pairs)
 
     def ours(pairs):
         return verifier.score(gold=[gold for gold, _ in pairs], prediction=[text for _, text in pairs])
@@ -298,6 +307,8 @@ def main():
         "num_workers": args.num_workers,
         "source": source,
         "differences": differences[:100],
+        **judge_spellings(verifier, args.data, args.seed),
+        **(judge_file(verifier, CASES) if CASES.exists() else {}),
     }
     print(f"{args.pairs} pairs, {args.repeats} repeats, median (min to max); {source}")
     for name, label in (("ours", "MathVerifier"), ("trl", "TRL accuracy_reward")):

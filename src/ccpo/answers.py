@@ -13,7 +13,7 @@ from functools import cached_property
 MAX_TEXT = 100_000  # characters of a text, counted from its end, in which an answer is looked for
 MAX_ANSWER = 4_000  # characters of what a box holds that are handed on
 MAX_BARE = 200  # characters of a text, or of what follows a phrase, that may be an answer
-MAX_PASSES = 8  # of the leak guard, before it takes out the phrases' own words
+MAX_PASSES = 4  # of the leak guard, before it takes out the phrases' own words
 
 _BOXES = ("\\boxed", "\\fbox")
 # `\\` is a line break unless it is a doubled backslash in front of a box; `\{` and `\}` are no grouping.
@@ -46,6 +46,7 @@ _LINK = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[*_: \t]{0,6}\n\s{0,8}[*_]{0,3}")
+_MARKS = re.compile(r"[*_]{1,3}")
 _STOP = re.compile(r"(?:(?<![\s.][apAP]\.[mM])(?<!\W[apAP])(?<!\\)[.!?](?=\s|\Z)|[.!]?\*\*|\n|</|<\|)")
 _CLAUSE = re.compile(r"[,;]?\s+(?:since|because|which|where|so that|as (?:required|desired|needed|expected|claimed)|I hope)\b.*|\s*[(]\s*(?:since|because)\b.*", re.DOTALL)
 _HEADINGS = re.compile(
@@ -151,9 +152,10 @@ def _boxes(text):
                 opened.append((match.start(), brace + 1))
                 taken = brace + 1
             else:
-                end = _argument_end(text, match.end())
-                if text[match.end() : end].strip():
-                    found.append((match.start(), end, text[match.end() : end].strip()))
+                argument = text[match.end() : match.end() + MAX_BARE]
+                argument = argument[: _argument_end(argument, 0)]
+                if argument.strip():
+                    found.append((match.start(), match.end() + len(argument), argument.strip()))
         elif token == "{" and match.start() >= taken:
             opened.append(None)
         elif token == "}" and opened:
@@ -258,7 +260,8 @@ def _phrases(text):
             after = _answer_after(text, link.end()) if link else None
             if after is None:
                 continue
-            place = start - (len(head) - before.start()), *after
+            marks = _MARKS.match(text, after[0]) if before.group().startswith("*") else None
+            place = start - (len(head) - before.start()), marks.end() if marks else after[0], after[1]
         found.append(place)
         position = place[1]
     return found

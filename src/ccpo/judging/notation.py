@@ -36,7 +36,7 @@ _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,|\{\\,\})\s*(?=[0-9]{3}(?![
 _LAYOUT = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|bf|rm|it|sf|tt|normalsize"
     r"|large|Large|huge|boldmath|mathstrut|strut|centering|checkmark|blacksquare|qed|nonumber|notag|hfill)(?![a-zA-Z])\s?"
-    r"|(?!\A)\\(?:(?:[hv]space|label|tag)\*?\s*\{[^{}]*\}|[hv]?phantom\s*(?:\{[^{}]*\}|.))"
+    r"|\\(?:(?:[hv]space|label|tag)\*?\s*\{[^{}]*\}|[hv]?phantom\s*(?:\{[^{}]*\}|.))"
 )
 _SPACE = re.compile(r"(\\\\)|\\[,;:!> \n]|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space)(?![a-zA-Z])|~|[\s\u2000-\u200a]+")
 _COLOUR = re.compile(r"\\(?:textcolor|color|colorbox)\s*\{[^{}]*\}\s*")
@@ -88,7 +88,8 @@ def spaces(text):
     r"""Dollar signs of mathematics, layout and every kind of space: one blank each. Thousands marked by LaTeX close up."""
     text = re.sub(r"\\[()\[\]]|\$\$|(?<!\\)\$(?!\s*[0-9.])|(?<!\\)\$(?=[^$]*\$)|\*\*|__(?=\w)", " ", text)
     text = _THOUSANDS.sub("", text)
-    text = _LAYOUT.sub(" ", text).replace(r"\{,\}", ",").replace("{:}", ":").replace("{,}", ",")
+    visible = _LAYOUT.sub(" ", text)
+    text = (visible if re.search(r"\w", visible) else text.replace(r"\phantom", "")).replace(r"\{,\}", ",").replace("{:}", ":").replace("{,}", ",")
     return _SPACE.sub(lambda m: m[1] or " ", text).strip()
 
 
