@@ -131,7 +131,10 @@ def near_misses(gold, other):
     places = [match.start() for match in re.finditer(r"[1-9]", gold)]
     digits = [f"{gold[:i]}{int(gold[i]) % 9 + 1}{gold[i + 1 :]}" for i in places[:3] + places[-1:]]
     different = other if other.strip("-") != gold.strip("-") else f"{other}1"
-    swaps = [gold.replace("[", "(", 1) if "[" in gold else None, gold.replace("(", "[", 1) if r"\infty" in gold else None]
+    swaps = [
+        gold.replace("[", "(", 1) if "[" in gold else None,
+        gold.replace("(", "[", 1) if r"\infty" in gold else None,
+    ]
     forms = [
         *digits,
         *swaps,
@@ -158,7 +161,9 @@ def judge_spellings(verifier, data, seed):
         return {}
     rng, golds = random.Random(seed), []
     for name, count in (("math500", 500), ("math_train", 500), ("gsm8k_train", 500)):
-        answers = [json.loads(line)["answer"].rpartition("####")[2].strip() for line in (data / f"{name}.jsonl").open()]
+        answers = [
+            json.loads(line)["answer"].rpartition("####")[2].strip() for line in (data / f"{name}.jsonl").open()
+        ]
         golds += rng.sample(answers, count)
     result = {}
     for key, expected, build in (
@@ -183,7 +188,9 @@ def judge_file(verifier, path):
     scores = verifier.score(gold=[row["gold"] for row in rows], prediction=[row["prediction"] for row in rows])
     wrong = [{**row, "score": str(score)} for row, score in zip(rows, scores, strict=True) if score != row["expected"]]
     for row in sorted(wrong, key=lambda row: row["score"] != "1.0"):
-        print(f"{'FALSE POSITIVE' if row['score'] == '1.0' else 'wrong':<15} {row['gold']!r} <- {row['prediction']!r}: {row['score']}")
+        print(
+            f"{'FALSE POSITIVE' if row['score'] == '1.0' else 'wrong':<15} {row['gold']!r} <- {row['prediction']!r}: {row['score']}"
+        )
     return {
         "pairs_total": len(rows),
         "pairs_wrong": len(wrong),
@@ -245,7 +252,9 @@ def timed(function, *args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", default="2000", help="pairs per repeat; or a file of pairs with their right verdicts")
+    parser.add_argument(
+        "--pairs", default="2000", help="pairs per repeat; or a file of pairs with their right verdicts"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--num_workers", type=int, default=None, help="worker processes; by default MathVerifier's choice"

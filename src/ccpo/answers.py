@@ -10,22 +10,12 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from .boxes import has_boxed, last_box, strip_boxed
+
 MAX_TEXT = 100_000  # characters of a text, counted from its end, in which an answer is looked for
 MAX_ANSWER = 4_000  # characters of what a box holds that are handed on
 MAX_BARE = 200  # characters of a text, or of what follows a phrase, that may be an answer
 MAX_PASSES = 4  # of the leak guard, before it takes out the phrases' own words
-
-_BOXES = ("\\boxed", "\\fbox")
-# `\\` is a line break unless it is a doubled backslash in front of a box; `\{` and `\}` are no grouping.
-_BRACES = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])|\\\\(?!boxed|fbox)|\\[{}]|[{}]")
-# What `\boxed` without braces takes: everything up to white space, `$`, a closing brace or the end of the formula.
-_BARE_ARGUMENT = re.compile(r"(?:[^\s\\${}]+|\\[^\])])*", re.DOTALL)
-# Between boxes that are one answer, a separator among them.
-_BETWEEN = re.compile(
-    r"(?=.*(?:[,;&]|and|or))(?:[\s$,;&]|\\[,;:!()\[\] ]|\\\\|\\q?quad|\\(?:text|mbox|textrm|mathrm)\s*\{[\s,]*(?:and|or)?[\s,]*\}|and|or)+",
-    re.DOTALL,
-)
-MAX_BETWEEN = 60
 
 _ENVIRONMENT = re.compile(
     r"\$\$((?:\\.|[^$\\])+)\$\$|\$((?:\\.|[^$\\])+)\$|(?<!\\)\\\((.+?)\\\)|(?<!\\)\\\[(.+?)\\\]", re.DOTALL
@@ -37,10 +27,13 @@ _TRAILING = re.compile(r"(?<![\\.])[.,;:]\Z")
 # Where a phrase begins; its word is found first, so that the rest is matched in a window of bounded size.
 _ANCHOR = re.compile(r"(?<![\w</])answers?(?!\w)|<answer>|^[ \t]{0,8}####", re.IGNORECASE | re.MULTILINE)
 _BEFORE = re.compile(
-    r"(?:#{1,6}\s+)?[*_]{0,3}(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\b(?:the|my|our)\s+)?(?:\b(?:final|correct|right)\s+)?\Z", re.IGNORECASE
+    r"(?:#{1,6}\s+)?[*_]{0,3}(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\b(?:the|my|our)\s+)?"
+    r"(?:\b(?:final|correct|right)\s+)?\Z",
+    re.IGNORECASE,
 )
 _LINK = re.compile(
-    r"(?:[*_\s]{0,4}(?:\s(?:to|of|for)\s[^\n.:=$\\]{1,60}?\s)?\s{0,2}(?:is|are|equals|(?:should|must|would|will|has to)\s+be)\b|[*_ \t]{0,4}[:=])"
+    r"(?:[*_\s]{0,4}(?:\s(?:to|of|for)\s[^\n.:=$\\]{1,60}?\s)?\s{0,2}"
+    r"(?:is|are|equals|(?:should|must|would|will|has to)\s+be)\b|[*_ \t]{0,4}[:=])"
     r"(?:[*_\s]{0,4}[:=])?(?:\s+(?:therefore|thus|hence|then|simply|just|indeed|exactly|equal\s+to|given\s+by|option|choice))?"
     r"[*_:]{0,3}\s{0,8}[*_]{0,3}\s{0,4}",
     re.IGNORECASE,
@@ -48,7 +41,11 @@ _LINK = re.compile(
 _HEADING = re.compile(r"[*_: \t]{0,6}\n\s{0,8}[*_]{0,3}")
 _MARKS = re.compile(r"[*_]{1,3}")
 _STOP = re.compile(r"(?:(?<![\s.][apAP]\.[mM])(?<!\W[apAP])(?<!\\)[.!?](?=\s|\Z)|[.!]?\*\*|\n|</|<\|)")
-_CLAUSE = re.compile(r"[,;]?\s+(?:since|because|which|where|so that|as (?:required|desired|needed|expected|claimed)|I hope)\b.*|\s*[(]\s*(?:since|because)\b.*", re.DOTALL)
+_CLAUSE = re.compile(
+    r"[,;]?\s+(?:since|because|which|where|so that|as (?:required|desired|needed|expected|claimed)|I hope)\b.*"
+    r"|\s*[(]\s*(?:since|because)\b.*",
+    re.DOTALL,
+)
 _HEADINGS = re.compile(
     r"(?:step|part|case|solution|remark|conclusion|explanation|verification|check|summary|note|plan|proof|analysis|result)s?\b[\s0-9.:]*\Z",
     re.IGNORECASE,
@@ -70,118 +67,14 @@ _WORD_NUMBER = re.compile(
     re.IGNORECASE,
 )
 MAX_WORDS = 6
-_SENTENCE = re.compile(r"(?:(?:so|thus|hence|therefore),?\s+)?(?:[A-Za-z][A-Za-z'’-]*\s+){1,6}(?:is|are|equals)\s+(\S.{0,80}?)[.!]?", re.IGNORECASE)
-_NOT_SUBJECT = re.compile(r"\b(?:one|not|no|if|maybe|perhaps|guess|either|or|possible|another|might|could|neither)\b", re.IGNORECASE)
-
-
-def group_end(text, start):
-    """Index behind the group that opens at `text[start] == "{"`; the text's end where it never closes."""
-    depth, position = 0, start
-    while position < len(text):
-        char = text[position]
-        if char == "\\":
-            position += 2  # an escaped brace is no brace
-            continue
-        depth += (char == "{") - (char == "}")
-        position += 1
-        if depth == 0:
-            return position
-    return len(text)
-
-
-def _argument_end(text, position):
-    r"""Index behind the argument of the `\boxed` that ends at `position`."""
-    while text[position : position + 1].isspace():
-        position += 1
-    if text.startswith("{", position):
-        return group_end(text, position)
-    while True:  # e.g. \frac{1}{2}
-        position = _BARE_ARGUMENT.match(text, position).end()
-        if not text.startswith("{", position):
-            return position
-        position = group_end(text, position)
-
-
-def strip_boxed(text: str) -> str:
-    r"""
-    Remove every `\boxed{…}` and `\fbox{…}` with balanced braces, wherever it stands, in linear time.
-
-    A box that never closes is removed to the end of the text, `\boxed 5` and `\boxed\frac{1}{2}` together with their
-    arguments, and the dollar signs that would be left empty with them. A `\boxed` that only the removal of another one
-    brings together goes too.
-
-    Args:
-        text (`str`): a thought.
-
-    Returns:
-        `str`: the text without boxes; the text itself where it has none.
-    """
-    if not has_boxed(text):
-        return text
-    kept, position = [], 0
-    while position < len(text):
-        kept.append(text[position])
-        position += 1
-        if kept[-1] not in "dx" or not (box := "".join(kept[-6:])).endswith(_BOXES):
-            continue
-        del kept[-6 if box == _BOXES[0] else -5 :]
-        position = _argument_end(text, position)
-        for fence in ("$$", "$"):
-            if "".join(kept[-len(fence) :]) == fence and text.startswith(fence, position):
-                del kept[-len(fence) :]
-                position += len(fence)
-                break
-    return "".join(kept)
-
-
-def has_boxed(text: str) -> bool:
-    r"""Whether the text contains a `\boxed` or an `\fbox`."""
-    return any(box in text for box in _BOXES)
-
-
-def _boxes(text):
-    """`(start, end, content)` of every box that closes, by where it begins; in linear time."""
-    found, opened, taken = [], [], 0  # opened: the box of every open brace, None for a brace that is no box
-    for match in _BRACES.finditer(text) if has_boxed(text) else ():
-        token = match.group()
-        if token in _BOXES:
-            brace = match.end()
-            while text[brace : brace + 1].isspace():
-                brace += 1
-            if text.startswith("{", brace):
-                opened.append((match.start(), brace + 1))
-                taken = brace + 1
-            else:
-                argument = text[match.end() : match.end() + MAX_BARE]
-                argument = argument[: _argument_end(argument, 0)]
-                if argument.strip():
-                    found.append((match.start(), match.end() + len(argument), argument.strip()))
-        elif token == "{" and match.start() >= taken:
-            opened.append(None)
-        elif token == "}" and opened:
-            box = opened.pop()
-            if box is not None:
-                found.append((box[0], match.end(), text[box[1] : match.start()]))
-    return sorted(found)
-
-
-def last_box(text):
-    r"""
-    What the last box holds, of nested ones the inner, or `None`; boxes with nothing but separators between them are
-    one answer, `\boxed{1}, \boxed{2}`. In linear time.
-    """
-    boxes = _boxes(text)
-    if not boxes:
-        return None
-    start, _, content = boxes[-1]
-    parts = [content]
-    for begin, end, content in reversed(boxes[:-1]):
-        between = text[end:start]
-        if end > start or len(between) > MAX_BETWEEN or not _BETWEEN.fullmatch(between):
-            break
-        start = begin
-        parts.append(content)
-    return ", ".join(reversed(parts))
+_SENTENCE = re.compile(
+    r"(?:(?:so|thus|hence|therefore),?\s+)?(?:[A-Za-z][A-Za-z'’-]*\s+){1,6}(?:is|are|equals)\s+(\S.{0,80}?)[.!]?",
+    re.IGNORECASE,
+)
+_NOT_SUBJECT = re.compile(
+    r"\b(?:one|not|no|if|maybe|perhaps|guess|either|or|possible|another|might|could|neither)\b",
+    re.IGNORECASE,
+)
 
 
 def _clean(text):
@@ -316,7 +209,7 @@ class AnswerReader:
             return _unwrap(box)[-MAX_ANSWER:] or None
         places = self.find(text) if places is None else places
         if places:
-            return last_box(places[-1][2]) or _unwrap(places[-1][2])[-MAX_ANSWER:]
+            return _unwrap(places[-1][2])[-MAX_ANSWER:]
         if self.pattern is not None or has_boxed(text):
             return None
         return bare_answer(text) or _sentence_answer(text)

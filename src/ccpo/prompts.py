@@ -2,7 +2,8 @@
 
 import re
 
-from .answers import DEFAULT_READER, AnswerReader, group_end, has_boxed, strip_boxed  # noqa: F401 (importable from here)
+from .answers import DEFAULT_READER, AnswerReader
+from .boxes import group_end, has_boxed, strip_boxed  # noqa: F401 (`has_boxed` can be imported from here)
 
 THINKER_PROMPT = (
     "You are the Thinker of a team of two. Your partner, the Solver, reads what you write and then writes the "

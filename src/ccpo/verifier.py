@@ -232,7 +232,7 @@ class MathVerifier:
 
     - *Gold* answers are bare (`72`, `1,200`, `\frac{1}{2}`, `\text{Evelyn}`, `$x$`), GSM8K solutions (what follows the
       closing `####` counts) or solutions with boxes (the last one counts, or the last that form one answer).
-    - Of a *prediction* the last `\boxed{}` that closes counts, or the last boxes that form one answer; without one, the
+    - Of a *prediction* the last `\boxed{}` that closes counts, or the last boxes that form one answer; else the
       last phrase that states an answer (`#### 34`, `Answer: 34`, "the answer is 34", `<answer>34</answer>`); else the
       whole text if it is a bare answer itself. See [`~ccpo.answers.AnswerReader`].
     - Of long texts the last 100,000 characters are read. An answer of more than 2,000 is unreadable.
@@ -305,7 +305,7 @@ class MathVerifier:
         pairs = []
         for gold_text, text in zip(gold, prediction, strict=True):
             reference = references.get(gold_text)
-            is_gold = gold_text is not None and text.strip() == gold_text.strip()
+            is_gold = self.reader.pattern is None and gold_text is not None and text.strip() == gold_text.strip()
             pairs.append((reference, reference if is_gold else self.reader.extract(text)))
         return self._judge(pairs)
 
@@ -333,8 +333,8 @@ class MathVerifier:
 
     def equal(self, first: str, second: str) -> bool:
         """
-        Whether two answers, as [`extract`] gives them, are the same. Not symmetric in everything (the first is taken as
-        the gold answer): ask both ways for either. `False` where one of them cannot be read or takes too long.
+        Whether two answers, as [`extract`] gives them, are the same. Not symmetric in everything (the first is taken
+        as the gold answer): ask both ways for either. `False` where one of them cannot be read or takes too long.
         """
         return self._judge([(first, second)]) == [1.0]
 

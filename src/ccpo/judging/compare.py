@@ -176,7 +176,9 @@ class Judge:
         based, other = (gold, answer) if isinstance(gold, Based) else (answer, gold)
         if based is answer and based.base != 10:  # a bare number is decimal: 12_3 is not 12
             return False
-        text = other.latex.replace(" ", "") if isinstance(other, Expr) else other.text if isinstance(other, Words) else ""
+        text = (
+            other.latex.replace(" ", "") if isinstance(other, Expr) else other.text if isinstance(other, Words) else ""
+        )
         return text.lower() == based.digits
 
     def _same_percent(self, gold, answer):
@@ -264,9 +266,13 @@ class Judge:
             changed = False
             for first in parts:
                 for second in parts:
-                    if first is second or not all(isinstance(p, Group) and len(p.items) == 2 and p.opening in "([" for p in (first, second)):
+                    if first is second or not all(
+                        isinstance(p, Group) and len(p.items) == 2 and p.opening in "([" for p in (first, second)
+                    ):
                         continue
-                    touching = self.same(first.items[1], second.items[0]) and (first.closing == "]" or second.opening == "[")
+                    touching = self.same(first.items[1], second.items[0]) and (
+                        first.closing == "]" or second.opening == "["
+                    )
                     if touching:
                         parts = [part for part in parts if part is not first and part is not second]
                         parts.append(Group(first.opening, second.closing, (first.items[0], second.items[1])))
@@ -305,7 +311,13 @@ def _plain(text):
 
 def _same_name(first, second):
     first, second = first.lower(), second.lower()
-    return first == second or {first, second} == {"y", "f(x)"} or "(" not in first + second and max(len(first), len(second)) > 3 and min(len(first), len(second)) == 1
+    return (
+        first == second
+        or {first, second} == {"y", "f(x)"}
+        or "(" not in first + second
+        and max(len(first), len(second)) > 3
+        and min(len(first), len(second)) == 1
+    )
 
 
 def _as_relation(form):

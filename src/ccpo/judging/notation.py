@@ -23,9 +23,7 @@ _SIGNS = {
     "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "℃": r"^\circ C", "℉": r"^\circ F", "，": ",", "；": ";", "：": ":",
     "（": "(", "）": ")", "。": ".", "、": ",", "∖": r"\setminus ", "✓": "", "✔": "", "✅": "", "¢": r"\cents ",
 }  # fmt: skip
-_FRACTIONS = {
-    char: unicodedata.normalize("NFKC", char).split("⁄") for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
-}
+_FRACTIONS = {char: unicodedata.normalize("NFKC", char).split("⁄") for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"}
 _SIGNS |= {char: rf"\frac{{{top}}}{{{bottom}}}" for char, (top, bottom) in _FRACTIONS.items()}
 _SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
 _RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+")
@@ -38,7 +36,9 @@ _LAYOUT = re.compile(
     r"|large|Large|huge|boldmath|mathstrut|strut|centering|checkmark|blacksquare|qed|nonumber|notag|hfill)(?![a-zA-Z])\s?"
     r"|\\(?:(?:[hv]space|label|tag)\*?\s*\{[^{}]*\}|[hv]?phantom\s*(?:\{[^{}]*\}|.))"
 )
-_SPACE = re.compile(r"(\\\\)|\\[,;:!> \n]|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space)(?![a-zA-Z])|~|[\s\u2000-\u200a]+")
+_SPACE = re.compile(
+    r"(\\\\)|\\[,;:!> \n]|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space)(?![a-zA-Z])|~|[\s\u2000-\u200a]+"
+)
 _COLOUR = re.compile(r"\\(?:textcolor|color|colorbox)\s*\{[^{}]*\}\s*")
 _FONT = re.compile(
     r"\\(?P<command>text(?:bf|it|rm|sf|tt|normal|up|sl|sc|md)?|[mhf]box|boxed|emph|underline|uline|math(?:bf|rm|it|sf|tt|normal|bfit)"
@@ -89,7 +89,12 @@ def spaces(text):
     text = re.sub(r"\\[()\[\]]|\$\$|(?<!\\)\$(?!\s*[0-9.])|(?<!\\)\$(?=[^$]*\$)|\*\*|__(?=\w)", " ", text)
     text = _THOUSANDS.sub("", text)
     visible = _LAYOUT.sub(" ", text)
-    text = (visible if re.search(r"\w", visible) else text.replace(r"\phantom", "")).replace(r"\{,\}", ",").replace("{:}", ":").replace("{,}", ",")
+    text = (
+        (visible if re.search(r"\w", visible) else text.replace(r"\phantom", ""))
+        .replace(r"\{,\}", ",")
+        .replace("{:}", ":")
+        .replace("{,}", ",")
+    )
     return _SPACE.sub(lambda m: m[1] or " ", text).strip()
 
 
@@ -170,7 +175,12 @@ def meridiem(text):
 
 def percent(text):
     text = re.sub(r"(?<!\\)%", r"\\%", text)
-    return re.sub(rf"{OPEN}(?:percent|percentage|pct|per cent)\.?{CLOSE}|\b(?:percent|per cent|pct)\b\.?", r"\\%", text, flags=re.IGNORECASE)
+    return re.sub(
+        rf"{OPEN}(?:percent|percentage|pct|per cent)\.?{CLOSE}|\b(?:percent|per cent|pct)\b\.?",
+        r"\\%",
+        text,
+        flags=re.IGNORECASE,
+    )
 
 
 def degrees(text):

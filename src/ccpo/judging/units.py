@@ -88,7 +88,12 @@ _UNITS = {}
 for _line in _TABLE.split("\n")[1:-1]:
     _dimension, _factor, *_names = _line.split()
     _UNITS |= {name: (Fraction(_factor), _dimension) for name in _names}
-_SPEEDS = {"mph": ("mile", "hour"), "kph": ("kilometer", "hour"), "kmph": ("kilometer", "hour"), "fps": ("foot", "second")}
+_SPEEDS = {
+    "mph": ("mile", "hour"),
+    "kph": ("kilometer", "hour"),
+    "kmph": ("kilometer", "hour"),
+    "fps": ("foot", "second"),
+}
 
 NUMBERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _SMALL = dict(
@@ -104,8 +109,9 @@ _TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split()
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _IRREGULAR = frozenset("people children men women mice sheep fish feet teeth geese oxen deer dice pence".split())
 # Words that end in -s and count nothing, and words that change what is said. Neither is a thing nor describes one.
-_NO_THINGS = frozenset(
-    """about above actually again all almost also alternatives always and another any anything approximately around as
+_NO_THINGS = (
+    frozenset(
+        """about above actually again all almost also alternatives always and another any anything approximately around as
     at away because below best between both but by choices correct cubes differs does doubles either else equals
     error estimates everything exactly except factorials false few fewer fifths fourths from greater guess guesses halves
     half hence if in incorrect infinitely inverse is it its larger least less likely many maximum maybe minimum minus
@@ -118,7 +124,11 @@ _NO_THINGS = frozenset(
     values-of tons-of third fourth fifth sixth seventh eighth ninth tenth hundredth thousandth double triple dozen
     hundred thousand million billion trillion lakh crore gross score grand base root factorial inverse divided
     multiplied times added percent negatives opposites reciprocals inverses roots""".split()
-) | set(_SMALL) | set(_TENS) | set(NUMBERS)
+    )
+    | set(_SMALL)
+    | set(_TENS)
+    | set(NUMBERS)
+)
 _FILLERS = re.compile(r"\s+(?:in total|in all|total|altogether|left|remaining|each|old|long|tall|wide|high|deep)\Z")
 _PER = re.compile(r"\s*(?:\bper\b|/|\ba\b(?=\s\w{3}))\s*")
 _TOKEN = re.compile(r"([a-z¢'-]+)\.?(?:\s*\^\s*\{?\s*(-?[1-9])\s*\}?)?|(\S)")
@@ -184,7 +194,9 @@ def parse_unit(text):
         is neither a known unit nor a countable thing.
     """
     text = _FILLERS.sub("", " " + text.strip().removesuffix(".")).strip()
-    text = re.sub(r"\s+of\s+[a-z' -]{3,40}\Z", lambda m: "" if all(map(_describes, m.group().split()[1:])) else m.group(), text)
+    text = re.sub(
+        r"\s+of\s+[a-z' -]{3,40}\Z", lambda m: "" if all(map(_describes, m.group().split()[1:])) else m.group(), text
+    )
     text = re.sub(r"([a-z]+)\s+(squared|cubed)\b", lambda m: f"{m[1]}^{_POWERS[m[2]]}", text)
     text = re.sub(r"\bdegrees?\s+(celsius|fahrenheit)\b", r"\1", text)
     if text in _SPEEDS:
@@ -205,9 +217,11 @@ def same_dimension(first, second):
     """Whether two dimensions are one, `units` being any length."""
     if first == second:
         return True
-    return all(
-        len(dimension) == 1 for dimension in (first, second)
-    ) and first[0][1] == second[0][1] and GENERIC in (first[0][0], second[0][0])
+    return (
+        all(len(dimension) == 1 for dimension in (first, second))
+        and first[0][1] == second[0][1]
+        and GENERIC in (first[0][0], second[0][0])
+    )
 
 
 def number_word(text):

@@ -34,12 +34,16 @@ def numeral(text):
         digits = len((whole + (part or "")).lstrip("0"))
         return Numeral(-value if match[1] else value, len(part) if part else None, digits)
     if match := _FRACTION.fullmatch(text):
-        top, bottom = (int(group.replace(" ", "")) for group in ((match[2], match[3]) if match[2] else (match[4], match[5])))
+        top, bottom = (
+            int(group.replace(" ", "")) for group in ((match[2], match[3]) if match[2] else (match[4], match[5]))
+        )
         return Numeral(Fraction(-top if match[1] else top, bottom)) if bottom else None
     if match := _SCIENTIFIC.fullmatch(text):
         exponent = int(match[2] or match[3])
         head = match[1].strip()
-        if abs(exponent) > MAX_EXPONENT or (head and (head[-1] in "^_({" or not re.search(r"\\times|\\cdot|\*", text))):
+        if abs(exponent) > MAX_EXPONENT or (
+            head and (head[-1] in "^_({" or not re.search(r"\\times|\\cdot|\*", text))
+        ):
             return None
         mantissa = Numeral(Fraction(-1 if head == "-" else 1)) if head in ("", "-") else numeral(head)
         if mantissa is None:
@@ -63,7 +67,9 @@ def is_rounding(exact, decimal):
     error = abs(exact) - abs(decimal.value)
     if (exact > 0) != (decimal.value > 0):
         return False
-    return (enough and -step / 2 <= error < step) or (decimal.digits >= 15 and abs(error) <= abs(exact) * Fraction(1, 10**13))
+    return (enough and -step / 2 <= error < step) or (
+        decimal.digits >= 15 and abs(error) <= abs(exact) * Fraction(1, 10**13)
+    )
 
 
 def same_numbers(first, second):
@@ -116,10 +122,15 @@ def build_values(parse, verify):
         return Fraction(int(expression.p), int(expression.q)) if expression.is_Rational else None
 
     def approximate(expression, names, shift):
-        at = {name: points[(index + 7 * shift) % 64] * (-1) ** ((index + shift) % (2 + shift)) for index, name in enumerate(names)}
+        at = {
+            name: points[(index + 7 * shift) % 64] * (-1) ** ((index + shift) % (2 + shift))
+            for index, name in enumerate(names)
+        }
         number = expression.subs(at).evalf(DIGITS)
         real, imaginary = number.as_real_imag()
-        if not (real.is_Float or real.is_Integer or real.is_Rational) or not (imaginary.is_number and imaginary.is_comparable):
+        if not (real.is_Float or real.is_Integer or real.is_Rational) or not (
+            imaginary.is_number and imaginary.is_comparable
+        ):
             raise ValueError("no number")
         return number
 

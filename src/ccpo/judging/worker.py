@@ -15,8 +15,8 @@ from functools import lru_cache
 from operator import add, mul, sub, truediv
 
 from .compare import Judge
-from .forms import read
 from .notation import normalize
+from .reading import read
 from .values import build_values
 
 MAX_ANSWER = 2_000  # characters of an answer; a longer one counts as unreadable (the longest in MATH has 159)
@@ -102,7 +102,9 @@ def build_judge():
 
     forbid_eval()
     speed_up_grammar()
-    normalization = NormalizationConfig(basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none")
+    normalization = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
+    )
 
     @lru_cache(maxsize=4096)
     def parse(latex):
@@ -172,4 +174,3 @@ def main(timeout):
             verdict = RIGHT if text == gold_text or is_right(gold, text) else WRONG
         signal.setitimer(signal.ITIMER_REAL, 0)  # before the reply, after which the parent's mind is on the next pair
         os.write(replies, verdict)
-
