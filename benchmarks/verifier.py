@@ -16,7 +16,7 @@ of which the first is measured in the same repeat. Writes `outputs/bench/verifie
 verdict; `hanging_batch_seconds` and `hanging_bound_seconds` (medians), and `hanging_within_bound`, whether every batch
 ended within its own bound with every other pair judged as without the hanging ones.
 
-`--pairs FILE` instead of a number judges the pairs of a file, a JSON object `{"gold", "prediction", "expected"}` a line
+`--pairs FILE` instead of a number judges those of a file, a JSON object `{"gold", "prediction", "expected"}` a line
 (`../shared/cases/math_pairs.jsonl` where it is there, also without the option), and lists those that are wrong:
 `pairs_wrong`, `pairs_false_positive` (rewarded though wrong) and `pairs_total`. `spellings_*` and `near_misses_*` come
 from a generator: every gold answer of MATH500, and 500 of MATH and of GSM8K, in up to ten other correct spellings, of
@@ -189,7 +189,8 @@ def judge_file(verifier, path):
     wrong = [{**row, "score": str(score)} for row, score in zip(rows, scores, strict=True) if score != row["expected"]]
     for row in sorted(wrong, key=lambda row: row["score"] != "1.0"):
         print(
-            f"{'FALSE POSITIVE' if row['score'] == '1.0' else 'wrong':<15} {row['gold']!r} <- {row['prediction']!r}: {row['score']}"
+            f"{'FALSE POSITIVE' if row['score'] == '1.0' else 'wrong':<15} "
+            f"{row['gold']!r} <- {row['prediction']!r}: {row['score']}"
         )
     return {
         "pairs_total": len(rows),

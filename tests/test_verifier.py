@@ -246,7 +246,8 @@ def test_a_prompt_of_one_s_own_says_where_the_answer_stands(verifier):
         -1.0,
         -1.0,
     ]
-    assert own.reader.strip("Plan. RESULT = 34\nAnswer: 3") == "Plan. \nAnswer: 3"
+    thought = "Plan. RESULT = 34\nAnswer: 3"
+    assert own.reader.strip(thought) == "Plan. \nAnswer: 3"
     assert pickle.loads(pickle.dumps(own)).reader == own.reader
     for pattern, message in [
         ("(", "regular expression, got '\\('"),

@@ -33,7 +33,7 @@ _BEFORE = re.compile(
 )
 _LINK = re.compile(
     r"(?:[*_\s]{0,4}(?:\s(?:to|of|for)\s[^\n.:=$\\]{1,60}?\s)?\s{0,2}"
-    r"(?:is|are|equals|(?:should|must|would|will|has to)\s+be)\b|[*_ \t]{0,4}[:=])"
+    r"(?:is|are|equals|should\s+be)\b|[*_ \t]{0,4}[:=])"
     r"(?:[*_\s]{0,4}[:=])?(?:\s+(?:therefore|thus|hence|then|simply|just|indeed|exactly|equal\s+to|given\s+by|option|choice))?"
     r"[*_:]{0,3}\s{0,8}[*_]{0,3}\s{0,4}",
     re.IGNORECASE,
@@ -57,7 +57,7 @@ _PROSE = re.compile(
     r"\b(?:so|thus|hence|therefore|then|because|since|is|are|was|were|be|been|it|we|you|he|she|they|this|that|these|those|there|here"
     r"|the|to|from|with|get|gets|got|have|has|had|find|need|needs|can|could|will|would|must|should|let|use|using|used|first|next"
     r"|finally|not|but|if|when|where|which|what|who|how|why|now|do|does|did|our|my|your|their|its|his|her|into|answer|by|between"
-    r"|compute|calculate|add|subtract|multiply|divide|solve|consider|note|suppose|assume|step|plan|given|obtain|gives|equals)\b",
+    r"|compute|calculate|add|subtract|multiply|divide|solve|consider|note|suppose|assume|step|plan|given|look|at|obtain|gives|equals)\b",
     re.IGNORECASE,
 )
 _WORD_NUMBER = re.compile(

@@ -13,14 +13,18 @@ OPEN, CLOSE = "\ue000", "\ue001"  # around words; private-use characters, taken 
 
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",
-    "•": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
+    "•": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
+    "∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
     "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "Ω": r"\Omega ", "Δ": r"\Delta ",
     "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
     "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "⌀": r"\emptyset ",
-    "°": r"^\circ ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}", "ℂ": r"\mathbb{C}",
-    "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "‰": r"\permille ", "√": r"\sqrt ", "∛": r"\sqrt[3]", "⟨": r"\langle ",
+    "°": r"^\circ ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}",
+    "ℂ": r"\mathbb{C}",
+    "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "‰": r"\permille ", "√": r"\sqrt ", "∛": r"\sqrt[3]",
+    "⟨": r"\langle ",
     "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "…": r"\ldots ", "⋯": r"\ldots ", "≡": r"\equiv ",
-    "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "℃": r"^\circ C", "℉": r"^\circ F", "，": ",", "；": ";", "：": ":",
+    "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "℃": r"^\circ C", "℉": r"^\circ F",
+    "，": ",", "；": ";", "：": ":",
     "（": "(", "）": ")", "。": ".", "、": ",", "∖": r"\setminus ", "✓": "", "✔": "", "✅": "", "¢": r"\cents ",
 }  # fmt: skip
 _FRACTIONS = {char: unicodedata.normalize("NFKC", char).split("⁄") for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"}
@@ -37,7 +41,8 @@ _LAYOUT = re.compile(
     r"|\\(?:(?:[hv]space|label|tag)\*?\s*\{[^{}]*\}|[hv]?phantom\s*(?:\{[^{}]*\}|.))"
 )
 _SPACE = re.compile(
-    r"(\\\\)|\\[,;:!> \n]|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space)(?![a-zA-Z])|~|[\s\u2000-\u200a]+"
+    r"(\\\\)|\\[,;:!> \n]|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space)(?![a-zA-Z])"
+    r"|~|[\s\u2000-\u200a]+"
 )
 _COLOUR = re.compile(r"\\(?:textcolor|color|colorbox)\s*\{[^{}]*\}\s*")
 _FONT = re.compile(
@@ -85,7 +90,7 @@ def signs(text):
 
 
 def spaces(text):
-    r"""Dollar signs of mathematics, layout and every kind of space: one blank each. Thousands marked by LaTeX close up."""
+    r"""Dollar signs of mathematics, layout and every kind of space: one blank each. LaTeX's thousands close up."""
     text = re.sub(r"\\[()\[\]]|\$\$|(?<!\\)\$(?!\s*[0-9.])|(?<!\\)\$(?=[^$]*\$)|\*\*|__(?=\w)", " ", text)
     text = _THOUSANDS.sub("", text)
     visible = _LAYOUT.sub(" ", text)
@@ -292,7 +297,8 @@ def mixed_numbers(text):
         return rf"{match[1]}\frac{{{whole * bottom + top}}}{{{bottom}}}"
 
     return re.sub(
-        r"(?<![0-9.,^_}])(?<![0-9] )(-?\s?)([0-9]{1,9})(?:\s?\\frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}|[ -]([0-9]{1,9})/([0-9]{1,9})(?![0-9/.]))",
+        r"(?<![0-9.,^_}])(?<![0-9] )(-?\s?)([0-9]{1,9})(?:\s?\\frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}"
+        r"|[ -]([0-9]{1,9})/([0-9]{1,9})(?![0-9/.]))",
         mixed,
         text,
     )

@@ -9,7 +9,8 @@ from .notation import CLOSE, OPEN
 _APPROXIMATELY = re.compile(rf"\A(?:{OPEN}(?:approximately|approx)\.?{CLOSE}|\\approx)\s*")
 _SHORT_UNITS = r"(?:cm|mm|km|kg|mg|ml|mL|ft|lb|lbs|oz|hr|hrs|yd|mi|in|mph|sq|kW|Hz|m|s|h|g|L)"
 _BARE_UNIT = re.compile(
-    rf"(?<=[0-9}}) ])(?:(?:cm|mm|km|kg|mg|ml|mL|ft|lb|oz|hr|yd)|(?<= )(?:in|mi)\b)(?:\^\{{?[23]\}}?)?(?: ?/ ?{_SHORT_UNITS}(?:\^\{{?2\}}?)?)?\Z"
+    rf"(?<=[0-9}}) ])(?:(?:cm|mm|km|kg|mg|ml|mL|ft|lb|oz|hr|yd)|(?<= )(?:in|mi)\b)(?:\^\{{?[23]\}}?)?"
+    rf"(?: ?/ ?{_SHORT_UNITS}(?:\^\{{?2\}}?)?)?\Z"
     rf"|(?<= )m ?/ ?s(?:\^\{{?2\}}?)?\Z"
 )
 _QUOTED_UNIT = re.compile(

@@ -40,13 +40,16 @@ _SWAP = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 _NAME = re.compile(
     rf"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|pi|tau|epsilon|angle\s*[A-Z]+))"
     r"(?:'|_\{?[A-Za-z0-9]+\}?|\^\{-1\})*(?:\s*\(\s*[a-z](?:\s*,\s*[a-z])*\s*\))?"
-    rf"|{OPEN}(?!not\b|no\b)[a-z]+(?: [a-z]+){{0,4}}{CLOSE}(?:\s*[A-Za-z])?|[A-Z]{{2,3}}|\([a-z](?:\s*,\s*[a-z])+\)|\|[a-zA-Z]+\|",
+    rf"|{OPEN}(?!not\b|no\b)[a-z]+(?: [a-z]+){{0,4}}{CLOSE}(?:\s*[A-Za-z])?|[A-Z]{{2,3}}"
+    r"|\([a-z](?:\s*,\s*[a-z])+\)|\|[a-zA-Z]+\|",
     re.IGNORECASE,
 )
 _CLOCK = re.compile(rf"([0-9]{{1,2}}) ?: ?([0-9]{{2}})(?: ?: ?([0-9]{{2}}))?(?: ?{OPEN}([ap])m{CLOSE})?")
 _HOUR = re.compile(rf"([0-9]{{1,2}}) ?{OPEN}([ap])m{CLOSE}")
 _BASED = re.compile(
-    rf"(-?)\(?({OPEN}?)([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?){CLOSE}?\)?(?: ?_ ?\{{? ?\(?(?:([0-9]{{1,2}})|{OPEN}([a-z]+){CLOSE})\)? ?\}}?| {OPEN}(?:in )?base{CLOSE} ?-?([0-9]{{1,2}}))"
+    rf"(-?)\(?({OPEN}?)([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?){CLOSE}?\)?"
+    rf"(?: ?_ ?\{{? ?\(?(?:([0-9]{{1,2}})|{OPEN}([a-z]+){CLOSE})\)? ?\}}?"
+    rf"| {OPEN}(?:in )?base{CLOSE} ?-?([0-9]{{1,2}}))"
 )
 _OPTION = re.compile(r"\(? ?([A-J]) ?[).:](?: |(?=\S)|\Z)(.*)", re.DOTALL)
 _OTHER_OPTION = re.compile(r"(?:^|[\s(])[A-J] ?[).:](?:\s|\Z)")

@@ -12,7 +12,7 @@ _SCAN = re.compile(
 
 
 def tokens(text):
-    """`(token, start, end, depth)` of the text, or `None` where brackets do not close; half-open intervals are fine."""
+    """`(token, start, end, depth)` of the text, or `None` where brackets do not close, of whatever shape."""
     depth, found = 0, []
     braces = 0
     for match in _SCAN.finditer(text):

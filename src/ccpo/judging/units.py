@@ -98,7 +98,8 @@ _SPEEDS = {
 NUMBERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
 _SMALL = dict(
     zip(
-        """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+        """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+        seventeen
         eighteen nineteen""".split(),
         range(20),
         strict=True,
@@ -111,11 +112,13 @@ _IRREGULAR = frozenset("people children men women mice sheep fish feet teeth gee
 # Words that end in -s and count nothing, and words that change what is said. Neither is a thing nor describes one.
 _NO_THINGS = (
     frozenset(
-        """about above actually again all almost also alternatives always and another any anything approximately around as
-    at away because below best between both but by choices correct cubes differs does doubles either else equals
-    error estimates everything exactly except factorials false few fewer fifths fourths from greater guess guesses halves
+        """about above actually again all almost also alternatives always and another any anything approximately around
+    as     at away because below best between both but by choices correct cubes differs does doubles either else equals
+    error estimates everything exactly except factorials false few fewer fifths fourths from greater guess guesses
+    halves
     half hence if in incorrect infinitely inverse is it its larger least less likely many maximum maybe minimum minus
-    mod modulo more most multiples nearly negative neither never no none nor not nothing of once one ones only opposite
+    mod modulo more most multiples nearly negative neither never no none nor not nothing of once one ones only
+    opposite
     or other others otherwise over pairs parts perhaps percents plus points positive possible possibilities possibly
     powers probably quarters roots rather reciprocal remainder remainders roughly same scores sevenths sixths smaller
     solutions some something sometimes squares sure tens tenths than that thirds these they this those though times to

@@ -22,7 +22,7 @@ class Numeral:
 
 @lru_cache(maxsize=8192)
 def numeral(text):
-    """The number that a text is, if it is a plain one: integer, decimal, fraction, scientific notation; else `None`."""
+    """The number that a text is, if it is a plain one: integer, decimal, fraction, scientific; else `None`."""
     if text.startswith("(") and text.endswith(")") and "(" not in text[1:] and ")" not in text[:-1]:
         text = text[1:-1]
     text = text.strip()
@@ -73,7 +73,7 @@ def is_rounding(exact, decimal):
 
 
 def same_numbers(first, second):
-    """Whether two numerals are equal, or one is the rounding of the other: of a decimal only at six decimals or more."""
+    """Whether two numerals are equal, or one is the other rounded: of a decimal only at six decimals or more."""
     if first.value == second.value:
         return True
     for exact, decimal in (first, second), (second, first):
