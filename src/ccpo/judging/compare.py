@@ -1,8 +1,7 @@
 """Whether two forms are the same answer. One function per kind; what is not said to be equal is not."""
 
-from fractions import Fraction
-
 from . import units
+from .conversions import are_assignments, as_relation, on_24_hours, plain, same_name, scaled, total, values_of
 from .forms import (
     Assign,
     Based,
@@ -92,7 +91,7 @@ class Judge:
             case Expr(first), Expr(second):
                 return self.equal_latex(first, second)
             case Words(first), Words(second):
-                return _plain(first) == _plain(second)
+                return plain(first) == plain(second)
             case Relation(), Relation():
                 return self.same_relation(gold, answer)
         return False
@@ -120,10 +119,10 @@ class Judge:
 
     def _same_assigned(self, gold, answer):
         names = [form.name if isinstance(form, Assign) else "" for form in (gold, answer)]
-        if all(names) and not _same_name(*names):
+        if all(names) and not same_name(*names):
             return False
         if isinstance(gold, Relation) or isinstance(answer, Relation):
-            return self.same_relation(*map(_as_relation, (gold, answer)))
+            return self.same_relation(*map(as_relation, (gold, answer)))
         values = [form.values if isinstance(form, Assign) else (form,) for form in (gold, answer)]
         if any(isinstance(form, Assign) and not form.name and not self._agree(form.values) for form in (gold, answer)):
             return False
@@ -150,7 +149,7 @@ class Judge:
         if isinstance(gold, Clock) and isinstance(answer, Clock):
             if gold.half == answer.half:
                 return gold.time == answer.time
-            return "" in (gold.half, answer.half) and _on_24_hours(gold) == _on_24_hours(answer)
+            return "" in (gold.half, answer.half) and on_24_hours(gold) == on_24_hours(answer)
         if isinstance(gold, Clock):
             return False
         return answer.plain is not None and self.same(gold, answer.plain)
@@ -209,13 +208,13 @@ class Judge:
         if None in dimensions:  # the unit is left out, and only one there can be
             if len(golds) > 1 or len(answers) > 1:
                 return False
-            return self.same(*(_scaled(parts[0], False) for parts in (golds, answers)))
+            return self.same(*(scaled(parts[0], False) for parts in (golds, answers)))
         if not units.same_dimension(*dimensions):
             return False
         if len(golds) == len(answers) and [p[2] for p in golds] == [p[2] for p in answers]:
-            return all(self.same(_scaled(a, False), _scaled(b, False)) for a, b in zip(golds, answers, strict=True))
-        scaled = dimensions[0] == dimensions[1]
-        totals = [_total(parts, scaled) for parts in (golds, answers)]
+            return all(self.same(scaled(a, False), scaled(b, False)) for a, b in zip(golds, answers, strict=True))
+        with_unit = dimensions[0] == dimensions[1]
+        totals = [total(parts, with_unit) for parts in (golds, answers)]
         return None not in totals and self.same(*totals)
 
     def _same_ratio(self, gold, answer):
@@ -285,8 +284,8 @@ class Judge:
     def _same_items(self, gold, answer):
         match gold, answer:
             case Items(first), Items(second):
-                if _are_assignments(first) != _are_assignments(second):
-                    return self._same_all(_values_of(first), _values_of(second))
+                if are_assignments(first) != are_assignments(second):
+                    return self._same_all(values_of(first), values_of(second))
                 return self._same_unordered(first, second)
             case Group(r"\{", _, first), Group(r"\{", _, second):
                 return self._same_unordered(first, second)
@@ -295,7 +294,7 @@ class Judge:
             case (Group(r"\{", _, first), Items(second)) | (Items(first), Group(r"\{", _, second)):
                 return self._same_unordered(first, second)
             case (Group("(", ")", first), Items(second)) | (Items(first), Group("(", ")", second)):
-                return self._same_all(_values_of(first), _values_of(second))
+                return self._same_all(values_of(first), values_of(second))
             case (Group(r"\{", _, (item,)), other):
                 return self.same(item, other)
             case (other, Group(r"\{", _, (item,))):
@@ -303,66 +302,3 @@ class Judge:
             case (Group(r"\{", _, ()), Words(text)) | (Words(text), Group(r"\{", _, ())):
                 return text in ("empty set", "no solution", "no solutions", "empty")
         return False
-
-
-def _plain(text):
-    return text.replace("'", "").replace("-", " ")
-
-
-def _same_name(first, second):
-    first, second = first.lower(), second.lower()
-    return (
-        first == second
-        or {first, second} == {"y", "f(x)"}
-        or "(" not in first + second
-        and max(len(first), len(second)) > 3
-        and min(len(first), len(second)) == 1
-    )
-
-
-def _as_relation(form):
-    if isinstance(form, Assign) and len(form.values) == 1 and isinstance(form.values[0], Expr) and form.name:
-        name = "y" if "(" in form.name else form.name
-        return Relation((name, form.values[0].latex), ("=",))
-    return form if isinstance(form, Relation) else Relation(("0", "1"), ("=", "="))
-
-
-def _on_24_hours(clock):
-    hour, *rest = clock.time
-    if clock.half:
-        return hour % 12 + 12 * (clock.half == "pm"), *rest
-    return (hour, *rest) if hour > 12 else None
-
-
-def _scaled(part, with_unit):
-    value, multiplier, unit = part
-    factor = multiplier * (unit[0] if with_unit and unit else 1)
-    number = numeral(value.latex)
-    if factor == 1:
-        return value
-    if number is not None:
-        product = number.value * factor
-        return Expr(rf"\frac{{{product.numerator}}}{{{product.denominator}}}")
-    factor = Fraction(factor)
-    return Expr(rf"\frac{{{factor.numerator}}}{{{factor.denominator}}} \cdot ({value.latex})")
-
-
-def _total(parts, with_unit):
-    scaled = [_scaled(part, with_unit) for part in parts]
-    if len(scaled) == 1:
-        return scaled[0]
-    numbers = [numeral(value.latex) for value in scaled]
-    if None in numbers:
-        return None
-    total = sum(number.value for number in numbers)
-    return Expr(rf"\frac{{{total.numerator}}}{{{total.denominator}}}")
-
-
-def _are_assignments(items):
-    return all(isinstance(item, Assign) and item.name for item in items)
-
-
-def _values_of(items):
-    if not _are_assignments(items):
-        return items
-    return tuple(item.values[0] for item in items)

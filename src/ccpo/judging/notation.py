@@ -59,6 +59,11 @@ _MERIDIEM = re.compile(
     r"(?<=[0-9])\s*(?:\\(?:text\w*|mbox|mathrm)\s*\{\s*([ap])\.?\s?m\.?\s*\}|([ap])\.?\s?m\b\.?)", re.IGNORECASE
 )
 _SHORT_WORDS = frozenset({"no", "on", "up", "if", "of", "to", "so", "we", "is", "it"})
+_ARRAY = re.compile(
+    r"[\[(]\s*\\begin\{(?:array|matrix|smallmatrix)\}(?:\s*\{[^{}]*\})?(.*?)\\end\{(?:array|matrix|smallmatrix)\}\s*[\])]",
+    re.DOTALL,
+)
+_NEXT_WORD = re.compile(rf"\s+(?:{OPEN}|[A-Za-z]{{3,}})")
 _SHORT_UNITS = frozenset("mgshLl")  # `\\text{ m}` behind a number
 _CODES = frozenset({"usd", "eur", "gbp", "mph", "rmb"})
 _SEPARATORS = frozenset({"and", "or"})
@@ -154,7 +159,7 @@ def words(text):
             return f"\\{lower} "
         if lower in ("pi", "infty", "infinity", "sqrt", "theta"):
             return rf"\{'infty' if lower == 'infinity' else lower} "
-        if lower in _SHORT_WORDS and text.strip() == run:
+        if lower in _SHORT_WORDS and (text.strip() == run or _NEXT_WORD.match(text, match.end())):
             return _quote(run)
         if len(run) < 3 or _VARIABLES.fullmatch(run) or (run.isupper() and is_mixed and lower not in _CODES):
             return run
@@ -204,7 +209,7 @@ def relations(text):
     text = re.sub(r"\\(?:geqslant|geqq|geq|ge)(?![a-zA-Z])|>=|=>", r"\\ge ", text)
     text = re.sub(r"\\(?:neq|ne|not\s*=)(?![a-zA-Z])|!=", r"\\ne ", text)
     text = re.sub(r"\\lt(?![a-zA-Z])|&lt;", "<", re.sub(r"\\gt(?![a-zA-Z])|&gt;", ">", text))
-    return re.sub(r"\\(?:approx|simeq|approxeq|doteq)(?![a-zA-Z])|\\sim(?![a-zA-Z])", r"\\approx ", text)
+    return re.sub(r"\\(?:approx|simeq|approxeq|doteq)(?![a-zA-Z])|\A\s*\\sim(?![a-zA-Z])", r"\\approx ", text)
 
 
 def synonyms(text):
@@ -221,6 +226,11 @@ def synonyms(text):
     text = re.sub(r"\\(?:imath|jmath)(?![a-zA-Z])", lambda m: m.group()[1], text)
     text = re.sub(r"\\(?:bigcup)(?![a-zA-Z])", r"\\cup ", text)
     return re.sub(r"(?<![a-zA-Z\\])U(?=\s*[\[(])(?<=[\])] U)", r"\\cup ", text)
+
+
+def matrices(text):
+    """An array in brackets is a matrix."""
+    return _ARRAY.sub(r"\\begin{bmatrix}\1\\end{bmatrix}", text)
 
 
 def arguments(text):
@@ -326,8 +336,8 @@ def _closes(text):
 
 
 RULES = (
-    signs, spaces, percent, synonyms, relations, meridiem, fonts, words, degrees, join_words, percent, arguments,
-    exponents, digit_groups, repeating, mixed_numbers, ending,
+    signs, spaces, percent, matrices, synonyms, relations, meridiem, fonts, words, degrees, join_words, percent,
+    arguments, exponents, digit_groups, repeating, mixed_numbers, ending,
 )  # fmt: skip
 
 

@@ -23,27 +23,18 @@ from .forms import (
     Option,
     Percent,
     Ratio,
-    Relation,
     Union,
     Words,
 )  # fmt: skip
 from .notation import CLOSE, OPEN
 from .quantities import read_compound, read_quantity
+from .relations import NAME, read_all, read_relation
 from .scan import split, tokens
 
 MAX_DEPTH = 6  # of brackets in brackets
 MAX_WORDS = 8  # of an answer in words
 
 _OPENING = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle"}
-_RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in"])
-_SWAP = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
-_NAME = re.compile(
-    rf"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|pi|tau|epsilon|angle\s*[A-Z]+))"
-    r"(?:'|_\{?[A-Za-z0-9]+\}?|\^\{-1\})*(?:\s*\(\s*[a-z](?:\s*,\s*[a-z])*\s*\))?"
-    rf"|{OPEN}(?!not\b|no\b)[a-z]+(?: [a-z]+){{0,4}}{CLOSE}(?:\s*[A-Za-z])?|[A-Z]{{2,3}}"
-    r"|\([a-z](?:\s*,\s*[a-z])+\)|\|[a-zA-Z]+\|",
-    re.IGNORECASE,
-)
 _CLOCK = re.compile(rf"([0-9]{{1,2}}) ?: ?([0-9]{{2}})(?: ?: ?([0-9]{{2}}))?(?: ?{OPEN}([ap])m{CLOSE})?")
 _HOUR = re.compile(rf"([0-9]{{1,2}}) ?{OPEN}([ap])m{CLOSE}")
 _BASED = re.compile(
@@ -53,7 +44,7 @@ _BASED = re.compile(
 )
 _OPTION = re.compile(r"\(? ?([A-J]) ?[).:](?: |(?=\S)|\Z)(.*)", re.DOTALL)
 _OTHER_OPTION = re.compile(r"(?:^|[\s(])[A-J] ?[).:](?:\s|\Z)")
-_MATRIX = re.compile(r"\\begin\{[pbvBV]?(?:small)?matrix\}(.*)\\end\{[pbvBV]?(?:small)?matrix\}", re.DOTALL)
+_MATRIX = re.compile(r"\\begin\{[pbB]?(?:small)?matrix\}(.*)\\end\{[pbB]?(?:small)?matrix\}", re.DOTALL)
 _CASES = re.compile(
     r"\\begin\{(?:cases|aligned?\*?|gathered|split|array)\}(?:\{[^{}]*\})?(.*)\\end\{(?:cases|aligned?\*?|gathered|split|array)\}",
     re.DOTALL,
@@ -80,7 +71,7 @@ def read(text, depth=0):
         _read_based,
         _read_list,
         _read_union,
-        _read_relation,
+        _relation,
         _read_brackets,
         _read_sign,
         _read_quantity,
@@ -92,9 +83,12 @@ def read(text, depth=0):
     return _read_expression(text)
 
 
+def _relation(text, depth):
+    return read_relation(text, read, depth)
+
+
 def _read_all(texts, depth):
-    forms = tuple(read(text, depth + 1) for text in texts)
-    return forms if all(form is not None for form in forms) else None
+    return read_all(read, texts, depth)
 
 
 def _read_literal(text, depth):
@@ -120,7 +114,7 @@ def _read_clock(text, depth):
             forms = tuple(read(part, depth + 1) for part in parts)
             return Ratio(forms) if all(isinstance(form, (Expr, Measure)) for form in forms) else None
         head, _, tail = text.partition(":")
-        if _NAME.fullmatch(head.strip()) and head.startswith(OPEN):
+        if NAME.fullmatch(head.strip()) and head.startswith(OPEN):
             return read(tail, depth + 1)
     return None
 
@@ -253,94 +247,6 @@ def _read_union(text, depth):
     for form in forms:
         flat += form.parts if isinstance(form, Union) else [form]
     return Union(tuple(flat))
-
-
-def _read_relation(text, depth):
-    parts, between = split(text.replace(r"\le ", r"\le ").replace("&", ""), _RELATIONS)
-    if not between:
-        return None
-    parts = [part.strip() for part in parts]
-    if between == [r"\approx"] and not parts[0]:
-        return read(parts[1], depth + 1) or ()
-    if not all(parts):
-        if between[0] == "=" and not parts[0] and len(between) == 1:
-            return read(parts[1], depth + 1) or ()
-        return ()
-    if set(between) <= {"=", r"\approx"}:
-        return _read_equation(parts, between, depth)
-    if between == [r"\in"]:
-        value = read(parts[1], depth + 1)
-        if value is None or not _NAME.fullmatch(parts[0]):
-            return ()
-        if isinstance(value, Group) and value.opening == r"\{":
-            value = Items(value.items)
-        return Assign(_name(parts[0]), (value,))
-    return _read_inequality(parts, between, depth)
-
-
-def _name(text):
-    return re.sub(rf"[{OPEN}{CLOSE}\s{{}}]", "", text)
-
-
-def _read_equation(parts, between, depth):
-    if between[-1] == r"\approx":  # the exact value counts where both are given
-        if len(parts) > 2 or not _NAME.fullmatch(parts[0]):
-            parts = parts[:-1]
-    names = [part for part in (parts[0], parts[-1]) if _NAME.fullmatch(part) and not re.fullmatch(r"\\pi|e|i", part)]
-    if len(parts) == 1:
-        return read(parts[0], depth + 1) or ()
-    if names and not (len(names) == 2 and len(parts) == 2):
-        index = 0 if _NAME.fullmatch(parts[0]) and parts[0] in names else len(parts) - 1
-        rest = [part for position, part in enumerate(parts) if position != index]
-        forms = _read_all(rest, depth)
-        if forms is None:
-            return ()
-        if parts[index].startswith("(") and isinstance(forms[0], Group) and len(forms) == 1:
-            return forms[0]
-        return Assign(_name(parts[index]), forms)
-    if all(_is_constant(part) for part in parts):
-        forms = _read_all(parts, depth)
-        return Assign("", forms) if forms else ()
-    if len(parts) == 2:
-        return Relation(tuple(parts), ("=",))
-    forms = _read_all(parts, depth)
-    return Assign("", forms) if forms else ()
-
-
-def _is_constant(text):
-    bare = re.sub(
-        rf"\\(?:frac|sqrt|pi|cdot|times|%|binom|ln|log|sin|cos|tan|infty)(?![a-z])|{OPEN}[^{CLOSE}]*{CLOSE}", "", text
-    )
-    return not re.search(r"[a-df-hj-zA-Z\\]", bare)
-
-
-def _read_inequality(parts, between, depth):
-    if len(parts) == 2 and _NAME.fullmatch(parts[1]) and not _NAME.fullmatch(parts[0]) and between[0] in _SWAP:
-        parts, between = parts[::-1], [_SWAP[between[0]]]
-    if len(parts) == 2 and _NAME.fullmatch(parts[0]):
-        value = read(parts[1], depth + 1)
-        if not isinstance(value, (Expr, Percent)):
-            return Relation(tuple(parts), tuple(between)) if isinstance(value, Measure) else ()
-        return Assign(_name(parts[0]), (_half_line(between[0], value),))
-    if len(parts) == 3 and _NAME.fullmatch(parts[1]):
-        low, high = read(parts[0], depth + 1), read(parts[2], depth + 1)
-        if between[0] in (">", r"\ge") and between[1] in (">", r"\ge"):
-            low, high, between = high, low, [_SWAP[sign] for sign in reversed(between)]
-        if not (isinstance(low, Expr) and isinstance(high, Expr) and set(between) <= {"<", r"\le"}):
-            return ()
-        brackets = "(" if between[0] == "<" else "[", ")" if between[1] == "<" else "]"
-        return Assign(_name(parts[1]), (Group(*brackets, (low, high)),))
-    return Relation(tuple(parts), tuple(between))
-
-
-def _half_line(sign, value):
-    low, high = Expr(r"-\infty"), Expr(r"\infty")
-    match sign:
-        case "<" | r"\le":
-            return Group("(", ")" if sign == "<" else "]", (low, value))
-        case ">" | r"\ge":
-            return Group("(" if sign == ">" else "[", ")", (value, high))
-    return Union((Group("(", ")", (low, value)), Group("(", ")", (value, high))))
 
 
 def _read_brackets(text, depth):
