@@ -49,14 +49,14 @@ def scaled(part, with_unit):
 
 
 def total(parts, with_unit):
-    scaled = [scaled(part, with_unit) for part in parts]
-    if len(scaled) == 1:
-        return scaled[0]
-    numbers = [numeral(value.latex) for value in scaled]
+    values = [scaled(part, with_unit) for part in parts]
+    if len(values) == 1:
+        return values[0]
+    numbers = [numeral(value.latex) for value in values]
     if None in numbers:
         return None
-    total = sum(number.value for number in numbers)
-    return Expr(rf"\frac{{{total.numerator}}}{{{total.denominator}}}")
+    amount = sum(number.value for number in numbers)
+    return Expr(rf"\frac{{{amount.numerator}}}{{{amount.denominator}}}")
 
 
 def are_assignments(items):
