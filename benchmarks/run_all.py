@@ -62,6 +62,13 @@ FIGURES = {
     "verifier": [
         ("throughput_ratio", "pairs per second over those of TRL's `accuracy_reward`", ">= 1.5"),
         ("source", "where the pairs are from", ""),
+        ("pairs_wrong", "hard pairs of `../shared/cases` with a wrong verdict", "<= 8"),
+        ("pairs_false_positive", "of these, rewarded though wrong", "= 0"),
+        ("pairs_total", "hard pairs", ""),
+        ("spellings_refused", "correct spellings of gold answers that are not +1", ""),
+        ("spellings_total", "such spellings, ten of each of 1,500 gold answers", ""),
+        ("near_misses_accepted", "near misses of gold answers that are +1", ""),
+        ("near_misses_total", "such near misses", ""),
         ("agreement", "verdicts that are the same (what differs: `DIFFERENCES` in tests/test_verifier.py)", "= 1"),
         ("hanging_batch_seconds", "seconds of a batch with 1 % of pairs that hang", "<= hanging_bound_seconds"),
         ("hanging_bound_seconds", "their bound", ""),

@@ -1,7 +1,7 @@
 r"""
 Pairs per second of [`MathVerifier`] beside TRL's `accuracy_reward`, on the same pairs.
 
-    python benchmarks/verifier.py [--pairs 2000] [--repeats 5] [--num_workers N] [--data FOLDER]
+    python benchmarks/verifier.py [--pairs 2000] [--repeats 5] [--num_workers N] [--data FOLDER] [--pairs FILE]
 
 Every repeat draws fresh pairs (no cache of an earlier one helps) and runs both on them, in alternating order. Half of
 the pairs are right. Problems and gold answers are those of the MATH and GSM8K training sets in `../shared/data`, half
@@ -15,6 +15,12 @@ of which the first is measured in the same repeat. Writes `outputs/bench/verifie
 `throughput_ratio`, the median over the repeats of ours divided by TRL's; `agreement`, the share of pairs with the same
 verdict; `hanging_batch_seconds` and `hanging_bound_seconds` (medians), and `hanging_within_bound`, whether every batch
 ended within its own bound with every other pair judged as without the hanging ones.
+
+`--pairs FILE` instead of a number judges those of a file, a JSON object `{"gold", "prediction", "expected"}` a line
+(`../shared/cases/math_pairs.jsonl` where it is there, also without the option), and lists those that are wrong:
+`pairs_wrong`, `pairs_false_positive` (rewarded though wrong) and `pairs_total`. `spellings_*` and `near_misses_*` come
+from a generator: every gold answer of MATH500, and 500 of MATH and of GSM8K, in up to ten other correct spellings, of
+which `spellings_refused` are not +1, and up to ten near misses, of which `near_misses_accepted` are.
 """
 
 import argparse
@@ -33,6 +39,7 @@ from ccpo.report import write_json
 from ccpo.verifier import GRACE_SECONDS, MathVerifier
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+CASES = DATA.parent / "cases" / "math_pairs.jsonl"
 
 
 def load_problems(rng, n, data=DATA):
@@ -74,6 +81,123 @@ def build_pairs(rng, n, data=DATA):
         answer = perturbed(rng, gold, problems[index - 1][1]) if index % 2 else other_form(rng, gold)
         pairs.append((gold, f"Let us go step by step.\n\n{text}\n\nTherefore the answer is $\\boxed{{{answer}}}$."))
     return pairs, source
+
+
+def spellings(gold):
+    """Up to ten completions that state the gold answer in another correct way."""
+    number, words = re.fullmatch(r"-?\d+(\.\d+)?", gold), re.fullmatch(r"\\text\{([A-Za-z ]+)\}", gold)
+    whole = number and "." not in gold
+    is_short = re.fullmatch(r"[-\d.]+|-?\\frac\{\d+\}\{\d+\}", gold)
+    fraction = re.fullmatch(r"(-?)\\frac\{(\d+)\}\{(\d+)\}", gold)
+    plain_brackets = "\\left" not in gold and "(" in gold and gold.count("(") == gold.count(")")
+    forms = [
+        f"{int(gold):,}" if whole and abs(int(gold)) > 999 else None,
+        f"{int(gold):,}".replace(",", "{,}") if whole and abs(int(gold)) > 999 else None,
+        f"{gold}.0" if whole else None,
+        f"{fraction[1]}{fraction[2]}/{fraction[3]}" if fraction else None,
+        f"{fraction[1]}{{{fraction[2]} \\over {fraction[3]}}}" if fraction else None,
+        words[1] if words else None,
+        words[1].upper() if words and len(words[1]) > 1 else None,
+        f"x = {gold}" if is_short else None,
+        f"{gold} = x" if is_short else None,
+        rf"{gold} \text{{ units}}" if number else None,
+        gold.replace(r"\frac", r"\dfrac") if r"\frac" in gold else None,
+        gold.replace(r"\frac", r"\tfrac") if r"\frac" in gold else None,
+        gold.replace("(", r"\left(").replace(")", r"\right)") if plain_brackets else None,
+        gold.replace(r"\left", "").replace(r"\right", "") if r"\left" in gold else None,
+        gold.replace("-", "−").replace(r"\pi", "π") if "-" in gold or r"\pi" in gold else None,
+        gold.replace(r"\infty", "∞").replace(r"\cup", "∪") if r"\infty" in gold else None,
+        gold.replace(r"\sqrt{", r"\sqrt {") if r"\sqrt{" in gold else None,
+        gold.replace(r"^\circ", "°") if r"^\circ" in gold else None,
+        gold.replace(",", " , ") if re.search(r", ", gold) else None,
+        rf"\mathbf{{{gold}}}" if number else None,
+        f"{gold}.",
+        rf"\displaystyle {gold}",
+        f"{{{gold}}}",
+        rf"\;{gold}\;",
+        rf"\boxed{{{gold}}}",
+        rf"\color{{red}}{{{gold}}}",
+        f" {gold} ",
+    ]
+    forms = [form for form in dict.fromkeys(forms) if form is not None and form != gold]
+    texts = [rf"Adding up, we get \boxed{{{form}}}." for form in forms[:7]]
+    anchored = f"Adding up.\n\nThe final answer is ${gold}$. I hope it is correct."
+    return [*texts, anchored, f"Adding up.\n\n**Final Answer:** ${gold}$", f"Adding up.\n#### {gold}"]
+
+
+def near_misses(gold, other):
+    """Up to ten completions that state a wrong answer close to the gold answer; `other` is another gold answer."""
+    number, words = re.fullmatch(r"-?\d+(\.\d+)?", gold), re.fullmatch(r"\\text\{([A-Za-z]{3,})\}", gold)
+    places = [match.start() for match in re.finditer(r"[1-9]", gold)]
+    digits = [f"{gold[:i]}{int(gold[i]) % 9 + 1}{gold[i + 1 :]}" for i in places[:3] + places[-1:]]
+    different = other if other.strip("-") != gold.strip("-") else f"{other}1"
+    swaps = [
+        gold.replace("[", "(", 1) if "[" in gold else None,
+        gold.replace("(", "[", 1) if r"\infty" in gold else None,
+    ]
+    forms = [
+        *digits,
+        *swaps,
+        words[1][::-1].lower() if words and words[1].lower() != words[1][::-1].lower() else None,
+        rf"{gold} \text{{ million}}" if number and float(gold) else None,
+        rf"-{gold}" if number and not gold.startswith("-") and float(gold) else None,
+        f"{gold}1" if number and "." not in gold else None,
+        f"{gold} 7" if number else None,
+        rf"{gold} \text{{ or }} {different}",
+        f"{gold}, {different}",
+        rf"{gold} \text{{, or maybe not}}",
+        rf"\text{{not }} {gold}",
+        different if not number or not re.fullmatch(r"[\d.]+", different) else None,
+        "",
+        rf"{gold} \text{{ and }} {different} \text{{ perhaps}}",
+    ]
+    forms = [form for form in dict.fromkeys(forms) if form is not None and form != gold]
+    return [rf"Adding up, we get \boxed{{{form}}}." for form in forms[:9]] + [rf"Adding up, we get \boxed{{{gold}"]
+
+
+def judge_spellings(verifier, data, seed):
+    """How many of the generator's spellings are refused and how many of its near misses accepted, with examples."""
+    if not (data / "math500.jsonl").exists():
+        return {}
+    rng, golds = random.Random(seed), []
+    for name, count in (("math500", 500), ("math_train", 500), ("gsm8k_train", 500)):
+        answers = [
+            json.loads(line)["answer"].rpartition("####")[2].strip() for line in (data / f"{name}.jsonl").open()
+        ]
+        golds += rng.sample(answers, count)
+    result = {}
+    for key, expected, build in (
+        ("spellings", 1.0, lambda index: spellings(golds[index])),
+        ("near_misses", -1.0, lambda index: near_misses(golds[index], golds[index - 1])),
+    ):
+        pairs = [(golds[index], text) for index in range(len(golds)) for text in build(index)]
+        scores = verifier.score(gold=[gold for gold, _ in pairs], prediction=[text for _, text in pairs])
+        wrong = [
+            {"gold": gold, "prediction": text, "score": str(score)}
+            for (gold, text), score in zip(pairs, scores, strict=True)
+            if score != expected
+        ]
+        result |= {f"{key}_total": len(pairs), f"{key}_list": wrong[:100]}
+        result["spellings_refused" if expected > 0 else "near_misses_accepted"] = len(wrong)
+    return result
+
+
+def judge_file(verifier, path):
+    """The verdicts on a file of pairs whose right verdicts are known."""
+    rows = [json.loads(line) for line in Path(path).open(encoding="utf-8")]
+    scores = verifier.score(gold=[row["gold"] for row in rows], prediction=[row["prediction"] for row in rows])
+    wrong = [{**row, "score": str(score)} for row, score in zip(rows, scores, strict=True) if score != row["expected"]]
+    for row in sorted(wrong, key=lambda row: row["score"] != "1.0"):
+        print(
+            f"{'FALSE POSITIVE' if row['score'] == '1.0' else 'wrong':<15} "
+            f"{row['gold']!r} <- {row['prediction']!r}: {row['score']}"
+        )
+    return {
+        "pairs_total": len(rows),
+        "pairs_wrong": len(wrong),
+        "pairs_false_positive": sum(row["score"] == "1.0" for row in wrong),
+        "pairs_list": wrong,
+    }
 
 
 def hanging_pair(index):
@@ -129,7 +253,9 @@ def timed(function, *args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=2000, help="pairs per repeat")
+    parser.add_argument(
+        "--pairs", default="2000", help="pairs per repeat; or a file of pairs with their right verdicts"
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument(
         "--num_workers", type=int, default=None, help="worker processes; by default MathVerifier's choice"
@@ -143,6 +269,14 @@ def main():
     rng = random.Random(args.seed)
     logging.getLogger("math_verify").setLevel(logging.ERROR)
     verifier = MathVerifier(num_workers=args.num_workers)
+    if not args.pairs.isdecimal():
+        judged = judge_file(verifier, args.pairs)
+        print(", ".join(f"{name} {judged[name]}" for name in ("pairs_wrong", "pairs_false_positive", "pairs_total")))
+        path = Path(args.output)
+        earlier = json.loads(path.read_text()) if path.exists() else {}
+        print(write_json({**earlier, **judged}, args.output))
+        return
+    args.pairs = int(args.pairs)
 
     def ours(pairs):
         return verifier.score(gold=[gold for gold, _ in pairs], prediction=[text for _, text in pairs])
@@ -183,6 +317,8 @@ def main():
         "num_workers": args.num_workers,
         "source": source,
         "differences": differences[:100],
+        **judge_spellings(verifier, args.data, args.seed),
+        **(judge_file(verifier, CASES) if CASES.exists() else {}),
     }
     print(f"{args.pairs} pairs, {args.repeats} repeats, median (min to max); {source}")
     for name, label in (("ours", "MathVerifier"), ("trl", "TRL accuracy_reward")):

@@ -566,6 +566,8 @@ def test_template_without_its_fields(name):
         (["--credit", "sepo", "--rating_mode", "stars"], "`rating_mode` must be .*, got 'stars'"),
         (["--credit", "sepo", "--rating_expectation", "true"], "`rating_expectation=True` needs .*'constrained'"),
         (["--credit", "sepo", "--rating_max_tokens", "0"], "`rating_max_tokens` must be at least 1, got 0"),
+        (["--answer_pattern", "RESULT"], "`answer_pattern` must have exactly one group, got 0 in 'RESULT'"),
+        (["--answer_pattern", "("], "`answer_pattern` must be a regular expression, got"),
         (["--verifier_timeout", "-1"], "timeout must be a positive number of seconds, got -1"),
     ],
 )

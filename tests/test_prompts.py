@@ -87,7 +87,7 @@ LEAKS = [
     # no box
     ("", ""),
     ("Plain text with $x$ and {braces} and \\frac{1}{2}.", "Plain text with $x$ and {braces} and \\frac{1}{2}."),
-    (r"\fbox{5} \Boxed{5} boxed{5} \box ed{5}", r"\fbox{5} \Boxed{5} boxed{5} \box ed{5}"),
+    (r"\framebox{5} \Boxed{5} boxed{5} \box ed{5}", r"\framebox{5} \Boxed{5} boxed{5} \box ed{5}"),
     ("  spaces $$ stay \n\n", "  spaces $$ stay \n\n"),
 ]
 

@@ -73,6 +73,7 @@ class TeamArguments(ScriptArguments):
             SEPO's, see [`SelfEvaluatedCredit`].
         thinker_prompt, solver_prompt, solo_prompt (`str`, *optional*): templates instead of [`ThinkSolve`]'s.
         verifier_timeout (`float`, defaults to 5): seconds per pair.
+        answer_pattern (`str`, *optional*): where the answer stands, see [`MathVerifier`]; for a prompt of your own.
         warm_start_steps (`int`, *optional*): supervised steps of the embedded task's policies.
     """
 
@@ -118,6 +119,10 @@ class TeamArguments(ScriptArguments):
         default=None, metadata={"help": "The Solver's template where it answers alone, with {problem}."}
     )
     verifier_timeout: float = field(default=5.0, metadata={"help": "Seconds that the verifier may take per pair."})
+    answer_pattern: str | None = field(
+        default=None,
+        metadata={"help": "Regular expression whose one group is the answer, e.g. 'RESULT = (.+)', instead of ours."},
+    )
     warm_start_steps: int | None = field(
         default=None, metadata={"help": "Supervised steps of the embedded task's policies."}
     )
@@ -159,7 +164,8 @@ class TeamArguments(ScriptArguments):
     def make_credit(self, **kwargs) -> CreditAllocator:
         """The allocator that these arguments describe."""
         settings = {name: getattr(self, name) for name in _SETTINGS[self.credit]}
-        return SCHEMES[self.credit](MathVerifier(timeout=self.verifier_timeout), **settings, **kwargs)
+        outcome = MathVerifier(timeout=self.verifier_timeout, answer_pattern=self.answer_pattern)
+        return SCHEMES[self.credit](outcome, **settings, **kwargs)
 
 
 def read_model_config(model: ModelConfig, args: MultiAgentGRPOConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import gather, gather_object
 from trl.data_utils import is_conversational
 
+from .answers import reader_of
 from .calls import unanswered
 from .config import SAMPLING
 from .rewards import credit_metrics, rating_metrics
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .trainer import MultiAgentGRPOTrainer
 
 CPU_BATCH = 64  # rows of a call; more of them, padded to one length, take a CPU longer per row
-_SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 Sample = tuple[list[int], list[int], list[float] | None]  # prompt ids, completion ids, their sampling log-probs
 
 
@@ -201,7 +201,9 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
     prompts = [row["prompt"] for row in inputs]
     clock = trainer._clock
     with clock.measure("answers"):
-        episodes = run_episodes(trainer.topology, prompts, generators, num_solves=answers, solo_rows=solo_rows)
+        reader = reader_of(trainer.allocators[_judge(trainer)].outcome)
+        options = {"num_solves": answers, "solo_rows": solo_rows, "reader": reader}
+        episodes = run_episodes(trainer.topology, prompts, generators, **options)
     samples = {role: list(generator.samples) for role, generator in generators.items()}
     solo_samples = samples["solver"][len(episodes.answers) :]
     samples["solver"] = samples["solver"][: len(episodes.answers)]
@@ -258,12 +260,16 @@ def collect(trainer: MultiAgentGRPOTrainer, inputs: list[dict[str, Any]], in_tur
     return Rollout(episodes, samples, joint, solo, shares, extras)
 
 
+def _judge(trainer: MultiAgentGRPOTrainer) -> int:
+    """Of several reward functions, the first whose outcomes are right or wrong: what "accuracy" and "answer" mean."""
+    return next((f for f, allocator in enumerate(trainer.allocators) if allocator.strict_outcomes), 0)
+
+
 def log_rollout(trainer: MultiAgentGRPOTrainer, rollout: Rollout, rewards: dict, advantages: dict) -> None:
     """The credit metrics, and one row of the completions table per answer."""
     metrics = trainer._metrics["train" if trainer.model.training else "eval"]
     episodes = rollout.episodes
-    # Of several reward functions, the first whose outcomes are right or wrong is what "accuracy" means.
-    judge = next((f for f, allocator in enumerate(trainer.allocators) if allocator.strict_outcomes), 0)
+    judge = _judge(trainer)
     joint, solo = rollout.joint[..., judge], None if rollout.solo is None else rollout.solo[..., judge]
     values = credit_metrics(joint, solo)
     for share in rollout.shares.values():

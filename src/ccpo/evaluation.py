@@ -8,6 +8,7 @@ from typing import Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from .answers import reader_of
 from .calls import call_outcome, unanswered
 from .rollout import run_episodes
 from .topology import ThinkSolve
@@ -97,11 +98,11 @@ def evaluate_team(
         [`TeamEvaluation`]
     """
     topology = ThinkSolve() if topology is None else topology
-    joint, solo, no_answer, leaked = [], [], [], 0
+    joint, solo, no_answer, leaked, reader = [], [], [], 0, reader_of(outcome)
     for start in tqdm(range(0, len(dataset), batch_size), desc="Evaluating", leave=False):
         rows = dataset[start : start + batch_size]
         prompts = rows.pop("prompt")
-        episodes = run_episodes(topology, prompts, generate, solo_rows=range(len(prompts)))
+        episodes = run_episodes(topology, prompts, generate, solo_rows=range(len(prompts)), reader=reader)
         leaked += sum(episodes.leaked)
         columns = {name: values * 2 for name, values in rows.items()}
         texts = episodes.answers + episodes.solos

@@ -2,6 +2,9 @@
 
 import re
 
+from .answers import DEFAULT_READER, AnswerReader
+from .boxes import group_end, has_boxed, strip_boxed  # noqa: F401 (`has_boxed` can be imported from here)
+
 THINKER_PROMPT = (
     "You are the Thinker of a team of two. Your partner, the Solver, reads what you write and then writes the "
     "solution. Study the problem below and write the ideas and the plan that lead to its solution. Do not carry the "
@@ -13,9 +16,6 @@ SOLVER_PROMPT = (
 )
 SOLO_PROMPT = "{problem}\n\nWrite the solution step by step and put the final answer within \\boxed{}."
 
-_BOX = "\\boxed"
-# What `\boxed` without braces takes: everything up to white space, `$`, a closing brace or the end of the formula.
-_BARE_ARGUMENT = re.compile(r"(?:[^\s\\${}]+|\\[^\])])*", re.DOTALL)
 # A sentence ends at a newline or at [.!?] followed by white space, so that "1.5" and "f(x)=x!y" stay whole.
 _SENTENCE = re.compile(r"[^\n]*?(?:(?<![.!?])[.!?]+[\"')\]$]*(?=\s|$)|(?=\n)|$)[ \t]*\n*")
 _ANSWER_MARK = re.compile(r"\\boxed|####")  # MATH's and GSM8K's place for the answer
@@ -42,70 +42,6 @@ _INSTRUCTION_WORDS = frozenset(
 )
 
 
-def _group_end(text: str, start: int) -> int:
-    """Index behind the group that opens at `text[start] == "{"`; the text's end where it never closes."""
-    depth, position = 0, start
-    while position < len(text):
-        char = text[position]
-        if char == "\\":
-            position += 2  # an escaped brace is no brace
-            continue
-        depth += (char == "{") - (char == "}")
-        position += 1
-        if depth == 0:
-            return position
-    return len(text)
-
-
-def _argument_end(text: str, position: int) -> int:
-    r"""Index behind the argument of the `\boxed` that ends at `position`."""
-    while text[position : position + 1].isspace():
-        position += 1
-    if text.startswith("{", position):
-        return _group_end(text, position)
-    while True:  # e.g. \frac{1}{2}
-        position = _BARE_ARGUMENT.match(text, position).end()
-        if not text.startswith("{", position):
-            return position
-        position = _group_end(text, position)
-
-
-def strip_boxed(text: str) -> str:
-    r"""
-    The leak guard: remove every `\boxed{…}` with balanced braces, wherever it stands, in linear time.
-
-    A box that never closes is removed to the end of the text, `\boxed 5` and `\boxed\frac{1}{2}` together with their
-    arguments, and the dollar signs that would be left empty with them. A `\boxed` that only the removal of another one
-    brings together goes too.
-
-    Args:
-        text (`str`): a thought.
-
-    Returns:
-        `str`: the thought as the Solver may read it; the text itself where it has no box.
-    """
-    if not has_boxed(text):
-        return text
-    kept, position = [], 0
-    while position < len(text):
-        kept.append(text[position])
-        position += 1
-        if kept[-1] == _BOX[-1] and "".join(kept[-len(_BOX) :]) == _BOX:
-            del kept[-len(_BOX) :]
-            position = _argument_end(text, position)
-            for fence in ("$$", "$"):
-                if "".join(kept[-len(fence) :]) == fence and text.startswith(fence, position):
-                    del kept[-len(fence) :]
-                    position += len(fence)
-                    break
-    return "".join(kept)
-
-
-def has_boxed(text: str) -> bool:
-    r"""Whether the text contains a `\boxed`, the answer's place."""
-    return _BOX in text
-
-
 def _only_instructs(text: str) -> bool:
     """Whether the text is made of instruction words alone: no number, no formula, no word of a question."""
     return all(token in _INSTRUCTION_WORDS for token in _TOKEN.findall(strip_boxed(text).lower()))
@@ -115,7 +51,7 @@ def _ask_without_box(sentence: str) -> str:
     """A sentence without what it says about the answer's place; empty where it says nothing else."""
     body = sentence.rstrip()
     *_, mark = _ANSWER_MARK.finditer(body)
-    end = _group_end(body, mark.end()) if body.startswith("{", mark.end()) else mark.end()
+    end = group_end(body, mark.end()) if body.startswith("{", mark.end()) else mark.end()
     head, box, tail = body[: mark.start()], body[mark.end() + 1 : end - 1], body[end:]
     if head.endswith("$") and tail.startswith("$"):
         head, tail = head.removesuffix("$").removesuffix("$"), tail.removeprefix("$").removeprefix("$")
@@ -231,9 +167,14 @@ def build_thinker_messages(prompt: str | list[dict], template: str = THINKER_PRO
     return kept
 
 
-def build_solver_messages(prompt: str | list[dict], thought: str, template: str = SOLVER_PROMPT) -> str | list[dict]:
-    """The Solver's prompt: the problem and the thought, which passes the leak guard here."""
-    return build_messages(template, prompt, thought=strip_boxed(thought))
+def build_solver_messages(
+    prompt: str | list[dict],
+    thought: str,
+    template: str = SOLVER_PROMPT,
+    reader: AnswerReader = DEFAULT_READER,
+) -> str | list[dict]:
+    """The Solver's prompt: the problem and the thought, which passes the leak guard, the `reader`'s, here."""
+    return build_messages(template, prompt, thought=reader.strip(thought))
 
 
 def build_solo_messages(prompt: str | list[dict], template: str = SOLO_PROMPT) -> str | list[dict]:

@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answers import completion_text
+from .answers import DEFAULT_READER, AnswerReader, completion_text
 from .calls import call
-from .prompts import build_solo_messages, build_solver_messages, build_thinker_messages, has_boxed, strip_boxed
+from .prompts import build_solo_messages, build_solver_messages, build_thinker_messages
 from .topology import Role, ThinkSolve
 
 Prompt = str | list[dict]
@@ -25,6 +25,7 @@ class Episodes:
         solos (`list[str]`): the Solver's answers without it, length m.
         solo_rows (`list[int]`): the row whose problem each solo answers, length m.
         role_prompts (`dict[str, list]`): what each role was asked, in the order of its texts (joint only).
+        reader ([`~ccpo.answers.AnswerReader`]): what the leak guard takes for an answer's place.
     """
 
     prompts: list[Prompt]
@@ -33,16 +34,17 @@ class Episodes:
     solos: list[str] = field(default_factory=list)
     solo_rows: list[int] = field(default_factory=list)
     role_prompts: dict[str, list[Prompt]] = field(default_factory=dict)
+    reader: AnswerReader = DEFAULT_READER
 
     @property
     def leaked(self) -> list[bool]:
-        """Whether each thought had a box, which the leak guard took out before the Solver read it."""
-        return [has_boxed(thought) for thought in self.thoughts]
+        """Whether each thought stated an answer, which the leak guard took out before the Solver read it."""
+        return [self.reader.has(thought) for thought in self.thoughts]
 
     @property
     def views(self) -> list[str]:
         """The thoughts as the Solver reads them."""
-        return [strip_boxed(thought) for thought in self.thoughts]
+        return [self.reader.strip(thought) for thought in self.thoughts]
 
 
 def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) -> list[str]:
@@ -83,6 +85,7 @@ def run_solver(
     *,
     num_solves: int = 1,
     solo_rows: Sequence[int] = (),
+    reader: AnswerReader = DEFAULT_READER,
 ) -> Episodes:
     """
     The Solver's half of an episode: joint and solo answers, in one call since they do not depend on each other.
@@ -94,6 +97,7 @@ def run_solver(
         generate (`Callable`): takes prompts and returns their completions.
         num_solves (`int`, defaults to 1): K answers per thought.
         solo_rows (`Sequence[int]`): rows to answer without the thought, one solo each; repeat a row for several.
+        reader ([`~ccpo.answers.AnswerReader`]): finds what the leak guard takes out of a thought.
 
     Returns:
         [`Episodes`]
@@ -102,7 +106,7 @@ def run_solver(
         `ValueError`, `TypeError`: what the generator returns is not one completion per prompt.
     """
     joint = [
-        build_solver_messages(prompt, thought, topology.solver_prompt)
+        build_solver_messages(prompt, thought, topology.solver_prompt, reader)
         for prompt, thought in zip(prompts, thoughts, strict=True)
         for _ in range(num_solves)
     ]
@@ -115,6 +119,7 @@ def run_solver(
         solos=texts[len(joint) :],
         solo_rows=list(solo_rows),
         role_prompts={"solver": joint},
+        reader=reader,
     )
 
 
@@ -125,6 +130,7 @@ def run_episodes(
     *,
     num_solves: int = 1,
     solo_rows: Sequence[int] = (),
+    reader: AnswerReader = DEFAULT_READER,
 ) -> Episodes:
     """
     Run the topology: the Thinker reads each problem, the Solver problem and thought, and the solos the problem alone.
@@ -135,6 +141,7 @@ def run_episodes(
         generate (`dict[str, Callable]`): a generator per role: takes prompts, returns completions in the same order.
         num_solves (`int`, defaults to 1): K answers per thought.
         solo_rows (`Sequence[int]`): rows to answer without the thought.
+        reader ([`~ccpo.answers.AnswerReader`]): finds what the leak guard takes out of a thought.
 
     Returns:
         [`Episodes`]
@@ -150,7 +157,8 @@ def run_episodes(
             asked["thinker"] = [build_thinker_messages(prompt, topology.thinker_prompt) for prompt in prompts]
             return ask("thinker", generate["thinker"], asked["thinker"])
         thoughts = read["thinker"]
-        return run_solver(topology, prompts, thoughts, generate["solver"], num_solves=num_solves, solo_rows=solo_rows)
+        options = {"num_solves": num_solves, "solo_rows": solo_rows, "reader": reader}
+        return run_solver(topology, prompts, thoughts, generate["solver"], **options)
 
     asked: dict[str, list[Prompt]] = {}
     episodes = topology.run(speak)["solver"]

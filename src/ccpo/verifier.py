@@ -12,11 +12,13 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import _verifier_worker as worker
-from .answers import completion_text, extract_gold, extract_prediction, plain_integer
+from . import judging
+from .answers import AnswerReader, check_pattern, completion_text, gold_answer, plain_integer
+from .judging import worker
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,16 @@ PIPE_BYTES = 4096  # what every pipe takes without blocking
 MAX_WORKERS, MAX_SENT = 8, 16  # worker processes; jobs sent to one and not yet done
 
 # The package's own folder must not be on a worker's path: its `config.py` or `data.py` would shadow others' modules.
-_BOOTSTRAP = "import sys; sys.path[:] = sys.argv[3:]; import runpy; runpy.run_path(sys.argv[1], run_name='__main__')"
+_BOOTSTRAP = """
+import sys
+sys.path[:] = sys.argv[3:]
+from importlib.util import module_from_spec, spec_from_file_location
+spec = spec_from_file_location("ccpo_judging", sys.argv[1])
+sys.modules["ccpo_judging"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["ccpo_judging"])
+from ccpo_judging.worker import main
+main(float(sys.argv[2]))
+"""
 _SCORES = {worker.RIGHT: 1.0, worker.WRONG: -1.0, worker.GOLD_UNREADABLE: math.nan}
 
 
@@ -47,7 +58,7 @@ class _Worker:
         package = Path(__file__).resolve().parent
         path = [entry for entry in sys.path if entry and Path(entry).resolve() != package]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP, worker.__file__, str(timeout), *path],
+            [sys.executable, "-c", _BOOTSTRAP, judging.__file__, str(timeout), *path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -196,6 +207,17 @@ if hasattr(os, "register_at_fork"):  # a forked child must not talk to its paren
     os.register_at_fork(after_in_child=_leave_workers_to_parent)
 
 
+def _texts(name, texts, kinds):
+    """The texts as a list, or an error that names the argument."""
+    if isinstance(texts, (str, bytes, dict)) or not (hasattr(texts, "__len__") and hasattr(texts, "__getitem__")):
+        raise ValueError(f"{name} must be a list of strings, got {type(texts).__name__} {texts!r:.80}.")
+    texts = list(texts)
+    for text in texts:
+        if not isinstance(text, kinds):
+            raise ValueError(f"{name} must be a list of strings, got {type(text).__name__} {text!r:.80}.")
+    return texts
+
+
 def _default_num_workers():
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(MAX_WORKERS, cpus // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
@@ -209,9 +231,10 @@ class MathVerifier:
     no readable answer or takes too long; NaN if the gold answer cannot be read: what is unknown is not scored.
 
     - *Gold* answers are bare (`72`, `1,200`, `\frac{1}{2}`, `\text{Evelyn}`, `$x$`), GSM8K solutions (what follows the
-      closing `####` counts) or solutions with a `\boxed{}` (the last balanced one counts).
-    - Of a *prediction* the last balanced `\boxed{}` counts; without one, the whole text if it is a bare answer itself;
-      else an anchored answer, as in TRL's `accuracy_reward` ("the final answer is $5$").
+      closing `####` counts) or solutions with boxes (the last one counts, or the last that form one answer).
+    - Of a *prediction* the last `\boxed{}` that closes counts, or the last boxes that form one answer; else the
+      last phrase that states an answer (`#### 34`, `Answer: 34`, "the answer is 34", `<answer>34</answer>`); else the
+      whole text if it is a bare answer itself. See [`~ccpo.answers.AnswerReader`].
     - Of long texts the last 100,000 characters are read. An answer of more than 2,000 is unreadable.
 
     Pairs are judged in child interpreters that know math-verify only; one that takes too long, or dies, is replaced.
@@ -224,6 +247,12 @@ class MathVerifier:
         num_workers (`int`, *optional*):
             Worker processes, started when first needed. Defaults to the CPUs available per process of the launcher
             (`LOCAL_WORLD_SIZE`), at most 8.
+        answer_pattern (`str`, *optional*):
+            Where a prompt of your own asks for the answer: a regular expression whose one group is the answer, such as
+            `"RESULT = (.+)"`. It is read instead of the built-in phrases, before any box.
+
+    Attributes:
+        reader ([`~ccpo.answers.AnswerReader`]): finds the answer's place; the leak guard uses it too.
 
     Example:
         ```python
@@ -234,65 +263,80 @@ class MathVerifier:
 
     __name__ = "math_verifier"
 
-    def __init__(self, timeout: float = 5.0, num_workers: int | None = None):
+    def __init__(self, timeout: float = 5.0, num_workers: int | None = None, answer_pattern: str | None = None):
         if os.name != "posix":
             raise RuntimeError(f"MathVerifier needs a POSIX system: timers, pipes and forks. This one is {os.name!r}.")
         if not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be a positive number of seconds, got {timeout}.")
         if num_workers is not None and num_workers < 1:
             raise ValueError(f"num_workers must be at least 1, or None for the default, got {num_workers}.")
+        if answer_pattern is not None:
+            check_pattern("answer_pattern", answer_pattern)
         self.timeout = timeout
         self.num_workers = num_workers
+        self.reader = AnswerReader(answer_pattern)
         self._pool = _Pool(timeout, num_workers or _default_num_workers())
         weakref.finalize(self, self._pool.close)
 
     def __getstate__(self):  # without the workers
-        return {"timeout": self.timeout, "num_workers": self.num_workers}
+        return {"timeout": self.timeout, "num_workers": self.num_workers, "answer_pattern": self.reader.pattern}
 
     def __setstate__(self, state):
         self.__init__(**state)
 
-    def score(self, *, gold: list[str], prediction: list[str]) -> list[float]:
+    def score(self, *, gold: Sequence[str | None], prediction: Sequence[str]) -> list[float]:
         """
         Scores predictions against gold answers.
 
         Args:
-            gold (`list[str]`):
-                Gold answers; `None` stands for a missing one and gives NaN.
-            prediction (`list[str]`):
+            gold (`Sequence[str]`):
+                Gold answers, a list or a column of a dataset; `None` stands for a missing one and gives NaN.
+            prediction (`Sequence[str]`):
                 What the model wrote, as many.
 
         Returns:
             `list[float]`: +1.0, -1.0 or NaN each. Raises a `RuntimeError` if no worker can be started.
         """
-        for name, texts, kinds in (("gold", gold, (str, type(None))), ("prediction", prediction, str)):
-            wrong = [texts] if not isinstance(texts, (list, tuple)) else [x for x in texts if not isinstance(x, kinds)]
-            if wrong:
-                raise ValueError(f"{name} must be a list of strings, got {type(wrong[0]).__name__} {wrong[0]!r:.80}.")
+        gold = _texts("gold", gold, (str, type(None)))
+        prediction = _texts("prediction", prediction, str)
         if len(gold) != len(prediction):
             raise ValueError(f"gold and prediction must be as long, got {len(gold)} and {len(prediction)} texts.")
-        references = {text: extract_gold(text) for text in set(gold) if text is not None}
-        results, jobs = [], {}  # a result is a score, or the job that will have it
+        references = {text: gold_answer(text) for text in set(gold) if text is not None}
+        pairs = []
         for gold_text, text in zip(gold, prediction, strict=True):
-            if gold_text is None:
+            reference = references.get(gold_text)
+            is_gold = self.reader.pattern is None and gold_text is not None and text.strip() == gold_text.strip()
+            pairs.append((reference, reference if is_gold else self.reader.extract(text)))
+        return self._judge(pairs)
+
+    def _judge(self, pairs):
+        """Scores pairs of answers, `(gold, answer)`; `None` stands for a missing one."""
+        results, jobs = [], {}  # a result is a score, or the job that will have it
+        for gold, answer in pairs:
+            if gold is None:
                 results.append(math.nan)
                 continue
-            reference = references[gold_text]
-            answer = reference if text.strip() == gold_text.strip() else extract_prediction(text)
-            integers = plain_integer(*reference), plain_integer(*answer)
+            integers = plain_integer(gold), plain_integer(answer)
             if None not in integers:
                 results.append(1.0 if integers[0] == integers[1] else -1.0)
                 continue
-            if (reference, answer) not in jobs:
-                jobs[reference, answer] = _Job(json.dumps([*reference, *answer]).encode() + b"\n")
-            results.append(jobs[reference, answer])
+            if (gold, answer) not in jobs:
+                jobs[gold, answer] = _Job(json.dumps([gold, answer or ""]).encode() + b"\n")
+            results.append(jobs[gold, answer])
         if jobs:
             self._pool.run(list(jobs.values()))
         return [result.score if isinstance(result, _Job) else result for result in results]
 
     def extract(self, text: str) -> str | None:
         """The answer that a prediction gives, as it stands there; `None` where the text gives none."""
-        return extract_prediction(text)[0] or None
+        return self.reader.extract(text)
+
+    def equal(self, first: str, second: str) -> bool:
+        """
+        Whether two answers, as [`extract`] gives them, are the same. Not symmetric in everything (the first is taken
+        as the gold answer): ask both ways for either. `False` where one of them cannot be read or takes too long.
+        """
+        return self._judge([(first, second)]) == [1.0]
 
     def __call__(self, prompts=None, completions=None, solution=None, **kwargs) -> list[float]:
         """TRL's reward function signature: scores the completions (text or messages) against the column `solution`."""

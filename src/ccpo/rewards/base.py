@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from ..answers import completion_text
+from ..answers import completion_text, reader_of
 from ..calls import call_outcome, unanswered
 from ..generators.inputs import TEXT_FOR_A_CHAT_MODEL
 from ..prompts import problem_text
@@ -130,7 +130,8 @@ class CreditAllocator:
         asked = [_like(prompt, problem) for prompt, problem in zip(prompts, problems, strict=True)]
         thoughts = [completion_text(completion) for completion in completions]
         solo_rows = range(len(asked)) if self.needs_solo(roles) else ()
-        episodes = run_solver(self.topology, asked, thoughts, self.partner, solo_rows=solo_rows)
+        reader = reader_of(self.outcome)
+        episodes = run_solver(self.topology, asked, thoughts, self.partner, solo_rows=solo_rows, reader=reader)
         outcomes = self._judge(asked + asked if len(solo_rows) else asked, episodes.answers + episodes.solos, kwargs)
         joint, solo = outcomes[: len(asked)], outcomes[len(asked) :]
         shares = self.rate(self._raters(), episodes, torch.tensor(joint)) if self.needs_ratings(roles) else {}

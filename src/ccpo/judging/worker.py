@@ -1,9 +1,8 @@
 """
-Judging a pair of answers, in a child interpreter that is given this *file*, not the package: a worker imports neither
-`ccpo` nor torch.
+The process that judges pairs of answers, a child interpreter.
 
-No text is ever evaluated. Answers are read by math-verify's LaTeX grammar (ANTLR), never by its reader for plain
-expressions, which ends in `eval`; and [`forbid_eval`] makes SymPy refuse it.
+No text is ever evaluated. Expressions are read by math-verify's LaTeX grammar (ANTLR), never by its reader for plain
+ones, which ends in `eval`; and [`forbid_eval`] makes SymPy refuse it.
 """
 
 import ast
@@ -14,6 +13,11 @@ import sys
 import time
 from functools import lru_cache
 from operator import add, mul, sub, truediv
+
+from .compare import Judge
+from .notation import normalize
+from .reading import read
+from .values import build_values
 
 MAX_ANSWER = 2_000  # characters of an answer; a longer one counts as unreadable (the longest in MATH has 159)
 MEMORY_LIMIT = 4 * 1024**3  # bytes of address space of a worker, which needs about 0.1 GiB
@@ -30,11 +34,12 @@ def forbid_eval():
     Makes SymPy refuse, in this process, to evaluate text as Python code.
 
     Even the LaTeX grammar gets there, by `Number("3.5")`, and so does SymPy, by arithmetic of its own making, such as
-    `"(1+sqrt(5))/2"`. Both are read here instead, to the same objects.
+    `"(1+sqrt(5))/2"`. Both are read here instead; a decimal as the exact fraction that it is, so that no rounding to a
+    fixed number of decimals can make small numbers equal.
     """
     import sympy.parsing.sympy_parser as sympy_parser
     import sympy.physics.units  # noqa: F401 (imported by `simplify`, it reads names: now, while it may)
-    from sympy import Float, Integer, exp, log, sqrt
+    from sympy import Integer, Rational, exp, log, sqrt
 
     def value(node, text):
         match node:
@@ -51,7 +56,7 @@ def forbid_eval():
     def read_arithmetic(text, *args, **kwargs):
         text = text.strip()
         if match := _NUMERAL.fullmatch(text):
-            return Integer(int(text)) if match["integer"] else Float(text)
+            return Integer(int(text)) if match["integer"] else Rational(text)
         tree = ast.parse(text, mode="eval").body
         return value(None if isinstance(tree, ast.Constant) else tree, text)
 
@@ -89,69 +94,47 @@ def speed_up_grammar():
 
 
 def build_judge():
-    """
-    Imports math-verify; returns `read(text, is_prose, is_gold)`, a SymPy object or `None`, and `equal(gold, answer)`.
-
-    The settings are those of TRL's `accuracy_reward`, but for one: predictions are normalised like gold answers, so
-    that `\\frac12` and `2\\sqrt3`, which are LaTeX, are read.
-    """
+    """Imports math-verify; returns `read_gold(text)`, a form or `None`, and `is_right(gold form, text)`."""
     from latex2sympy2_extended import NormalizationConfig, normalize_latex
-    from math_verify import LatexExtractionConfig, parse, verify
+    from math_verify import verify
     from math_verify.parser import parse_latex_cached
-    from sympy import Basic, MatrixBase, Number, Symbol, nan, zoo
+    from sympy import Basic, MatrixBase
 
     forbid_eval()
     speed_up_grammar()
-    normalizations = [
-        NormalizationConfig(basic_latex=True, units=units, malformed_operators=True, nits=True, boxed="none")
-        for units in (True, False)  # "a + b + c" ends in a unit, it seems: where nothing can be read, units stay
-    ]
-    gold_prose = LatexExtractionConfig(boxed_match_priority=-1)
-    answer_prose = LatexExtractionConfig(
-        boxed_match_priority=-1, try_extract_without_anchor=False, normalization_config=NormalizationConfig(units=True)
+    normalization = NormalizationConfig(
+        basic_latex=True, units=False, malformed_operators=True, nits=True, boxed="none"
     )
 
-    def read_prose(text, is_gold):
-        config, mode = ([gold_prose], "any_match") if is_gold else ([answer_prose], "first_match")
-        return parse(text, config, fallback_mode="no_fallback", extraction_mode=mode, parsing_timeout=None)
-
     @lru_cache(maxsize=4096)
-    def read_latex(text):
-        for normalization in normalizations:
-            try:
-                expression = parse_latex_cached(normalize_latex(text, normalization))
-            except Exception:  # bare ones of the grammar, any of SymPy's, no memory: the text is unreadable
-                continue
-            if isinstance(expression, (Basic, MatrixBase)):
-                return [expression]
-        return []
-
-    def is_defined(gold):
-        """Whether a gold answer has a value. One that takes too long ends the worker now, while the gold is read."""
-        if isinstance(gold, (Number, Symbol)):
-            return gold not in (nan, zoo)
+    def parse(latex):
         try:
-            value = gold.doit()
-            return value not in (nan, zoo) and value.evalf() is not nan
-        except Exception:  # many readable objects (relations, sets) have no numeric value
-            return True
+            expression = parse_latex_cached(normalize_latex(latex, normalization))
+        except Exception:  # bare ones of the grammar, any of SymPy's, no memory: the text is unreadable
+            return None
+        return expression if isinstance(expression, (Basic, MatrixBase)) else None
+
+    judge = Judge(*build_values(parse, lambda gold, answer: verify([gold], [answer], timeout_seconds=None)))
 
     @lru_cache(maxsize=4096)
-    def read(text, is_prose, is_gold):
-        if not text.strip() or (not is_prose and len(text) > MAX_ANSWER):
-            return None
-        found = read_prose(text, is_gold) if is_prose else read_latex(text)
-        return found[0] if found and (not is_gold or is_defined(found[0])) else None
+    def read_answer(text):
+        return read(normalize(text)) if text.strip() and len(text) <= MAX_ANSWER else None
 
-    def equal(gold, answer):
-        return verify([gold], [answer], timeout_seconds=None)
+    @lru_cache(maxsize=4096)
+    def read_gold(text):
+        form = read_answer(text)
+        return form if form is not None and judge.is_readable(form) else None
 
-    return read, equal
+    def is_right(gold, text):
+        answer = read_answer(text)
+        return answer is not None and judge.same(gold, answer)
+
+    return read_gold, is_right
 
 
 def main(timeout):
     """
-    Judges the pairs on standard input, a JSON list `[gold, gold_is_prose, answer, answer_is_prose]` a line.
+    Judges the pairs on standard input, a JSON list `[gold, answer]` a line.
 
     The kernel keeps the time, `timeout` seconds for a pair: a timer whose signal has its default action ends the
     process, even inside a long C-level computation, even if the parent is gone. A gold answer may take half of it.
@@ -172,8 +155,8 @@ def main(timeout):
     os.dup2(2, 1)
     logging.disable(logging.CRITICAL)
     try:
-        read, equal = build_judge()
-        read(r"\frac{1}{2} + x", False, True)  # loads the grammar, outside any pair's time
+        read_gold, is_right = build_judge()
+        read_gold(r"\frac{1}{2} + x")  # loads the grammar, outside any pair's time
     except Exception as error:
         os.write(replies, ERROR + f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:2000])
         return
@@ -182,18 +165,12 @@ def main(timeout):
     for line in sys.stdin.buffer:
         start = time.monotonic()
         signal.setitimer(signal.ITIMER_REAL, timeout / 2)
-        gold_text, gold_is_prose, text, is_prose = json.loads(line)
-        gold = read(gold_text, gold_is_prose, True)
+        gold_text, text = json.loads(line)
+        gold = read_gold(gold_text)
         verdict = GOLD_UNREADABLE
         if gold is not None:
             signal.setitimer(signal.ITIMER_REAL, max(timeout - (time.monotonic() - start), 1e-3))
             os.write(replies, GOLD_READ)
-            same = (gold_text, gold_is_prose) == (text, is_prose)
-            answer = None if same else read(text, is_prose, False)
-            verdict = RIGHT if same or (answer is not None and equal(gold, answer)) else WRONG
+            verdict = RIGHT if text == gold_text or is_right(gold, text) else WRONG
         signal.setitimer(signal.ITIMER_REAL, 0)  # before the reply, after which the parent's mind is on the next pair
         os.write(replies, verdict)
-
-
-if __name__ == "__main__":
-    main(float(sys.argv[2]))

@@ -1,0 +1,348 @@
+r"""
+One spelling for what is written in many: signs, fonts, spaces and numerals, as LaTeX. Each rule is one function.
+
+Words come out between `OPEN` and `CLOSE`, whether they stood in `\text{}` or not, so that `12 cm` and
+`12\,\mathrm{cm}` are the same text and no word is taken for a product of letters. Answers are short (`MAX_ANSWER`).
+"""
+
+import re
+import unicodedata
+from fractions import Fraction
+
+OPEN, CLOSE = "\ue000", "\ue001"  # around words; private-use characters, taken out of what is read
+
+_SIGNS = {
+    "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",
+    "•": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/",
+    "∞": r"\infty ", "π": r"\pi ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ",
+    "γ": r"\gamma ", "λ": r"\lambda ", "μ": r"\mu ", "φ": r"\phi ", "ω": r"\omega ", "Ω": r"\Omega ", "Δ": r"\Delta ",
+    "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
+    "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "⌀": r"\emptyset ",
+    "°": r"^\circ ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℚ": r"\mathbb{Q}", "ℕ": r"\mathbb{N}",
+    "ℂ": r"\mathbb{C}",
+    "€": r"\euro ", "£": r"\pounds ", "¥": r"\yen ", "‰": r"\permille ", "√": r"\sqrt ", "∛": r"\sqrt[3]",
+    "⟨": r"\langle ",
+    "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "…": r"\ldots ", "⋯": r"\ldots ", "≡": r"\equiv ",
+    "′": "'", "’": "'", "‘": "'", "“": '"', "”": '"', "℃": r"^\circ C", "℉": r"^\circ F",
+    "，": ",", "；": ";", "：": ":",
+    "（": "(", "）": ")", "。": ".", "、": ",", "∖": r"\setminus ", "✓": "", "✔": "", "✅": "", "¢": r"\cents ",
+}  # fmt: skip
+_FRACTIONS = {char: unicodedata.normalize("NFKC", char).split("⁄") for char in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"}
+_SIGNS |= {char: rf"\frac{{{top}}}{{{bottom}}}" for char, (top, bottom) in _FRACTIONS.items()}
+_SIGN = re.compile("|".join(map(re.escape, _SIGNS)))
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ]+")
+_LOWERED = re.compile("[₀₁₂₃₄₅₆₇₈₉]+")
+_INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\ufe0f\ufeff\ue000\ue001]")
+
+_THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,|\{\\,\})\s*(?=[0-9]{3}(?![0-9]))")  # 1,\!200  1{,}200  1\,200
+_LAYOUT = re.compile(
+    r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|bf|rm|it|sf|tt|normalsize"
+    r"|large|Large|huge|boldmath|mathstrut|strut|centering|checkmark|blacksquare|qed|nonumber|notag|hfill)(?![a-zA-Z])\s?"
+    r"|\\(?:(?:[hv]space|label|tag)\*?\s*\{[^{}]*\}|[hv]?phantom\s*(?:\{[^{}]*\}|.))"
+)
+_SPACE = re.compile(
+    r"(\\\\)|\\[,;:!> \n]|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space)(?![a-zA-Z])"
+    r"|~|[\s\u2000-\u200a]+"
+)
+_COLOUR = re.compile(r"\\(?:textcolor|color|colorbox)\s*\{[^{}]*\}\s*")
+_FONT = re.compile(
+    r"\\(?P<command>text(?:bf|it|rm|sf|tt|normal|up|sl|sc|md)?|[mhf]box|boxed|emph|underline|uline|math(?:bf|rm|it|sf|tt|normal|bfit)"
+    r"|boldsymbol|bm|pmb|operatorname\*?|ensuremath|mathop|textsuperscript)\s*\{(?P<content>[^{}]*)\}"
+)
+_FUNCTIONS = frozenset(
+    """sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln lg exp lim max min gcd lcm det mod sup
+    inf arg deg dim ker""".split()
+)
+# Runs of letters that are products of variables rather than words.
+_VARIABLES = re.compile(r"[abcd]{3,4}|[xyzwt]{3,4}|[pqrst]{3}|[klmn]{3}|[uvw]{3}|[ijk]{3}")
+_MERIDIEM = re.compile(
+    r"(?<=[0-9])\s*(?:\\(?:text\w*|mbox|mathrm)\s*\{\s*([ap])\.?\s?m\.?\s*\}|([ap])\.?\s?m\b\.?)", re.IGNORECASE
+)
+_SHORT_WORDS = frozenset({"no", "on", "up", "if", "of", "to", "so", "we", "is", "it"})
+_ARRAY = re.compile(
+    r"[\[(]\s*\\begin\{(?:array|matrix|smallmatrix)\}(?:\s*\{[^{}]*\})?(.*?)\\end\{(?:array|matrix|smallmatrix)\}\s*[\])]",
+    re.DOTALL,
+)
+_NEXT_WORD = re.compile(rf"\s+(?:{OPEN}|[A-Za-z]{{3,}})")
+_SHORT_UNITS = frozenset("mgshLl")  # `\\text{ m}` behind a number
+_CODES = frozenset({"usd", "eur", "gbp", "mph", "rmb"})
+_SEPARATORS = frozenset({"and", "or"})
+_COMMAND = re.compile(r"\\[a-zA-Z]+\*?|\\.")
+_RUN = re.compile(
+    rf"{OPEN}[^{CLOSE}]*{CLOSE}|\\[a-zA-Z]+\*?(?:\s*\{{(?:[A-Za-z]*matrix|cases|array|aligned?\*?|gathered|split)\}})?"
+    r"|\\mathbb\s*\{[A-Z]\}|[A-Za-z]{3,}(?:-[A-Za-z]{3,}|'s)*|[A-Za-z]+"
+)
+_ATOM = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[0-9A-Za-z]|\\[a-zA-Z]+)"
+_BLANK_GROUPS = re.compile(r"(?<![0-9.,\\])(?<![0-9] )[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])")
+_COMMA_GROUPS = re.compile(
+    r"(?<![0-9.,])(?:[1-9][0-9]?(?:,[0-9]{3})+|[1-9][0-9]{2}(?:,[0-9]{3})+(?=\.[0-9]))(?![0-9,])"
+)
+_DEGREES = re.compile(
+    r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))\s*(?:\\?([CF])(?![a-zA-Z]))?|\\(?:degree|textdegree)(?![a-zA-Z])"
+)
+_NUMERAL = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
+
+
+def signs(text):
+    """Unicode signs as LaTeX; digits and letters of other widths and fonts as plain ones."""
+    text = _INVISIBLE.sub("", text)
+    if text.isascii():
+        return text
+    text = _RAISED.sub(lambda m: f"^{{{unicodedata.normalize('NFKC', m.group()).replace('−', '-')}}}", text)
+    text = _LOWERED.sub(lambda m: f"_{{{unicodedata.normalize('NFKC', m.group())}}}", text)
+    text = _SIGN.sub(lambda m: _SIGNS[m.group()], text)
+    return _SIGN.sub(lambda m: _SIGNS[m.group()], unicodedata.normalize("NFKC", text))
+
+
+def spaces(text):
+    r"""Dollar signs of mathematics, layout and every kind of space: one blank each. LaTeX's thousands close up."""
+    text = re.sub(r"\\[()\[\]]|\$\$|(?<!\\)\$(?!\s*[0-9.])|(?<!\\)\$(?=[^$]*\$)|\*\*|__(?=\w)", " ", text)
+    text = _THOUSANDS.sub("", text)
+    visible = _LAYOUT.sub(" ", text)
+    text = (
+        (visible if re.search(r"\w", visible) else text.replace(r"\phantom", ""))
+        .replace(r"\{,\}", ",")
+        .replace("{:}", ":")
+        .replace("{,}", ",")
+    )
+    return _SPACE.sub(lambda m: m[1] or " ", text).strip()
+
+
+def _quote(word):
+    return f" {OPEN}{word}{CLOSE} "
+
+
+def _plain(content):
+    """The content of `\\text{…}`: letters standing alone are letters, runs of two and more are words."""
+
+    def word(match):
+        run = match.group()
+        if run.startswith((OPEN, "\\")) or len(run) == 1:
+            return run
+        return f" {run} " if run.lower() in _SEPARATORS else _quote(run)
+
+    return _RUN.sub(word, content)
+
+
+def fonts(text):
+    r"""`\mathbf{x}`, `\text{…}`, `\color{red}{5}`: what they hold, its words as words."""
+    text = _COLOUR.sub("", text)
+    for _ in range(32):  # from the inside out
+
+        def content(match):
+            inner = match["content"]
+            if inner.strip() in _SHORT_UNITS and match["command"] in ("text", "mbox", "mathrm", "textrm"):
+                if re.search(r"[0-9}]\s*\Z", match.string[: match.start()]):
+                    return _quote(inner.strip())
+            if match["command"].startswith("operatorname") and inner.strip() in _FUNCTIONS:
+                return f"\\{inner.strip()} "
+            plain = _plain(inner)
+            return f" {plain}" if match.string[match.start() - 1 : match.start()].isalpha() else plain
+
+        text, count = _FONT.subn(content, text)
+        if not count:
+            break
+    return text
+
+
+def words(text):
+    """Words without `\\text`: runs of three letters, and of two that are no product in sight of digits or signs."""
+
+    def word(match):
+        run = match.group()
+        if run.startswith((OPEN, "\\")):
+            return run
+        lower = run.lower()
+        if lower in _SEPARATORS:
+            return f" {run} "
+        if lower in _FUNCTIONS:
+            return f"\\{lower} "
+        if lower in ("pi", "infty", "infinity", "sqrt", "theta"):
+            return rf"\{'infty' if lower == 'infinity' else lower} "
+        if lower in _SHORT_WORDS and (text.strip() == run or _NEXT_WORD.match(text, match.end())):
+            return _quote(run)
+        if len(run) < 3 or _VARIABLES.fullmatch(run) or (run.isupper() and is_mixed and lower not in _CODES):
+            return run
+        return _quote(run)
+
+    is_mixed = not text.replace(" ", "").isalpha()  # then capitals are points, \triangle ABC
+
+    return _RUN.sub(word, text)
+
+
+def join_words(text):
+    """Neighbouring words become one phrase; `p.m.` is a word, and the dot of an abbreviation goes."""
+    text = re.sub(rf"{CLOSE}\s?\.(?=\s*(?:{OPEN}|\Z))", CLOSE, text)
+    text = re.sub(rf"{CLOSE}[\s]*{OPEN}", " ", text)
+    text = re.sub(rf"{OPEN}\s+", OPEN, re.sub(rf"\s+{CLOSE}", CLOSE, text))
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def meridiem(text):
+    r"""`p.m.`, `PM`, `\text{ pm}` behind a digit: one word."""
+    return _MERIDIEM.sub(lambda m: _quote((m[1] or m[2]).lower() + "m"), text)
+
+
+def percent(text):
+    text = re.sub(r"(?<!\\)%", r"\\%", text)
+    return re.sub(
+        rf"{OPEN}(?:percent|percentage|pct|per cent)\.?{CLOSE}|\b(?:percent|per cent|pct)\b\.?",
+        r"\\%",
+        text,
+        flags=re.IGNORECASE,
+    )
+
+
+def degrees(text):
+    """A degree sign behind a value is a unit; inside an expression or a tuple it goes."""
+    return _DEGREES.sub(_degree, text)
+
+
+def _degree(match):
+    scale = {"C": "celsius", "F": "fahrenheit"}.get(match[1], "degrees")
+    inside = re.match(r"\s*(?:[-+*/^)\]\\]|\}[\s}]*[^\s},.;])", match.string[match.end() :])
+    return " " if inside and scale == "degrees" else _quote(scale)
+
+
+def relations(text):
+    text = re.sub(r"\\(?:leqslant|leqq|leq|le)(?![a-zA-Z])|<=|=<", r"\\le ", text)
+    text = re.sub(r"\\(?:geqslant|geqq|geq|ge)(?![a-zA-Z])|>=|=>", r"\\ge ", text)
+    text = re.sub(r"\\(?:neq|ne|not\s*=)(?![a-zA-Z])|!=", r"\\ne ", text)
+    text = re.sub(r"\\lt(?![a-zA-Z])|&lt;", "<", re.sub(r"\\gt(?![a-zA-Z])|&gt;", ">", text))
+    return re.sub(r"\\(?:approx|simeq|approxeq|doteq)(?![a-zA-Z])|\A\s*\\sim(?![a-zA-Z])", r"\\approx ", text)
+
+
+def synonyms(text):
+    r"""Other names of a command, and delimiters."""
+    text = re.sub(r"\\(?:[dtc]frac)(?![a-zA-Z])", r"\\frac", text)
+    text = re.sub(r"\\(?:varnothing|O)(?![a-zA-Z])", r"\\emptyset ", text)
+    text = re.sub(r"\\(?:dots[cbmio]?|cdots|ldots)(?![a-zA-Z])|\.\.\.+", r"\\ldots ", text)
+    text = re.sub(r"\\(?:lbrace|lbrack)(?![a-zA-Z])", lambda m: r"\{" if "brace" in m.group() else "[", text)
+    text = re.sub(r"\\(?:rbrace|rbrack)(?![a-zA-Z])", lambda m: r"\}" if "brace" in m.group() else "]", text)
+    text = re.sub(r"\\(?:lvert|rvert|vert)(?![a-zA-Z])", "|", text)
+    text = re.sub(r"\\(?:colon|ratio)(?![a-zA-Z])", ":", text)
+    text = re.sub(r"\\(?:land|wedge)(?![a-zA-Z])", " and ", re.sub(r"\\(?:lor|vee)(?![a-zA-Z])", " or ", text))
+    text = re.sub(r"\\mathbb\s*R(?![a-zA-Z])|\\R(?![a-zA-Z])|\\Reals(?![a-zA-Z])", r"\\mathbb{R}", text)
+    text = re.sub(r"\\(?:imath|jmath)(?![a-zA-Z])", lambda m: m.group()[1], text)
+    text = re.sub(r"\\(?:bigcup)(?![a-zA-Z])", r"\\cup ", text)
+    return re.sub(r"(?<![a-zA-Z\\])U(?=\s*[\[(])(?<=[\])] U)", r"\\cup ", text)
+
+
+def matrices(text):
+    """An array in brackets is a matrix."""
+    return _ARRAY.sub(r"\\begin{bmatrix}\1\\end{bmatrix}", text)
+
+
+def arguments(text):
+    r"""`\frac12`, `\frac 3 8`, `{5 \over 8}`, `\sqrt3`, `\sqrt(3)` with braces."""
+    text = re.sub(r"\{([^{}]*?)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}", text)
+    text = re.sub(rf"\\frac\s*({_ATOM})\s*({_ATOM})", lambda m: rf"\frac{_braced(m[1])}{_braced(m[2])}", text)
+    text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
+    text = re.sub(r"\\sqrt(\s*\[[^\]]*\])?\s*([0-9]+|[a-zA-Z]|\\pi)", r"\\sqrt\1{\2}", text)
+    text = re.sub(r"\^\s*\(([-+0-9a-zA-Z/]*)\)", r"^{\1}", text)
+    return re.sub(r"\^\s*(-[0-9]+|[0-9]{2,})", r"^{\1}", text.replace("**", "^"))
+
+
+def _braced(atom):
+    return atom if atom.startswith("{") else f"{{{atom}}}"
+
+
+def exponents(text):
+    """`1e-05`, `2.5E8`: scientific notation as calculators and JSON write it."""
+    return re.sub(
+        rf"(?<![0-9A-Za-z.\\])({_NUMERAL})[eE]([+-]?)0*([0-9]{{1,4}})(?![0-9A-Za-z.^_(\\])",
+        lambda m: rf"{m[1]} \times 10^{{{'-' if m[2] == '-' else ''}{m[3]}}}",
+        text,
+    )
+
+
+def digit_groups(text):
+    """
+    `1 250 000` and `1,250.75` without their separators. Commas in brackets, `(20,100)`, and between equal groups of
+    three, `101,103`, may be those of a list: they stay.
+    """
+    text = _BLANK_GROUPS.sub(lambda m: m.group().replace(" ", ""), text)
+    depth, parts = 0, []
+    for part in re.split(r"(\\[{}]|[()\[\]])", text):
+        depth += (part in ("(", "[", r"\{")) - (part in (")", "]", r"\}"))
+        parts.append(part if depth else _COMMA_GROUPS.sub(lambda m: m.group().replace(",", ""), part))
+    return "".join(parts)
+
+
+def repeating(text):
+    r"""`0.\overline{27}`, `0.(3)`, `0.333\ldots` as the fractions they are."""
+    text = re.sub(
+        r"(?<![0-9.])([0-9]*)\.([0-9]{0,20})(?:\\(?:overline|bar|dot)\s*\{?\s*([0-9]{1,20})\s*\}?|\(([0-9]{1,20})\))(?![0-9])",
+        lambda m: _fraction(m[1], m[2], m[3] or m[4]),
+        text,
+    )
+
+    def dotted(match):
+        whole, digits = match[1], match[2]
+        for size in range(1, 7):
+            head, block = digits[:-size], digits[-size:]
+            repeats = 1
+            while head.endswith(block):
+                head, repeats = head[:-size], repeats + 1
+            if repeats * size >= 3 and repeats >= 2 and len(head) <= 4 and set(block) != {"0"}:
+                return _fraction(whole, head, block)
+        return match.group()
+
+    return re.sub(r"(?<![0-9.])([0-9]*)\.([0-9]{3,40})\s?\\ldots(?! ?[0-9,])", dotted, text)
+
+
+def _fraction(whole, head, block):
+    value = int(whole or 0) + Fraction(int(head or 0), 10 ** len(head))
+    value += Fraction(int(block), (10 ** len(block) - 1) * 10 ** len(head))
+    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def mixed_numbers(text):
+    r"""`3\frac{1}{4}`, `3 1/4`: one number, with its sign. Only where the fraction is a proper one."""
+
+    def mixed(match):
+        whole, top, bottom = int(match[2]), int(match[3] or match[5]), int(match[4] or match[6])
+        if not 0 < top < bottom:
+            return match.group()
+        return rf"{match[1]}\frac{{{whole * bottom + top}}}{{{bottom}}}"
+
+    return re.sub(
+        r"(?<![0-9.,^_}])(?<![0-9] )(-?\s?)([0-9]{1,9})(?:\s?\\frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}"
+        r"|[ -]([0-9]{1,9})/([0-9]{1,9})(?![0-9/.]))",
+        mixed,
+        text,
+    )
+
+
+def ending(text):
+    """Without the punctuation at a sentence's end, and without braces around everything."""
+    while True:
+        before = text
+        text = re.sub(r"(?<!\\)(?:\s*[.,;:!])+\s*\Z", lambda m: "!" if m.group().strip() == "!" else "", text).strip()
+        if text.startswith("{") and text.endswith("}") and _closes(text):
+            text = text[1:-1].strip()
+        if text == before:
+            return text
+
+
+def _closes(text):
+    """Whether the brace that opens the text is the one that closes it."""
+    depth = 0
+    for match in re.finditer(r"\\.|[{}]", text):
+        depth += (match.group() == "{") - (match.group() == "}")
+        if depth == 0 and match.group() == "}":
+            return match.end() == len(text)
+    return False
+
+
+RULES = (
+    signs, spaces, percent, matrices, synonyms, relations, meridiem, fonts, words, degrees, join_words, percent,
+    arguments, exponents, digit_groups, repeating, mixed_numbers, ending,
+)  # fmt: skip
+
+
+def normalize(text):
+    """The text in the one spelling that [`~ccpo.judging.forms`] reads."""
+    for rule in RULES:
+        text = rule(text)
+    return text
