@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from ccpo.answers import completion_text
 from ccpo.calls import call, call_outcome, unanswered
+from ccpo.completions import completion_text
 
 
 def plain(x, y=0):

@@ -1,5 +1,5 @@
 r"""
-Where an answer stands in a text, and the text of a completion; standard library only.
+Where an answer stands in a text; standard library only.
 
 One reader serves two: the verifier takes the answer from its place, and the leak guard takes every such place out of a
 thought. A place is a box (`\boxed{34}`, `\boxed 34`, `\fbox{34}`) or a phrase: `#### 34`, `Answer: 34`, "the answer is
@@ -7,7 +7,6 @@ thought. A place is a box (`\boxed{34}`, `\boxed 34`, `\fbox{34}`) or a phrase: 
 """
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,7 +23,6 @@ _ENVIRONMENT = re.compile(
 _INTEGER = re.compile(r"-?(?:[1-9][0-9]?(?:,[0-9]{3}){1,9}|[0-9]{1,30})")
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,)\s*(?=[0-9]{3}(?![0-9]))")  # 1,\!200  1{,}200  1\,200
 _TRAILING = re.compile(r"(?<![\\.])[.,;:]\Z")
-_TEXT_PARTS = ("text", "output_text")  # of a multimodal message; "thinking", "image_url", "refusal" are none
 
 # Where a phrase begins; its word is found first, so that the rest is matched in a window of bounded size.
 _ANCHOR = re.compile(r"(?<![\w</])answers?(?!\w)|<answer>|^[ \t]{0,8}####", re.IGNORECASE | re.MULTILINE)
@@ -302,51 +300,6 @@ def gold_answer(text):
         if environments:
             return _clean(environments[-1].group(environments[-1].lastindex))
     return answer
-
-
-def completion_text(completion):
-    """
-    The text that a model wrote in a completion.
-
-    - A text is itself; of a conversation, the text of the *last assistant message* counts. What a tool or a user says
-      after it is not the model's, and what the assistant said before it is not its answer. A message without `role` is
-      the assistant's.
-    - A message's text is its `content`: a text, or the text parts of a list of parts, joined; images, refusals and
-      thinking parts have none. `reasoning_content`, beside it, is never the answer.
-    - No message, no content or no text part: `""`.
-
-    Args:
-        completion (`str`, `dict` or `list[dict]`):
-            A text, a message or a conversation.
-
-    Returns:
-        `str`: The text. Raises a `TypeError` for anything else.
-    """
-    if isinstance(completion, str):
-        return completion
-    messages = [completion] if isinstance(completion, Mapping) else completion
-    if not isinstance(messages, Sequence) or not all(isinstance(message, Mapping) for message in messages):
-        raise TypeError(f"A completion must be a text or a list of messages, got {completion!r:.100}.")
-    for message in reversed(messages):
-        if message.get("role", "assistant") == "assistant":
-            return _content_text(message.get("content"))
-    return ""
-
-
-def _content_text(content):
-    """The text of a message's content: `None`, a text, a part, or a list of parts."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    parts = [content] if isinstance(content, Mapping) else content
-    if not isinstance(parts, Sequence):
-        raise TypeError(f"A message's content must be a text or a list of parts, got {content!r:.100}.")
-    texts = []
-    for part in parts:
-        if isinstance(part, Mapping):
-            part = part.get("text") if part.get("type") in (None, *_TEXT_PARTS) else None
-        if isinstance(part, str):
-            texts.append(part)
-    return "".join(texts)
 
 
 def plain_integer(answer):

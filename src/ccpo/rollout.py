@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .answers import DEFAULT_READER, AnswerReader, completion_text
+from .answers import DEFAULT_READER, AnswerReader
 from .calls import call
+from .completions import completion_text
 from .prompts import build_solo_messages, build_solver_messages, build_thinker_messages
 from .topology import Role, ThinkSolve
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import judging
-from .answers import AnswerReader, check_pattern, completion_text, gold_answer, plain_integer
+from .answers import AnswerReader, check_pattern, gold_answer, plain_integer
+from .completions import completion_text
 from .judging import worker
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from ..answers import completion_text, reader_of
+from ..answers import reader_of
 from ..calls import call_outcome, unanswered
+from ..completions import completion_text
 from ..generators.inputs import TEXT_FOR_A_CHAT_MODEL
 from ..prompts import problem_text
 from ..rollout import Episodes, Prompt, run_solver
