@@ -51,11 +51,6 @@ class RolePolicies(nn.Module):
                 raise
             return getattr(self.policies[self.active_role], name)
 
-    def get_base_model(self):
-        """The active policy without its adapter; Liger looks for a model here."""
-        policy = self.policies[self.active_role]
-        return policy.get_base_model() if isinstance(policy, PeftModel) else policy
-
     @property
     def is_activation_checkpointing(self) -> bool:
         return any(policy.is_activation_checkpointing for policy in self.policies.values())
@@ -134,11 +129,12 @@ def split_param_groups(optimizer: torch.optim.Optimizer, model: nn.Module, args:
 
 class PolicySetup(GRPOTrainer):
     """
-    Makes a further policy ready as TRL and transformers make their one model ready: by being a trainer of it.
+    Makes one of several policies ready as TRL and transformers make their one model ready: by being a trainer of it.
 
     [`~trl.GRPOTrainer`] and [`~transformers.Trainer`] do much to "the model" when they are built (adapter, reference,
     head, pad token, dropout, tags, device) and when training starts (special tokens, NEFTune, Liger, checkpointing of
-    activations). A setup is such a trainer, within the accelerator of the one that trains. It never trains itself.
+    activations). A setup is such a trainer, within the accelerator of the one that trains. It never trains itself. The
+    first policy is built by the trainer itself: [`of_first`] is its setup.
 
     Overrides:
 
@@ -171,6 +167,13 @@ class PolicySetup(GRPOTrainer):
                 quantization_config=quantization_config,
                 peft_config=copy.deepcopy(peft_config),  # PEFT writes the base's name into it
             )
+
+    @classmethod
+    def of_first(cls, trainer: GRPOTrainer) -> "PolicySetup":
+        """The setup of the policy with which `GRPOTrainer.__init__` has just built the trainer."""
+        setup = cls.__new__(cls)
+        vars(setup).update(vars(trainer))
+        return setup
 
     def create_accelerator_and_postprocess(self) -> None:
         for name in ("accelerator", "gather_function", "is_deepspeed_enabled", "is_fsdp_enabled"):

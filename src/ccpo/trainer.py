@@ -144,21 +144,21 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._step_ends = False  # whether the last loss completed an optimizer step's gradient
         self._init_checkpoints()
         self._clock = StepClock(self._metrics, self.accelerator)
-        self._setups = {
-            role: PolicySetup(self, role, source, tokenizers[role], peft_config, quantization_config)
-            for role, source in sources.items()
-        }
+        self._setups = {first: PolicySetup.of_first(self)} if sources else {}
+        for role, source in sources.items():
+            self._setups[role] = PolicySetup(self, role, source, tokenizers[role], peft_config, quantization_config)
         if len(self.roles) > 1:
             self.add_callback(self._clock)
             self._init_roles()
 
     def _init_roles(self) -> None:
         """One module of all policies, and each role's own settings."""
-        args, first = self.args, self.roles[0]
+        args = self.args
         if self._setups:
-            policies = {first: self.model, **{role: setup.model for role, setup in self._setups.items()}}
-            self.model = self.model_wrapped = RolePolicies(policies)
-            self.model.train(policies[first].training)
+            training = self.model.training
+            self.model = self.model_wrapped = RolePolicies({role: setup.model for role, setup in self._setups.items()})
+            self.model.train(training)
+            self.neftune_noise_alpha = None  # the setups see to it
         elif args.policy_sharing == "adapters":
             set_seed(args.seed)
             add_role_adapters(self.model, self.roles)
@@ -209,11 +209,14 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         }
 
     def train(self, *args, **kwargs):
+        if not self._setups:
+            return super().train(*args, **kwargs)
         with ExitStack() as stack:
             for setup in self._setups.values():
                 stack.enter_context(setup.started())
-            if self._setups:  # `Trainer` does to the active model what goes with the first role's tokenizer
-                self._activate(self.roles[0])
+            # What `Trainer` does to its model again goes to the one that its tokenizer belongs to.
+            self._activate(self.roles[0])
+            stack.enter_context(replaced(self.args, use_liger_kernel=False))
             return super().train(*args, **kwargs)
 
     # ---- Roles and turns ----
