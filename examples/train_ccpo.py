@@ -24,6 +24,7 @@ from trl import ModelConfig, TrlParser
 from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, ThinkSolve, TransformersGenerator
 from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.checks import check_arguments
+from ccpo.config import SAMPLING
 from ccpo.data import has_splits, load_problems
 from ccpo.evaluation import evaluate_team
 from ccpo.report import TeamProgressCallback, plot_curves, show_summary, summarize, write_json
@@ -109,18 +110,23 @@ def evaluate(
     options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
-    temperature, top_p = team.eval_temperature, team.eval_top_p
-    generators = {
-        role: TransformersGenerator(
+    overrides = {"temperature": team.eval_temperature, "top_p": team.eval_top_p}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
+    generators = {}
+    for role, path in paths.items():
+        sampling = args.sampling_of(role) | overrides
+        if args.use_vllm:  # whose other options transformers does not know
+            sampling = {name: sampling[name] for name in (*SAMPLING, "max_new_tokens")}
+        generators[role] = TransformersGenerator(
             path,
-            max_new_tokens=args.for_role(role, "max_completion_length"),
-            temperature=args.for_role(role, "temperature") if temperature is None else temperature,
-            top_p=args.for_role(role, "top_p") if top_p is None else top_p,
+            max_new_tokens=sampling.pop("max_new_tokens"),
+            temperature=sampling.pop("temperature"),
+            top_p=sampling.pop("top_p"),
+            top_k=sampling.pop("top_k"),
             seed=args.seed,
             model_init_kwargs=options,
+            generation_kwargs={name: value for name, value in sampling.items() if value is not None},
         )
-        for role, path in paths.items()
-    }
     return evaluate_team(problems, generators, outcome, topology=topology, batch_size=team.eval_batch_size)
 
 

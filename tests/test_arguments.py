@@ -28,12 +28,19 @@ class Reached(Exception):
 
 
 @pytest.fixture
-def command(monkeypatch, tmp_path):
-    """`command(*arguments)`: what the trainer would be given, and how the datasets were asked for."""
+def example(monkeypatch):
+    """The module `examples/train_ccpo.py`."""
     monkeypatch.syspath_prepend(ROOT / "examples")
     spec = importlib.util.spec_from_file_location("train_ccpo_arguments", ROOT / "examples" / "train_ccpo.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path, example):
+    """`command(*arguments)`: what the trainer would be given, and how the datasets were asked for."""
+    module = example
     real, seen = module.load_problems, {"data": []}
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"question": f"{i}+1?", "answer": str(i + 1)}) + "\n" for i in range(8)))
@@ -244,3 +251,36 @@ def test_the_model_card_keeps_the_prompts(model_dirs, text_dataset, make_config,
         (recipe,) = re.findall(r"^````yaml\n(.*?)^````$", card, re.DOTALL | re.MULTILINE)
         assert {name: yaml.safe_load(recipe)[name] for name in PROMPTS} == PROMPTS
         assert "  Plan: {thought}\n" in recipe  # a block, as it was written
+
+
+@pytest.mark.parametrize(
+    ("arguments", "thinker", "solver"),
+    [
+        ([], {"temperature": 0.8, "top_k": 7, "min_p": 0.1, "max_new_tokens": 5}, {"top_k": 3, "max_new_tokens": 9}),
+        (
+            ["--eval_temperature", "1", "--eval_top_p", "0.5"],
+            {"temperature": 1.0, "top_p": 0.5},
+            {"top_p": 0.5, "top_k": 3},
+        ),
+    ],
+)
+def test_the_evaluation_samples_as_training_does(arguments, thinker, solver, example, monkeypatch, tmp_path):
+    made = {}
+    monkeypatch.setattr(
+        example, "evaluate_team", lambda problems, generators, *args, **kwargs: made.update(generators)
+    )
+    given = {
+        "--role_kwargs": "{'thinker': {'max_completion_length': 5, 'temperature': 0.8}, "
+        "'solver': {'generation_kwargs': {'top_k': 3, 'repetition_penalty': 1.5}}}",
+        "--generation_kwargs": "{'top_k': 7, 'suppress_tokens': [4]}",
+        "--min_p": "0.1",
+        "--max_completion_length": "9",
+        "--output_dir": str(tmp_path),
+    }
+    team, args, _ = example.parse_arguments([part for pair in given.items() for part in pair] + arguments)
+    example.evaluate({"thinker": "t", "solver": "s"}, None, None, None, team, args)
+    for role, expected in (("thinker", thinker), ("solver", solver)):
+        found = {**vars(made[role]), **made[role].generation_kwargs}
+        assert {name: found[name] for name in expected} == expected
+        assert found["suppress_tokens"] == [4]
+    assert made["solver"].generation_kwargs["repetition_penalty"] == 1.5

@@ -925,3 +925,12 @@ def test_address_from_the_environment_is_checked_too(monkeypatch):
 def test_tokenizer_fixture_is_a_real_one(model_path):
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     assert tokenizer.decode(tokenizer("0.9, 0.1")["input_ids"]) == "0.9, 0.1"
+
+
+def test_an_end_of_ones_own():
+    """As TRL's `generation_kwargs`: other ends than the model's."""
+    model, tokenizer = make_model(), make_tokenizer()
+    stops = list(range(len(SPECIAL), len(tokenizer)))  # every character
+    generator = TransformersGenerator(model, tokenizer, max_new_tokens=8, generation_kwargs={"eos_token_id": stops})
+    generator.seed = 0
+    assert all(len(text) <= 1 for text in generator(TEXTS))

@@ -334,3 +334,9 @@ class MultiAgentGRPOConfig(GRPOConfig):
             if ("max_completion_length" if name in _LENGTHS else name) not in own
         }
         return {**common, **(own.get(key) or {})}
+
+    def sampling_of(self, role: str) -> dict[str, Any]:
+        """What a role samples with, as options of [`~transformers.GenerationConfig`], without special tokens."""
+        fields = {name: self.for_role(role, name) for name in SAMPLING}
+        limit = self.for_role(role, "max_completion_length")
+        return {**fields, "max_new_tokens": limit, **self.for_role(role, "generation_kwargs")}

@@ -183,26 +183,19 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
     def _settings(self, role: str, trainer: GRPOTrainer) -> dict[str, Any]:
         """The attributes in which TRL keeps what is one model's, as this role has them; `trainer` made it ready."""
         answers = 1 if role == "thinker" else self.args.num_solves
-        sampling = {name: self.args.for_role(role, name) for name in SAMPLING}
-        overrides = self.args.for_role(role, "generation_kwargs")
         made = ("eos_token_ids", "ref_model", "router_aux_loss_coef", "aux_loss_enabled")
         settings = {
             **{name: getattr(trainer, name) for name in made},
-            **sampling,
-            "max_completion_length": self.args.for_role(role, "max_completion_length"),
+            **{name: self.args.for_role(role, name) for name in (*SAMPLING, "max_completion_length")},
             "processing_class": self.tokenizers[role],
             "_tokenizer": self.tokenizers[role],
             "num_generations": self.num_generations * answers,
             "num_generations_eval": self.num_generations_eval * answers,
         }
         if self.use_vllm:
-            return settings | {"vllm_generation": self.engines.engines[role], "_engine_kwargs": overrides}
-        generation_kwargs = {
-            **trainer.generation_kwargs,
-            **sampling,
-            "max_new_tokens": settings["max_completion_length"],
-            **overrides,
-        }
+            own = {"_engine_kwargs": self.args.for_role(role, "generation_kwargs")}
+            return settings | own | {"vllm_generation": self.engines.engines[role]}
+        generation_kwargs = {**trainer.generation_kwargs, **self.args.sampling_of(role)}
         return settings | {
             "generation_kwargs": generation_kwargs,
             "generation_config": GenerationConfig(**generation_kwargs, disable_compile=True),
