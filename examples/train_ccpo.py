@@ -126,6 +126,7 @@ def evaluate(
             seed=args.seed,
             model_init_kwargs=options,
             generation_kwargs={name: value for name, value in sampling.items() if value is not None},
+            chat_template_kwargs=args.chat_template_kwargs,
         )
     return evaluate_team(problems, generators, outcome, topology=topology, batch_size=team.eval_batch_size)
 
@@ -137,6 +138,11 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
     if held_out is not None and team.num_eval_problems:
         held_out = held_out.select(range(min(team.num_eval_problems, len(held_out))))
     credit = team.make_credit(topology=topology)
+    if team.num_eval_problems and None in (args.sampling_of(role)["max_new_tokens"] for role in topology.role_names):
+        raise ValueError(
+            "`max_completion_length=None` leaves the evaluation's completions without an end. Set it, or "
+            "`num_eval_problems=0`."
+        )
     # before a model is built
     check_arguments({}, [credit], args, train_dataset, topology, loading["peft_config"], held_out)
     models = load_models(team, args, model)

@@ -273,6 +273,7 @@ def test_the_evaluation_samples_as_training_does(arguments, thinker, solver, exa
         "--role_kwargs": "{'thinker': {'max_completion_length': 5, 'temperature': 0.8}, "
         "'solver': {'generation_kwargs': {'top_k': 3, 'repetition_penalty': 1.5}}}",
         "--generation_kwargs": "{'top_k': 7, 'suppress_tokens': [4]}",
+        "--chat_template_kwargs": "{'enable_thinking': false}",
         "--min_p": "0.1",
         "--max_completion_length": "9",
         "--output_dir": str(tmp_path),
@@ -282,5 +283,5 @@ def test_the_evaluation_samples_as_training_does(arguments, thinker, solver, exa
     for role, expected in (("thinker", thinker), ("solver", solver)):
         found = {**vars(made[role]), **made[role].generation_kwargs}
         assert {name: found[name] for name in expected} == expected
-        assert found["suppress_tokens"] == [4]
+        assert found["suppress_tokens"] == [4] and found["chat_template_kwargs"] == {"enable_thinking": False}
     assert made["solver"].generation_kwargs["repetition_penalty"] == 1.5

@@ -100,7 +100,7 @@ def test_a_policy_is_made_ready_in_what_a_setup_runs():
     start = source.index("self._inner_training_loop")
     for step in (
         "apply_liger_kernel(",
-        "activation_checkpointing_enable(",
+        "_checkpointing_enable(",
         "align_special_tokens(",
         "activate_neftune(",
     ):

@@ -66,8 +66,12 @@ REFUSED = {
     "ddp_static_graph": ({"ddp_static_graph": True}, "=True` does not go with DDP"),
     **{
         f"optim {name}": ({"optim": name}, f"`optim='{name}'` is not supported with several roles")
-        for name in ("galore_adamw_layerwise", "apollo_adamw_layerwise", "lomo", "adalomo", "schedule_free_adamw")
+        for name in ("galore_adamw_layerwise", "apollo_adamw_layerwise", "lomo", "adalomo")
     },
+    "optim schedule_free_adamw": (
+        {"optim": "schedule_free_adamw"},
+        "`optim='schedule_free_adamw'` does not go with `schedule='alternate'`",
+    ),
 }
 WITH_A_REFUSED_ONE = """
     fsdp_config ref_model_mixup_alpha ref_model_sync_steps entropy_coef_min entropy_coef_max entropy_coef_delta

@@ -247,3 +247,22 @@ def test_fewer_prompts_than_a_generation_batch(fields, needed, stream, build, ma
             build(args=args, train_dataset=few, topology=topology, reward_funcs=credit)
         with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
             build(args=args, train_dataset=enough, topology=topology, reward_funcs=credit)
+
+
+def test_rows_made_on_the_fly(make_config, outcome, model_dirs):
+    """`set_transform` names no columns before a row is read."""
+    rows = Dataset.from_dict({"number": list(range(8))})
+    rows.set_transform(lambda batch: {"prompt": [f"{n}+1=" for n in batch["number"]]})
+    check_datasets(rows, None, make_config(), [SharedCredit(outcome)], ("solver",))
+    rows.set_transform(lambda batch: {"question": [f"{n}+1=" for n in batch["number"]]})
+    with pytest.raises(ValueError, match="`train_dataset` has no column 'prompt'"):
+        check_datasets(rows, None, make_config(), [SharedCredit(outcome)], ("solver",))
+
+
+def test_a_verifier_that_reads_another_column(make_config, text_dataset):
+    class Own(MathVerifier):
+        def __call__(self, completions, target, **kwargs):
+            return self.score(gold=target, prediction=completions)
+
+    rows = text_dataset.rename_column("solution", "target")
+    check_datasets(rows, None, make_config(), [SharedCredit(Own())], ("thinker", "solver"))

@@ -2,6 +2,8 @@
 
 import copy
 import sys
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -257,11 +259,11 @@ class Counting(torch.optim.SGD):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         for group in self.param_groups:
-            group |= {"taken": 0, "decayed": torch.ones(1)}
+            group["decayed"] = torch.ones(1)
 
     def step(self, closure=None):
         for group in self.param_groups:
-            group["taken"] += 1
+            group["taken"] = group.get("taken", 0) + 1  # from the first step on
             group["decayed"].mul_(0.5)
         return super().step(closure)
 
@@ -272,15 +274,56 @@ def test_what_an_optimizer_counts_in_a_group_is_held_out_of_turn(model_dirs, cha
     class Look(TrainerCallback):
         def on_step_end(self, *args, optimizer, **kwargs):
             groups = {group["role"]: group for group in trainer.optimizer.param_groups}
-            seen.append({role: (group["taken"], group["decayed"].item()) for role, group in groups.items()})
+            seen.append({role: (group.get("taken"), group["decayed"].item()) for role, group in groups.items()})
+            assert [len(group["params"]) for group in groups.values()] == [
+                len(group["param_names"]) for group in groups.values()
+            ]
 
     models = {role: AutoModelForCausalLM.from_pretrained(model_dirs[kind]) for role, kind in KINDS.items()}
     args = make_config(schedule="alternate", alternate_period=1, max_steps=4, steps_per_generation=1)
-    optimizer = Counting([p for model in models.values() for p in model.parameters()], lr=1e-3)
+    optimizer = Counting([pair for model in models.values() for pair in model.named_parameters()], lr=1e-3)
     trainer = build(models, args, chat_dataset, outcome, callbacks=[Look()], optimizers=(optimizer, None))
     trainer.train()
     assert [step["thinker"] for step in seen] == [(1, 0.5), (1, 0.5), (2, 0.25), (2, 0.25)]
-    assert [step["solver"] for step in seen] == [(0, 1.0), (1, 0.5), (1, 0.5), (2, 0.25)]
+    assert [step["solver"] for step in seen] == [(None, 1.0), (1, 0.5), (1, 0.5), (2, 0.25)]
+
+
+class TwoModes(torch.optim.SGD):
+    """As schedulefree's: its weights in training and in evaluation differ."""
+
+    def train(self):
+        pass
+
+    def eval(self):
+        pass
+
+
+def test_an_optimizer_with_two_modes(model_dirs, chat_dataset, make_config, outcome):
+    models = {role: AutoModelForCausalLM.from_pretrained(model_dirs[kind]) for role, kind in KINDS.items()}
+    optimizers = (TwoModes([p for model in models.values() for p in model.parameters()], lr=1e-3), None)
+    with pytest.raises(ValueError, match=r"`optimizers=\(TwoModes, ...\)` does not go with `schedule='alternate'`"):
+        build(models, make_config(), chat_dataset, outcome, optimizers=optimizers)
+    build(models, make_config(schedule="joint"), chat_dataset, outcome, optimizers=optimizers).train()
+    shared = models["thinker"]
+    build(
+        shared,
+        make_config(policy_sharing="shared"),
+        chat_dataset,
+        outcome,
+        optimizers=(TwoModes(shared.parameters()), None),
+    )
+
+
+def test_memory_metrics_end_with_the_training(model_dirs, chat_dataset, make_config, outcome):
+    """`Trainer` measures in a thread that does not sleep."""
+    args = make_config(schedule="joint", max_steps=1, skip_memory_metrics=False)
+    before = threading.active_count()
+    trainer = build({r: model_dirs[k] for r, k in KINDS.items()}, args, chat_dataset, outcome)
+    trainer.train()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == before
 
 
 def test_one_shared_model_has_what_one_model_has(model_dirs, chat_dataset, make_config, outcome):

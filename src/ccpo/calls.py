@@ -1,7 +1,6 @@
 """Calling what a user hands in: outcome functions and generators, plain or asynchronous."""
 
 import asyncio
-import functools
 import inspect
 import math
 import os
@@ -9,21 +8,27 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+_loops: dict[int, asyncio.AbstractEventLoop] = {}
+_loops_lock = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a thread of the parent may have held it
+    os.register_at_fork(after_in_child=lambda: globals().update(_loops_lock=threading.Lock()))
 
-@functools.cache
+
 def _loop_of(process: int) -> asyncio.AbstractEventLoop:
     """The event loop of a process, on a thread of its own; a forked child has none of its parent's threads."""
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="ccpo-async", daemon=True).start()
-    return loop
+    with _loops_lock:
+        if process not in _loops:
+            _loops[process] = asyncio.new_event_loop()
+            threading.Thread(target=_loops[process].run_forever, name="ccpo-async", daemon=True).start()
+        return _loops[process]
 
 
 def call(function: Callable, *args: Any, **kwargs: Any) -> Any:
     """
     Call a function and wait for its result, be it asynchronous or not, also where an event loop runs (a notebook).
 
-    Everything asynchronous runs on one loop for the life of the process, so that a client keeps its connections from
-    call to call.
+    What is called so runs on one loop for the life of the process, so that a client keeps its connections from call to
+    call. (In training, TRL awaits outcome functions on a loop of its own.)
 
     Args:
         function (`Callable`): a function, a coroutine function, or an object whose `__call__` is either.

@@ -6,6 +6,8 @@ from collections import Counter
 from itertools import islice
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 
 from .cells import kind
@@ -80,7 +82,10 @@ def check_datasets(
         `ValueError`: no such dataset, no rows, too few, a missing column, or a cell that is no prompt or gold answer.
     """
     needed = args.generation_batch_size // args.num_generations  # what TRL's sampler takes at once
-    verifiers = [allocator.outcome for allocator in allocators if isinstance(allocator.outcome, MathVerifier)]
+    outcomes = [allocator.outcome for allocator in allocators if isinstance(allocator.outcome, MathVerifier)]
+    verifiers = [
+        outcome for outcome in outcomes if type(outcome).__call__ is MathVerifier.__call__
+    ]  # which reads these
     named = (
         {f"eval_dataset[{key!r}]": given for key, given in eval_dataset.items()}
         if isinstance(eval_dataset, dict)
@@ -90,7 +95,8 @@ def check_datasets(
         named = {"eval_dataset": eval_dataset}
     for name, dataset in {"train_dataset": train_dataset, **named}.items():
         _check_kind(name, dataset, ["prompt", "solution"] if verifiers else ["prompt"])
-        rows = list(islice(dataset, needed)) if isinstance(dataset, IterableDataset) else dataset.with_format(None)
+        made_on_the_fly = isinstance(dataset, IterableDataset) or dataset.format["type"] == "custom"  # set_transform
+        rows = list(islice(dataset, needed)) if made_on_the_fly else dataset.with_format(None)
         if name == "train_dataset":
             _check_batch(len(rows), needed, args)
         if len(rows) == 0:
@@ -104,7 +110,11 @@ def check_datasets(
         _check_format(name, rows[0])
         _check_prompts(name, _column(name, rows, "prompt"), roles)
         if verifiers:
-            _check_golds(name, _column(name, rows, "solution"), verifiers[0])
+            golds = _column(name, rows, "solution")
+            # One process reads them for all: near the verifier's time limit they might disagree, and one go on alone.
+            found = [_gold_fault(name, golds, verifiers[0]) if PartialState().is_main_process else None]
+            if (fault := broadcast_object_list(found)[0]) is not None:
+                raise ValueError(fault)
 
 
 def _check_kind(name: str, dataset: Any, columns: list[str]) -> None:
@@ -118,7 +128,8 @@ def _check_kind(name: str, dataset: Any, columns: list[str]) -> None:
         )
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ValueError(f"`{name}` is empty (0 rows). Check its split and filters.")
-    for column in columns if dataset.column_names is not None else ():
+    on_the_fly = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+    for column in columns if dataset.column_names is not None and not on_the_fly else ():
         if column not in dataset.column_names:
             raise _missing(name, column, dataset.column_names)
 
@@ -207,11 +218,11 @@ def _check_format(name: str, row: dict) -> None:
             )
 
 
-def _check_golds(name: str, golds: list, verifier: MathVerifier) -> None:
-    """Gold answers are texts that the verifier can read: all unreadable is an error, some are a warning."""
+def _gold_fault(name: str, golds: list, verifier: MathVerifier) -> str | None:
+    """Gold answers are texts that the verifier can read: all unreadable is a fault, some are a warning."""
     for i, gold in enumerate(golds):
         if gold is not None and not isinstance(gold, str):
-            raise ValueError(
+            return (
                 f"`{name}`: the `solution` of row {i} is {kind(gold)}, {gold!r:.80}, and MathVerifier reads text. "
                 "Convert it, e.g. with ccpo.data.load_problems(..., solution_column='solution') or "
                 "dataset.cast_column('solution', Value('string'))."
@@ -230,7 +241,7 @@ def _check_golds(name: str, golds: list, verifier: MathVerifier) -> None:
     number = sum(counts[gold] for gold in unreadable)
     examples = ", ".join(repr(gold)[:80] for gold in unreadable[:3])
     if len(unreadable) == len(looked_at):
-        raise ValueError(
+        return (
             f"`{name}`: MathVerifier can read no gold answer in `solution` ({number} rows), e.g. {examples}. "
             "Nothing could be scored. Name the column of the answers, or use an outcome function that reads them."
         )
@@ -239,3 +250,4 @@ def _check_golds(name: str, golds: list, verifier: MathVerifier) -> None:
             "`%s`: MathVerifier cannot read the gold answers of %d of %d rows, which will not be scored, e.g. %s.",
             *(name, number, sum(counts[gold] for gold in looked_at), examples),
         )
+    return None

@@ -10,6 +10,7 @@ import torch
 from peft import AutoPeftModelForCausalLM, PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers.trainer_utils import TrainerMemoryTracker
 from trl import GRPOTrainer
 
 
@@ -53,22 +54,28 @@ class RolePolicies(nn.Module):
 
     @property
     def is_activation_checkpointing(self) -> bool:
-        return any(policy.is_activation_checkpointing for policy in self.policies.values())
+        return any(_checkpointing(policy, "is_{}") for policy in self.policies.values())
 
-    def activation_checkpointing_enable(self, *args, **kwargs):
+    def activation_checkpointing_enable(self, activation_checkpointing_kwargs=None, **kwargs):
         for policy in self.policies.values():
-            policy.activation_checkpointing_enable(*args, **kwargs)
+            _checkpointing(policy, "{}_enable")(activation_checkpointing_kwargs, **kwargs)
 
     def activation_checkpointing_disable(self):
         for policy in self.policies.values():
-            policy.activation_checkpointing_disable()
+            _checkpointing(policy, "{}_disable")()
 
-    # The names that TRL 1.16 calls.
+    # The names that TRL 1.16 calls, and transformers before 5.23.
     is_gradient_checkpointing = is_activation_checkpointing
     gradient_checkpointing_disable = activation_checkpointing_disable
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs=None, **kwargs):
         self.activation_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
+
+
+def _checkpointing(policy: nn.Module, name: str) -> Any:
+    """An attribute about the checkpointing of activations, which transformers before 5.23 called that of gradients."""
+    new = name.format("activation_checkpointing")
+    return getattr(policy, new if hasattr(policy, new) else name.format("gradient_checkpointing"))
 
 
 def activate(model: nn.Module, role: str, roles: tuple[str, ...]) -> None:
@@ -114,10 +121,11 @@ def split_param_groups(optimizer: torch.optim.Optimizer, model: nn.Module, args:
     groups = []
     for group in optimizer.param_groups:
         for role in dict.fromkeys(owner[id(parameter)] for parameter in group["params"]):
-            mine = [parameter for parameter in group["params"] if owner[id(parameter)] == role]
+            places = [i for i, parameter in enumerate(group["params"]) if owner[id(parameter)] == role]
             lr = (args.role_kwargs or {}).get(role, {}).get("learning_rate", group["lr"])
             kept = copy.deepcopy({name: value for name, value in group.items() if name != "params"})
-            groups.append({**kept, "params": mine, "role": role, "lr": lr})
+            listed = {name: [group[name][i] for i in places] for name in ("params", "param_names") if name in group}
+            groups.append({**kept, **listed, "role": role, "lr": lr})
     held = {group["role"] for group in groups}
     if missing := [role for role in dict.fromkeys(owner.values()) if role not in held]:
         raise ValueError(
@@ -156,6 +164,7 @@ class PolicySetup(GRPOTrainer):
         self._trainer, self._tag_names = trainer, trainer._tag_names
         # The engines and all that is written or sent anywhere are the one trainer's.
         silent = {"use_vllm": False, "push_to_hub": False, "log_completions": False, "report_to": []}
+        silent["skip_memory_metrics"] = True
         with replaced(trainer.args, temperature=trainer.args.for_role(role, "temperature"), **silent):
             super().__init__(
                 model=model,
@@ -172,7 +181,7 @@ class PolicySetup(GRPOTrainer):
     def of_first(cls, trainer: GRPOTrainer) -> "PolicySetup":
         """The setup of the policy with which `GRPOTrainer.__init__` has just built the trainer."""
         setup = cls.__new__(cls)
-        vars(setup).update(vars(trainer))
+        vars(setup).update(vars(trainer), _memory_tracker=TrainerMemoryTracker(skip_memory_metrics=True))
         return setup
 
     def create_accelerator_and_postprocess(self) -> None:

@@ -16,7 +16,7 @@ from trl.trainer.utils import disable_dropout_in_model, get_callable_name
 
 from .checkpoint_mixin import CheckpointMixin
 from .checkpoints import describe
-from .checks import check_arguments, check_episode_arguments, load_tokenizers, models_by_role
+from .checks import check_arguments, check_episode_arguments, check_modeless_optimizer, load_tokenizers, models_by_role
 from .clock import StepClock
 from .collection import Rollout, collect, log_rollout
 from .config import SAMPLING, MultiAgentGRPOConfig
@@ -106,6 +106,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         self._credit = [describe(allocator) for allocator in self.allocators]  # as it is at the start
         episode = {"tools": tools, "rollout_func": rollout_func, "environment_factory": environment_factory}
         check_episode_arguments(episode, self.roles)
+        if len(self.roles) > 1 and callable(getattr(optimizers[0], "eval", None)):
+            check_modeless_optimizer(f"optimizers=({type(optimizers[0]).__name__}, ...)", args)
         models = models_by_role(model, args.policy_sharing, self.roles)
         check_arguments(models, self.allocators, args, train_dataset, self.topology, peft_config, eval_dataset)
         tokenizers = load_tokenizers(models, processing_class, args, train_dataset)
@@ -291,6 +293,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
         for parameter, gradient in self._held_gradients:
             parameter.grad = gradient
         for group, settings in self._held_settings:
+            for name in group.keys() - settings.keys() - {"params"}:  # what the step has begun to count
+                del group[name]
             group.update(settings)
         self._held_gradients.clear()
         self._held_settings.clear()

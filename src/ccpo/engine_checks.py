@@ -1,0 +1,85 @@
+"""What can be known to be wrong before any model loads: vLLM's engines."""
+
+from typing import Any
+
+from transformers import AutoConfig
+from trl.trainer.utils import get_config_model_id
+
+from .config import MultiAgentGRPOConfig
+from .engines import engine_settings, has_engine_per_role
+from .rewards import CreditAllocator
+
+
+def check_engines(
+    models: dict[str, Any],
+    args: MultiAgentGRPOConfig,
+    roles: tuple[str, ...],
+    allocators: list[CreditAllocator],
+    peft_config: Any,
+) -> None:
+    """Engines that can be built, and told apart."""
+    for role, model in models.items():
+        if not isinstance(model, str) and not get_config_model_id(model.config):
+            raise ValueError(
+                f"`use_vllm=True` loads the model of role {role!r} from where it came from, but it came from nowhere. "
+                "Save it with save_pretrained and pass the folder, or set `use_vllm=False`."
+            )
+    given = {role: [key for key in keys if key.startswith("vllm_")] for role, keys in (args.role_kwargs or {}).items()}
+    if not has_engine_per_role(args, roles) and any(given.values()):
+        raise ValueError(
+            f"`role_kwargs` sets {given}, but all roles use one engine. Set the common arguments instead, or use "
+            "`policy_sharing='separate'` and `vllm_engine_per_role=True`."
+        )
+    if args.vllm_structured_outputs_regex is not None and any(a.needs_ratings(roles) for a in allocators):
+        raise ValueError(
+            f"`vllm_structured_outputs_regex={args.vllm_structured_outputs_regex!r}` would be forced on ratings, too. "
+            "Leave it out, or use a credit without ratings."
+        )
+    if args.policy_sharing == "adapters" and getattr(peft_config, "modules_to_save", None):
+        raise ValueError(
+            f"`use_vllm=True` cannot push `modules_to_save={peft_config.modules_to_save}` of several adapters. Set it "
+            "to None, or use `policy_sharing='separate'`."
+        )
+    if has_engine_per_role(args, roles):
+        if args.vllm_mode == "colocate" and args.vllm_enable_sleep_mode:
+            raise ValueError(
+                "`vllm_enable_sleep_mode=True` allows one engine in a process, and every role has one. Set "
+                "`vllm_engine_per_role=False` or `vllm_enable_sleep_mode=False`."
+            )
+        settings = {role: engine_settings(args, role, roles) for role in roles}
+        shares = {role: values["vllm_gpu_memory_utilization"] for role, values in settings.items()}
+        if args.vllm_mode == "colocate" and sum(shares.values()) > 1:
+            raise ValueError(
+                f"`vllm_gpu_memory_utilization` of the roles' engines is {shares}, more than the whole GPU together. "
+                "Lower them in `role_kwargs`, or leave them out to share `vllm_gpu_memory_utilization` equally."
+            )
+        dialled = {
+            role: values["vllm_server_base_url"] or f"http://{values['vllm_server_host']}:{values['vllm_server_port']}"
+            for role, values in settings.items()
+        }
+        ports = {role: values["vllm_group_port"] for role, values in settings.items()}
+        for what, values in (("server", dialled), ("group port (`vllm_group_port`)", ports)):
+            if args.vllm_mode == "server" and len(set(values.values())) < len(roles):
+                raise ValueError(
+                    f"`vllm_mode='server'` needs a {what} per role, got {values}. Set them in `role_kwargs`, or set "
+                    "`vllm_engine_per_role=False`."
+                )
+    elif args.policy_sharing == "separate":
+        configs = {role: _engine_config(model, args) for role, model in models.items()}
+        first = configs[roles[0]]
+        for role, config in configs.items():
+            if differ := [name for name in first if first[name] != config.get(name)]:
+                raise ValueError(
+                    f"`vllm_engine_per_role=False` gives one engine each role's weights in turn, but the models of "
+                    f"{roles[0]!r} and {role!r} differ in {differ}. Set `vllm_engine_per_role=True`."
+                )
+
+
+def _engine_config(model: Any, args: MultiAgentGRPOConfig) -> dict[str, Any]:
+    """What of a model's configuration an engine is built for."""
+    if isinstance(model, str):
+        revision = (args.model_init_kwargs or {}).get("revision")
+        model = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+    config = getattr(model, "config", model)
+    ignored = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
+    return {name: value for name, value in config.to_dict().items() if name not in ignored}
