@@ -3,7 +3,6 @@ r"""The leak guard, the `\boxed{}` sentence that the Thinker must not get, and t
 import copy
 import json
 import random
-import time
 from pathlib import Path
 
 import pytest
@@ -154,11 +153,10 @@ MEGABYTES = {
 }
 
 
+@pytest.mark.timeout(120)  # it takes a fraction of a second; quadratic time would be hours
 @pytest.mark.parametrize("text", MEGABYTES.values(), ids=MEGABYTES.keys())
 def test_leak_guard_takes_linear_time(text):
-    start = time.perf_counter()
     assert "\\boxed" not in strip_boxed(text)
-    assert time.perf_counter() - start < 10  # a fraction of a second; quadratic time would be hours
 
 
 # ---- The sentence that asks for a boxed answer ----
@@ -325,10 +323,9 @@ def test_real_problems_survive_unchanged(name, field):
     ],
     ids=["dots", "behind", "and", "boxes", "lines", "spaces", "dollars", "brackets"],
 )
+@pytest.mark.timeout(120)  # it takes a fraction of a second; quadratic time would be minutes to hours
 def test_stripping_the_instruction_takes_linear_time(text):
-    start = time.perf_counter()
-    strip_answer_instruction(text)
-    assert time.perf_counter() - start < 10  # a fraction of a second; quadratic time would be minutes to hours
+    assert len(strip_answer_instruction(text)) <= len(text)
 
 
 # ---- Templates and messages ----
