@@ -12,6 +12,7 @@ from trl.trainer.utils import get_config_model_id
 from .config import MultiAgentGRPOConfig
 from .engines import engine_settings, has_engine_per_role
 from .input_checks import check_datasets
+from .model_checks import check_tokens, check_weights
 from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit
 from .topology import Topology
 
@@ -30,7 +31,7 @@ def models_by_role(model: Any, sharing: str, roles: tuple[str, ...]) -> dict[str
     """
     if not isinstance(model, dict):
         return dict.fromkeys(roles, model)
-    if unknown := sorted(set(model) - set(roles)):
+    if unknown := sorted(set(model) - set(roles), key=str):
         raise ValueError(f"`model` names the roles {unknown}, which the topology does not have; it has {list(roles)}.")
     if missing := [role for role in roles if role not in model]:
         raise ValueError(f"`model` has no entry for the roles {missing}. Give one model, or one per role.")
@@ -74,7 +75,7 @@ def check_arguments(
     roles = topology.role_names
     if args.start_role is not None and args.start_role not in roles:
         raise ValueError(f"`start_role={args.start_role!r}` is not a role of the topology; it has {list(roles)}.")
-    if unknown := sorted(set(args.role_kwargs or {}) - set(roles)):
+    if unknown := sorted(set(args.role_kwargs or {}) - set(roles), key=str):
         raise ValueError(f"`role_kwargs` names {unknown}, which the topology does not have; it has {list(roles)}.")
     if peft_config is not None and not isinstance(peft_config, PeftConfig):
         raise TypeError(
@@ -122,6 +123,8 @@ def check_arguments(
         check_datasets(train_dataset, eval_dataset, args, allocators, roles)
     for role, model in models.items():
         _check_model(role, model, args)
+    if len(roles) > 1:
+        check_weights(models, peft_config)
     if args.use_vllm and len(roles) > 1:
         _check_vllm(models, args, roles, allocators, peft_config)
 
@@ -323,7 +326,7 @@ def load_tokenizers(
         `ValueError`: conversational prompts and no chat template, a model that names no tokenizer, or a tokenizer of a
             role that is not there.
     """
-    if isinstance(processing_class, dict) and (unknown := sorted(set(processing_class) - set(models))):
+    if isinstance(processing_class, dict) and (unknown := sorted(set(processing_class) - set(models), key=str)):
         raise ValueError(
             f"`processing_class` names the roles {unknown}, which the topology does not have; it has {list(models)}. "
             "Rename or remove them; a role without an entry gets its model's tokenizer."
@@ -358,6 +361,8 @@ def load_tokenizers(
                 "template. Set `tokenizer.chat_template`, use an instruct model, or give text prompts."
             )
         tokenizers[role] = given
+    if len(models) > 1:
+        check_tokens(models, tokenizers, args)
     special = {
         role: {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         for role, tokenizer in tokenizers.items()

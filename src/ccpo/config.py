@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from trl import GRPOConfig
 
+from .fields import check_counts, check_scalars
+
 ROLE_KEYS = (
     "max_completion_length",
     "learning_rate",
@@ -232,6 +234,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        check_scalars(self)
+        check_counts(self)
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
@@ -281,6 +285,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
     def _read_mappings(self):
         for name in self._VALID_DICT_FIELDS:
             value = getattr(self, name)
+            if isinstance(value, list | tuple | set):
+                raise ValueError(f"`{name}` must be a mapping, got {value!r}. Write it as {{'key': value}}.")
             if isinstance(value, str) and (value.strip().startswith("{") or name not in _MAY_BE_PATHS):
                 value = read_mapping(name, value)
                 if isinstance(value, str) and not value.startswith("{"):
@@ -298,7 +304,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
         for role, overrides in (self.role_kwargs or {}).items():
             if not isinstance(overrides, dict):
                 raise ValueError(f"`role_kwargs[{role!r}]` must be a mapping, got {overrides!r}.")
-            if unknown := sorted(set(overrides) - set(ROLE_KEYS)):
+            if unknown := sorted(set(overrides) - set(ROLE_KEYS), key=str):
                 raise ValueError(f"`role_kwargs[{role!r}]` has unknown keys {unknown}; known: {list(ROLE_KEYS)}.")
             for key in _ROLE_NUMBERS.keys() & overrides.keys():
                 name, may_be_none = f"role_kwargs[{role!r}][{key!r}]", key in _MAY_BE_NONE["role"]

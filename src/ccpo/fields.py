@@ -1,0 +1,60 @@
+"""What a field of a configuration may hold at all: YAML and Python give values of any type."""
+
+import types
+from numbers import Integral, Number
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+_WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_COUNTS = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "generation_batch_size",
+    "num_iterations",
+    "num_generations",
+    "num_generations_eval",
+)
+_NOT_NEGATIVE = ("beta", "epsilon", "epsilon_high", "max_grad_norm")
+
+
+def check_scalars(arguments: Any) -> None:
+    """
+    Refuse lists and mappings, and scalars of another kind, where a dataclass of arguments has one scalar.
+
+    Args:
+        arguments (dataclass): the fields. Those that are annotated with anything but scalars are left alone, and so is
+            text where a number is meant, which the parser of a command line reads.
+
+    Raises:
+        `ValueError`: such a value, with the field.
+    """
+    for name, hint in get_type_hints(type(arguments)).items():
+        kinds = set(get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)) - {type(None)}
+        value = getattr(arguments, name, None)
+        if value is None or not kinds <= _WORDS.keys():
+            continue
+        if isinstance(value, list | tuple | set | dict):
+            wrong = True
+        elif isinstance(value, bool):
+            wrong = not kinds & {bool, str}  # TRL takes some of both
+        elif isinstance(value, Number):
+            wrong = kinds == {str}
+        else:
+            wrong = isinstance(value, str) and kinds == {bool}
+        if wrong:
+            words = " or ".join(word for kind, word in _WORDS.items() if kind in kinds)
+            quoted = " Put it in quotes." if isinstance(value, Number) and kinds == {str} else ""
+            raise ValueError(f"`{name}` must be {words}, got {value!r}.{quoted}")
+
+
+def check_counts(args: Any) -> None:
+    """Refuse batches and repetitions of less than one, and negative weights and limits: nothing would be trained."""
+    for name in _COUNTS:
+        value = getattr(args, name)
+        if isinstance(value, Integral) and value < 1:
+            raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+    for name in _NOT_NEGATIVE:
+        value = getattr(args, name)
+        if isinstance(value, Number) and not value >= 0:
+            raise ValueError(f"`{name}` must be a number >= 0, got {value!r}.")
