@@ -119,6 +119,16 @@ def check_arguments(
         raise ValueError("`advantage_estimator='counterfactual'` needs a thinker; the topology has one role only.")
     if train_dataset is None and len(roles) > 1:
         raise ValueError("`train_dataset` is required, got None.")
+    if args.reward_weights is not None and len(args.reward_weights) != len(allocators):
+        raise ValueError(
+            f"`reward_weights={args.reward_weights}` has {len(args.reward_weights)} weights for {len(allocators)} "
+            "reward functions. Give one to each, in their order."
+        )
+    if len(roles) > 1 and args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise ValueError(
+            f"`num_train_epochs={args.num_train_epochs}` and `max_steps={args.max_steps}`: nothing would be trained. "
+            "Set one of them to more than 0."
+        )
     if train_dataset is not None:
         check_datasets(train_dataset, eval_dataset, args, allocators, roles)
     for role, model in models.items():

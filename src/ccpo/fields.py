@@ -4,7 +4,16 @@ import types
 from numbers import Integral, Number
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from transformers import GenerationConfig
+
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_OF_TRANSFORMERS = frozenset(vars(GenerationConfig()))
+_OTHER_RESULTS = {
+    "num_return_sequences": "`num_generations` says how many completions a prompt gets",
+    "n": "`num_generations` says how many completions a prompt gets",
+    "return_dict_in_generate": "completions are read as token ids",
+    "stop_strings": "transformers needs a tokenizer for it, which TRL does not pass",
+}
 _COUNTS = (
     "per_device_train_batch_size",
     "per_device_eval_batch_size",
@@ -15,7 +24,7 @@ _COUNTS = (
     "num_generations",
     "num_generations_eval",
 )
-_NOT_NEGATIVE = ("beta", "epsilon", "epsilon_high", "max_grad_norm")
+_NOT_NEGATIVE = ("beta", "epsilon", "epsilon_high")
 
 
 def check_scalars(arguments: Any) -> None:
@@ -58,3 +67,15 @@ def check_counts(args: Any) -> None:
         value = getattr(args, name)
         if isinstance(value, Number) and not value >= 0:
             raise ValueError(f"`{name}` must be a number >= 0, got {value!r}.")
+
+
+def check_generation_keys(name: str, options: dict[str, Any], use_vllm: bool) -> None:
+    """Refuse keys of `generation_kwargs` that transformers ignores, or that change what generation returns."""
+    for key in options:
+        if key in _OTHER_RESULTS:
+            raise ValueError(f"`{name}[{key!r}]` cannot be set: {_OTHER_RESULTS[key]}. Leave it out.")
+        if not use_vllm and key not in _OF_TRANSFORMERS:
+            raise ValueError(
+                f"`{name}` has the key {key!r}, which transformers' GenerationConfig does not have and would ignore. "
+                "Check its spelling, or leave it out."
+            )

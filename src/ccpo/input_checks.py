@@ -81,6 +81,11 @@ def check_datasets(
     """
     needed = args.generation_batch_size // args.num_generations  # what TRL's sampler takes at once
     verifiers = [allocator.outcome for allocator in allocators if isinstance(allocator.outcome, MathVerifier)]
+    if verifiers and args.remove_unused_columns:
+        raise ValueError(
+            "`remove_unused_columns=True` removes the gold answers, which MathVerifier reads in `solution`. Set it to "
+            "False, as is the default."
+        )
     named = (
         {f"eval_dataset[{key!r}]": given for key, given in eval_dataset.items()}
         if isinstance(eval_dataset, dict)

@@ -3,6 +3,7 @@
 from itertools import combinations
 from typing import Any
 
+from torch import nn
 from transformers import AutoConfig
 
 
@@ -18,7 +19,7 @@ def check_weights(models: dict[str, Any], peft_config: Any) -> None:
     Raises:
         `ValueError`: with the roles.
     """
-    objects = {role: model for role, model in models.items() if not isinstance(model, str)}
+    objects = {role: model for role, model in models.items() if isinstance(model, nn.Module)}
     for role, model in objects.items() if peft_config is None else ():
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ValueError(
@@ -68,6 +69,6 @@ def check_tokens(models: dict[str, Any], tokenizers: dict[str, Any], args: Any) 
             )
         if tokenizer.vocab_size > rows:
             raise ValueError(
-                f"`processing_class` of role {role!r} has {tokenizer.vocab_size} tokens, and its model has {rows} rows "
-                "of embeddings. Pass the model's own tokenizer; `processing_class` may be a dict with one per role."
+                f"`processing_class` of role {role!r} has {tokenizer.vocab_size} tokens, and its model has {rows} "
+                "rows of embeddings. Pass the model's own tokenizer; `processing_class` may be a dict with one per role."
             )
