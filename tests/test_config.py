@@ -608,7 +608,11 @@ def test_yaml_values_arrive(tmp_path):
         ("role_kwargs", '{"thinker": {"max_completion_length": 4}}', {"thinker": {"max_completion_length": 4}}),
         ("role_kwargs", "{solver: {top_p: 5e-1, min_p: None}}", {"solver": {"top_p": 0.5, "min_p": None}}),
         ("role_kwargs", " thinker: {top_k: 3}", {"thinker": {"top_k": 3}}),
-        ("generation_kwargs", "{'eta_cutoff': 3e-4, 'eos_token_id': [1, 2]}", {"eta_cutoff": 3e-4, "eos_token_id": [1, 2]}),
+        (
+            "generation_kwargs",
+            "{'eta_cutoff': 3e-4, 'eos_token_id': [1, 2]}",
+            {"eta_cutoff": 3e-4, "eos_token_id": [1, 2]},
+        ),
         ("model_init_kwargs", "{'low_cpu_mem_usage': True}", {"low_cpu_mem_usage": True}),
         ("lr_scheduler_kwargs", '{"a": "true"}', {"a": True}),  # JSON is read by TRL
     ],
@@ -752,7 +756,10 @@ def test_constraints_pin_what_is_installed():
         ({"generation_kwargs": {"beams": 3}}, "`generation_kwargs` has the key 'beams', which transformers'"),
         ({"generation_kwargs": {"max_new_tokens": -3}}, r"`generation_kwargs\['max_new_tokens'\]` must be an integer"),
         ({"generation_kwargs": {"num_return_sequences": 3}}, "cannot be set: `num_generations` says how many"),
-        ({"role_kwargs": {"solver": {"generation_kwargs": {"stop_strings": ["x"]}}}}, "transformers needs a tokenizer"),
+        (
+            {"role_kwargs": {"solver": {"generation_kwargs": {"stop_strings": ["x"]}}}},
+            "transformers needs a tokenizer",
+        ),
     ],
 )
 def test_values_of_every_field(settings, message, make_config):
@@ -773,7 +780,10 @@ def test_whole_numbers_for_fractions(make_config):
     ("settings", "message"),
     [
         ({"reward_weights": [1.0, 2.0]}, "has 2 weights for 1 reward functions"),
-        ({"num_train_epochs": 0, "max_steps": -1}, "`num_train_epochs=0` and `max_steps=-1`: nothing would be trained"),
+        (
+            {"num_train_epochs": 0, "max_steps": -1},
+            "`num_train_epochs=0` and `max_steps=-1`: nothing would be trained",
+        ),
         ({"remove_unused_columns": True}, "`remove_unused_columns=True` removes the gold answers"),
         ({"role_kwargs": {1: {}, "planner": {}}}, r"`role_kwargs` names \[1, 'planner'\]"),
     ],

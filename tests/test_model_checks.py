@@ -68,7 +68,11 @@ def with_token(tokenizer):
     [
         (lambda: change(make_tokenizer(kind="llama"), eos_token=None), 100, "has no `eos_token`"),
         (lambda: change(make_tokenizer(kind="llama"), eos_token=None, pad_token=None), 100, "has no `eos_token`"),
-        (lambda: with_token(make_tokenizer(kind="llama")), 100, "has the ids {'pad_token': 100}, and its model has 100"),
+        (
+            lambda: with_token(make_tokenizer(kind="llama")),
+            100,
+            "has the ids {'pad_token': 100}, and its model has 100",
+        ),
         (lambda: make_tokenizer(kind="qwen3"), 100, "has the ids {'eos_token': 105, 'pad_token': 106}, and its model"),
         (lambda: make_tokenizer(kind="llama"), 60, "has 100 tokens, and its model has 60 rows of embeddings"),
     ],
@@ -103,5 +107,7 @@ def test_more_tokens_than_learned_positions(build, model_dirs, tmp_path):
     GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), **size, **special)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     trainer = build({"thinker": model_dirs["qwen3"], "solver": str(tmp_path)})
-    with pytest.raises(ValueError, match=r"solver's longest prompt has \d+ tokens.*than the 64 positions that its model"):
+    with pytest.raises(
+        ValueError, match=r"solver's longest prompt has \d+ tokens.*than the 64 positions that its model"
+    ):
         trainer.train()

@@ -327,10 +327,10 @@ def _engine_config(model: Any, args: MultiAgentGRPOConfig) -> dict[str, Any]:
 
 
 def load_tokenizers(
-    models: dict[str, Any], processing_class: Any, args: MultiAgentGRPOConfig, dataset: Any
+    models: dict[str, Any], processing_class: Any, args: MultiAgentGRPOConfig, datasets: dict[str, Any]
 ) -> dict[str, PreTrainedTokenizerBase]:
     """
-    The tokenizer of each role, as TRL loads it; a pad token where there is none.
+    The tokenizer of each role, as TRL loads it; a pad token where there is none. `datasets` are by name.
 
     Raises:
         `ValueError`: conversational prompts and no chat template, a model that names no tokenizer, or a tokenizer of a
@@ -364,10 +364,10 @@ def load_tokenizers(
             )
         if isinstance(given, PreTrainedTokenizerBase) and given.pad_token is None:
             given.pad_token = given.eos_token
-        chat = dataset is not None and is_conversational(next(iter(dataset)))
+        chat = [name for name, dataset in datasets.items() if is_conversational(next(iter(dataset)))]
         if chat and getattr(given, "chat_template", None) is None:
             raise ValueError(
-                f"`train_dataset` has conversational prompts, but the tokenizer of role {role!r} has no chat "
+                f"`{chat[0]}` has conversational prompts, but the tokenizer of role {role!r} has no chat "
                 "template. Set `tokenizer.chat_template`, use an instruct model, or give text prompts."
             )
         tokenizers[role] = given

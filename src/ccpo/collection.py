@@ -101,8 +101,8 @@ class PolicyGenerator:
         if learned and available is not None and longest + limit > available:
             raise ValueError(
                 f"The {self.role}'s longest prompt has {longest} tokens, which with `max_completion_length={limit}` "
-                f"is more than the {available} positions that its model has. Lower `max_completion_length` (the solver's "
-                "prompt holds the thinker's completion; `role_kwargs`), or leave out long problems."
+                f"is more than the {available} positions that its model has. Lower `max_completion_length` (the "
+                "solver's prompt holds the thinker's completion; `role_kwargs`), or leave out long problems."
             )
 
     def _generate_by_length(self, prompt_ids: list[list[int]]):

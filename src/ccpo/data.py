@@ -30,7 +30,8 @@ _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "c
 _PACKED = {".gz": None, ".bz2": None, ".xz": None, ".zst": "zstandard", ".lz4": "lz4"}  # and the package it needs
 _UNREADABLE = (StopIteration, ValueError, OSError, EOFError, zlib.error, DatasetGenerationError)
 _MESSAGES = [{"role": Value("string"), "content": Value("string")}]
-_READ_BY_TRL = ("chosen", "rejected", "completion", "messages")  # TRL may take these for the prompt's format
+# TRL may take these for the prompt's format, or they are names of a reward function's own arguments
+_READ_BY_TRL = ("chosen", "rejected", "completion", "messages", "prompts", "completions")
 
 
 def _file_format(path: Path) -> tuple[str, str] | None:
@@ -192,8 +193,8 @@ def load_problems(
 
     Returns:
         [`~datasets.Dataset`] with the columns `prompt`, `solution` (a string; null where there is none, which
-        makes a row unscorable) and the other columns as they were, but `messages`, `completion`, `chosen` and
-        `rejected`, which TRL would take for the prompt.
+        makes a row unscorable) and the other columns as they were, but `messages`, `completion`, `chosen`, `rejected`,
+        which TRL would take for the prompt, and `prompts`, `completions`, which reward functions get from TRL.
 
     Raises:
         `FileNotFoundError`: a local path that is not there. `ValueError`: what cannot be loaded, a missing column, a

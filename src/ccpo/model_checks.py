@@ -70,5 +70,5 @@ def check_tokens(models: dict[str, Any], tokenizers: dict[str, Any], args: Any) 
         if tokenizer.vocab_size > rows:
             raise ValueError(
                 f"`processing_class` of role {role!r} has {tokenizer.vocab_size} tokens, and its model has {rows} "
-                "rows of embeddings. Pass the model's own tokenizer; `processing_class` may be a dict with one per role."
+                "rows of embeddings. Pass the model's own tokenizer: `processing_class` may be a dict of the roles."
             )

@@ -193,7 +193,10 @@ class OpenAIGenerator:
         import openai
 
         url, status = client.base_url, getattr(error, "status_code", None)
-        said = _show(getattr(error, "body", None) or str(error), client.api_key)
+        body = getattr(error, "body", None) or str(error)
+        if isinstance(body, str) and status is not None:  # a page, or an error whose words the client has taken out
+            body = read_json(error.response.text) or body
+        said = _show(body, client.api_key)
         if isinstance(error, openai.APIConnectionError):
             return ConnectionError(
                 f"No answer from {url} in {self.max_retries + 1} attempts: {said} Is it running (`vllm serve "
