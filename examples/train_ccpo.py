@@ -17,6 +17,7 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
 from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
@@ -41,7 +42,13 @@ def parse_arguments(arguments: list[str], defaults: tuple[str, ...] = ()):
     given = {argument.split("=")[0].replace("-", "_") for argument in arguments}  # --dataset-name is --dataset_name
     if not given & TASK_OF_ITS_OWN:
         arguments = ["--config", str(DEFAULT_RECIPE), *defaults, *arguments]
-    return TrlParser((TeamArguments, MultiAgentGRPOConfig, ModelConfig)).parse_args_and_config(arguments)
+    for flag, path in zip(arguments, [*arguments[1:], ""], strict=True):
+        if flag == "--config" and not Path(path).is_file():
+            raise ValueError(f"`--config {path}` names no file. Give the path of a recipe, a YAML file.")
+    try:
+        return TrlParser((TeamArguments, MultiAgentGRPOConfig, ModelConfig)).parse_args_and_config(arguments)
+    except yaml.YAMLError as error:
+        raise ValueError(f"`--config` names a file that is no YAML. Check it. ({error})") from error
 
 
 def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):

@@ -220,6 +220,34 @@ def test_the_held_out_problems_are_checked_too(command, monkeypatch):
     assert "built" not in command.seen
 
 
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ("coef: [0.1]", r"`coef` must be a number, got \[0.1\]"),
+        ("credit: [ccpo]", r"`credit` must be text, got \['ccpo'\]"),
+        ("answer_pattern: 3", "`answer_pattern` must be text, got 3. Put it in quotes"),
+        ("solution_column: 3", "`solution_column` must be text, got 3. Put it in quotes"),
+        ("dataset_train_split: [train]", r"`dataset_train_split` must be text, got \['train'\]"),
+        ("model_init_kwargs: [1]", r"`model_init_kwargs` must be a mapping, got \[1\]"),
+        ("use_peft: true\nlora_r: [8]", "`lora_r` must be a whole number"),
+        ("credit: sepo\nrating_prompt: Rate it.", r"`rating_prompt` must contain some of {role}, .*, got 'Rate it.'"),
+        ("a: [", "`--config` names a file that is no YAML. Check it"),
+    ],
+)
+def test_values_of_a_recipe(recipe, message, command, tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(recipe)
+    with pytest.raises(ValueError, match=message):
+        command("--config", str(path))
+    assert "built" not in command.seen
+
+
+@pytest.mark.parametrize("path", ["nowhere.yaml", "", "recipes"])
+def test_a_recipe_that_is_no_file(path, command):
+    with pytest.raises(ValueError, match=f"`--config {path}` names no file"):
+        command.module.parse_arguments(["--config", path] if path else ["--config"])
+
+
 # ---- Prompts ----
 
 PROMPTS = {

@@ -608,7 +608,11 @@ def test_yaml_values_arrive(tmp_path):
         ("role_kwargs", '{"thinker": {"max_completion_length": 4}}', {"thinker": {"max_completion_length": 4}}),
         ("role_kwargs", "{solver: {top_p: 5e-1, min_p: None}}", {"solver": {"top_p": 0.5, "min_p": None}}),
         ("role_kwargs", " thinker: {top_k: 3}", {"thinker": {"top_k": 3}}),
-        ("generation_kwargs", "{'eta_cutoff': 3e-4, 'stop': [1, 2]}", {"eta_cutoff": 3e-4, "stop": [1, 2]}),
+        (
+            "generation_kwargs",
+            "{'eta_cutoff': 3e-4, 'eos_token_id': [1, 2]}",
+            {"eta_cutoff": 3e-4, "eos_token_id": [1, 2]},
+        ),
         ("model_init_kwargs", "{'low_cpu_mem_usage': True}", {"low_cpu_mem_usage": True}),
         ("lr_scheduler_kwargs", '{"a": "true"}', {"a": True}),  # JSON is read by TRL
     ],
@@ -729,3 +733,61 @@ def test_constraints_pin_what_is_installed():
     assert len(pins) == len(lines) and set(names) <= set(pins)
     if version("trl") == pins["trl"] and version("numpy") == pins["numpy"]:  # installed with the constraints
         assert {name: pins[name] for name in names} == {name: version(name) for name in names}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gradient_accumulation_steps": 0}, "`gradient_accumulation_steps` must be an integer of at least 1, got 0"),
+        ({"steps_per_generation": -1}, "`steps_per_generation` must be an integer of at least 1, got -1"),
+        ({"per_device_train_batch_size": 0}, "`per_device_train_batch_size` must be an integer of at least 1, got 0"),
+        ({"num_iterations": 0}, "`num_iterations` must be an integer of at least 1, got 0"),
+        ({"num_generations": 0}, "`num_generations` must be an integer of at least 1, got 0"),
+        ({"beta": -0.1}, "`beta` must be a number >= 0, got -0.1"),
+        ({"epsilon": -0.1}, "`epsilon` must be a number >= 0, got -0.1"),
+        ({"loss_type": "ppo"}, "`loss_type` must be one of .*'dapo'.*, got 'ppo'"),
+        ({"importance_sampling_level": "word"}, "`importance_sampling_level` must be one of .*, got 'word'"),
+        ({"max_steps": [3]}, r"`max_steps` must be a whole number, got \[3\]"),
+        ({"num_solves": True}, "`num_solves` must be a whole number, got True"),
+        ({"run_name": 3}, "`run_name` must be text, got 3. Put it in quotes"),
+        ({"merge_adapters": "false"}, "`merge_adapters` must be true or false, got 'false'"),
+        ({"model_init_kwargs": [1]}, r"`model_init_kwargs` must be a mapping, got \[1\]"),
+        ({"role_kwargs": {"thinker": {1: 2, "a": 3}}}, r"has unknown keys \[1, 'a'\]"),
+        ({"generation_kwargs": {"beams": 3}}, "`generation_kwargs` has the key 'beams', which transformers'"),
+        ({"generation_kwargs": {"max_new_tokens": -3}}, r"`generation_kwargs\['max_new_tokens'\]` must be an integer"),
+        ({"generation_kwargs": {"num_return_sequences": 3}}, "cannot be set: `num_generations` says how many"),
+        (
+            {"role_kwargs": {"solver": {"generation_kwargs": {"stop_strings": ["x"]}}}},
+            "transformers needs a tokenizer",
+        ),
+    ],
+)
+def test_values_of_every_field(settings, message, make_config):
+    with pytest.raises(ValueError, match=message):
+        make_config(**settings)
+
+
+def test_whole_numbers_for_fractions(make_config):
+    """transformers takes no `2` for a temperature."""
+    own = {"temperature": 2, "generation_kwargs": {"repetition_penalty": 3}}
+    args = make_config(temperature=1, role_kwargs={"solver": own})
+    values = [args.temperature, args.for_role("solver", "temperature")]
+    values.append(args.for_role("solver", "generation_kwargs")["repetition_penalty"])
+    assert values == [1, 2, 3] and all(isinstance(value, float) for value in values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reward_weights": [1.0, 2.0]}, "has 2 weights for 1 reward functions"),
+        (
+            {"num_train_epochs": 0, "max_steps": -1},
+            "`num_train_epochs=0` and `max_steps=-1`: nothing would be trained",
+        ),
+        ({"remove_unused_columns": True}, "`remove_unused_columns=True` removes the gold answers"),
+        ({"role_kwargs": {1: {}, "planner": {}}}, r"`role_kwargs` names \[1, 'planner'\]"),
+    ],
+)
+def test_settings_that_fail_in_the_first_step(settings, message, make_config, text_dataset):
+    with pytest.raises(ValueError, match=message):
+        MultiAgentGRPOTrainer("nowhere/at-all", SharedCredit(), make_config(**settings), text_dataset)

@@ -1,6 +1,7 @@
 """Any dataset by configuration alone."""
 
 import bz2
+import datetime
 import gzip
 import json
 import logging
@@ -212,6 +213,10 @@ def test_a_csv_keeps_its_answers_as_written(tmp_path):
         ),
         ([{"ground_truth": "4"}], r"holds fields. Name one of them, with a dot: \['answer.ground_truth'\]"),
         (True, "row 1 of .* holds a bool, True. Give text or a number"),
+        (
+            datetime.date(2024, 1, 5),
+            "holds a date, .*: a json file's that looks like a date is read as one, a csv",
+        ),
     ],
 )
 def test_golds_that_are_none(answer, message, tmp_path):
@@ -265,6 +270,9 @@ def test_messages_as_text(tmp_path):
         (MESSAGES[2:], r"messages of the roles \['assistant'\]"),
         (json.dumps(MESSAGES), "holds chat messages written as text, .*Parse them: json.loads"),
         (str(MESSAGES), "holds chat messages written as text"),
+        (str(MESSAGES[1]), "holds chat messages written as text"),
+        (json.dumps({"messages": MESSAGES}), "holds chat messages written as text"),
+        (str([{"id": 3, "from": "human", "value": "1+1?"}]), "holds chat messages written as text"),
         (" ", "is empty in 1 of 1 rows of .* Remove those rows"),
         ([{"role": "user", "content": ""}], "is empty in 1 of 1 rows"),
     ],
@@ -352,3 +360,16 @@ def test_a_dataset_that_is_nowhere():
         load_problems("", **GSM8K)
     with pytest.raises(ValueError, match="`dataset_name='no/where'` .* could not be loaded: neither a local file or"):
         load_problems("no/where", **GSM8K)
+
+
+def test_a_csv_keeps_its_problems_as_written(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("question,answer\n007,2024-01-05\n12,0.10\n")
+    dataset = load_problems(str(path), problem_column="question", solution_column="answer", conversational=False)
+    assert (dataset["prompt"][:], dataset["solution"][:]) == (["007", "12"], ["2024-01-05", "0.10"])
+
+
+def test_a_problem_may_hold_json(tmp_path):
+    text = 'Parse {"a": [1, 2]} and give the role of 2: {"role": "index"}'
+    name = saved(tmp_path, [{"question": text, "answer": "1"}])
+    assert load_problems(name, problem_column="question", solution_column="answer")["prompt"][0][0]["content"] == text

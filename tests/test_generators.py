@@ -740,6 +740,28 @@ def test_text_completions_without_text(caplog):
     assert "2 of 3 answers are without text" in caplog.text
 
 
+def test_text_that_no_tokenizer_reads():
+    """Half of a surrogate pair, and a byte order mark before the JSON."""
+    body = b'\xef\xbb\xbf{"choices": [{"message": {"content": "a\\ud83d"}, "finish_reason": "length"}]}'
+    with FaultyEndpoint(lambda *_: (200, body)) as endpoint:
+        assert OpenAIGenerator("m", endpoint.base_url)(CHATS[:1]) == ["a?"]
+
+
+def test_fields_of_the_request_are_a_dict():
+    with pytest.raises(ValueError, match=r"extra_body must be a dict of fields of the request, got \[1\]"):
+        OpenAIGenerator("m", "http://localhost:1/v1", extra_body=[1])
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_the_limit_is_refused_in_a_body_without_the_key_error(status):
+    """As FastAPI's servers answer; the client's own message has nothing of it."""
+    refusal = {"detail": [{"loc": ["body", "max_tokens"], "msg": "Extra inputs are not permitted"}]}
+    answer = lambda n, body: (status, refusal) if "max_tokens" in body else (200, chat_answer("ok"))  # noqa: E731
+    with FaultyEndpoint(answer) as endpoint:
+        assert OpenAIGenerator("m", endpoint.base_url)(CHATS[:1]) == ["ok"]
+    assert len(endpoint.requests) == 2
+
+
 LONG = "why " * 500
 
 
@@ -754,6 +776,10 @@ LONG = "why " * 500
         ({"object": "error", "message": LONG, "code": 503}, RuntimeError, "InternalServerError", 2),
         ({"error": {"message": LONG, "type": "overloaded_error"}, "choices": None}, RuntimeError, "InternalServer", 2),
         ({"choices": [{"error": {"message": LONG, "code": 502}, "message": {"content": ""}}]}, RuntimeError, "Int", 2),
+        ({"error": {"message": LONG, "code": 503.0}}, RuntimeError, "InternalServerError", 2),
+        ({"error": "Model is overloaded: " + LONG}, RuntimeError, "InternalServerError", 2),
+        ({"error": LONG, "error_type": "overloaded"}, RuntimeError, "InternalServerError", 2),
+        ({"error": "Rate limit reached: " + LONG}, RuntimeError, "RateLimitError", 2),
         ({"error": {"message": LONG, "code": 401}}, PermissionError, r"refused the API key \(HTTP 401\)", 1),
         ({"error": {"message": LONG, "type": "authentication_error"}}, PermissionError, "refused the API key", 1),
         ({"error": {"message": LONG, "code": 404}}, ValueError, "has no model 'm'", 1),

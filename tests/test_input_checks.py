@@ -5,6 +5,7 @@ import math
 
 import pytest
 import transformers
+from conftest import make_tokenizer
 from datasets import Dataset, DatasetDict, IterableDataset
 from peft import PeftModel
 from trl import GRPOConfig, GRPOTrainer
@@ -112,6 +113,7 @@ def rows(prompts, solutions=None):
             r"the prompt of row 0 ends with an assistant's answer, .*boxed\{2}.*load_problems makes them",
         ),
         (rows(["a"] * 4).add_column("completion", [[USER]] * 4), "has a column 'completion' in another format than"),
+        (rows(["a"] * 4).add_column("prompts", [1] * 4), r"has the columns \['prompts'\], which are names of"),
         (rows([[USER]] * 4).add_column("messages", [[]] * 4), r"Remove it: dataset.remove_columns\('messages'\)"),
     ],
 )  # fmt: skip
@@ -266,3 +268,21 @@ def test_a_verifier_that_reads_another_column(make_config, text_dataset):
 
     rows = text_dataset.rename_column("solution", "target")
     check_datasets(rows, None, make_config(), [SharedCredit(Own())], ("thinker", "solver"))
+
+
+def test_an_empty_dict_of_datasets(build):
+    with pytest.raises(ValueError, match="`eval_dataset` is a dict without a dataset. Give one, or leave it out"):
+        build(eval_dataset={})
+
+
+def test_messages_to_evaluate_on_need_a_chat_template(build, model_dirs, text_dataset, chat_dataset):
+    tokenizer = make_tokenizer(kind="llama", chat=False)
+    with pytest.raises(
+        ValueError, match=r"`eval_dataset\['b'\]` has conversational prompts, but the tokenizer of role"
+    ):
+        build(
+            model={"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]},
+            processing_class={"solver": tokenizer},
+            train_dataset=text_dataset,
+            eval_dataset={"a": text_dataset, "b": chat_dataset},
+        )

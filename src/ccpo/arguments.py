@@ -8,6 +8,7 @@ from typing import Any
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
 from .config import MultiAgentGRPOConfig
+from .fields import check_scalars
 from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit, SharedCredit
 from .topology import ThinkSolve
 from .verifier import MathVerifier
@@ -128,6 +129,7 @@ class TeamArguments(ScriptArguments):
     )
 
     def __post_init__(self):
+        check_scalars(self)
         if self.credit not in SCHEMES:
             raise ValueError(f"`credit` must be one of {list(SCHEMES)}, got {self.credit!r}.")
         for name, least in _AT_LEAST.items():
@@ -182,6 +184,7 @@ def read_model_config(model: ModelConfig, args: MultiAgentGRPOConfig) -> dict[st
     Raises:
         `ValueError`: a field that would change nothing, or a quantization that cannot be.
     """
+    check_scalars(model)
     if not model.use_peft:
         _refuse_idle(model, _OF_LORA, "without LoRA. Set `use_peft=True`")
     if model.lora_task_type != "CAUSAL_LM":

@@ -2,13 +2,18 @@
 
 import math
 import re
+from datetime import date
 from decimal import Decimal
 from numbers import Integral, Number
 from typing import Any
 
 _ANSWERING = ("assistant", "tool")  # whose turns behind the problem are its solution
 
-_MESSAGES_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:""")
+_MESSAGES_AS_TEXT = re.compile(
+    r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:"""
+    r"""|\s*[\[{].*?["'](?:role|from)["']\s*:\s*["'](?:system|developer|user|human|assistant|gpt)["']""",
+    re.DOTALL,
+)
 
 
 def final_answer(solution: str) -> str:
@@ -65,6 +70,11 @@ def read_gold(value: Any, column: str) -> str | None:
         raise ValueError(_name_a_field(value, column))
     if isinstance(value, list):
         raise ValueError(f"holds {kind(value)}, {value!r:.80}. Give one answer: text or a number.")
+    if isinstance(value, date):
+        raise ValueError(
+            f"holds {kind(value)}, {value!r:.80}. Give text: a json file's that looks like a date is read as one, a "
+            "csv file's is not."
+        )
     raise ValueError(f"holds {kind(value)}, {value!r:.80}. Give text or a number.")
 
 

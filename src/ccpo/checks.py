@@ -13,6 +13,7 @@ from .config import MultiAgentGRPOConfig
 from .engine_checks import check_engines
 from .engines import has_engine_per_role
 from .input_checks import check_datasets
+from .model_checks import check_tokens, check_weights
 from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit
 from .topology import Topology
 
@@ -31,7 +32,7 @@ def models_by_role(model: Any, sharing: str, roles: tuple[str, ...]) -> dict[str
     """
     if not isinstance(model, dict):
         return dict.fromkeys(roles, model)
-    if unknown := sorted(set(model) - set(roles)):
+    if unknown := sorted(set(model) - set(roles), key=str):
         raise ValueError(f"`model` names the roles {unknown}, which the topology does not have; it has {list(roles)}.")
     if missing := [role for role in roles if role not in model]:
         raise ValueError(f"`model` has no entry for the roles {missing}. Give one model, or one per role.")
@@ -75,7 +76,7 @@ def check_arguments(
     roles = topology.role_names
     if args.start_role is not None and args.start_role not in roles:
         raise ValueError(f"`start_role={args.start_role!r}` is not a role of the topology; it has {list(roles)}.")
-    if unknown := sorted(set(args.role_kwargs or {}) - set(roles)):
+    if unknown := sorted(set(args.role_kwargs or {}) - set(roles), key=str):
         raise ValueError(f"`role_kwargs` names {unknown}, which the topology does not have; it has {list(roles)}.")
     if peft_config is not None and not isinstance(peft_config, PeftConfig):
         raise TypeError(
@@ -119,10 +120,22 @@ def check_arguments(
         raise ValueError("`advantage_estimator='counterfactual'` needs a thinker; the topology has one role only.")
     if train_dataset is None and len(roles) > 1:
         raise ValueError("`train_dataset` is required, got None.")
+    if args.reward_weights is not None and len(args.reward_weights) != len(allocators):
+        raise ValueError(
+            f"`reward_weights={args.reward_weights}` has {len(args.reward_weights)} weights for {len(allocators)} "
+            "reward functions. Give one to each, in their order."
+        )
+    if len(roles) > 1 and args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise ValueError(
+            f"`num_train_epochs={args.num_train_epochs}` and `max_steps={args.max_steps}`: nothing would be trained. "
+            "Set one of them to more than 0."
+        )
     if train_dataset is not None:
         check_datasets(train_dataset, eval_dataset, args, allocators, roles)
     for role, model in models.items():
         _check_model(role, model, args)
+    if len(roles) > 1:
+        check_weights(models, peft_config)
     if args.use_vllm and len(roles) > 1:
         check_engines(models, args, roles, allocators, peft_config)
 
@@ -246,16 +259,16 @@ def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig) -> None:
 
 
 def load_tokenizers(
-    models: dict[str, Any], processing_class: Any, args: MultiAgentGRPOConfig, dataset: Any
+    models: dict[str, Any], processing_class: Any, args: MultiAgentGRPOConfig, datasets: dict[str, Any]
 ) -> dict[str, PreTrainedTokenizerBase]:
     """
-    The tokenizer of each role, as TRL loads it; a pad token where there is none.
+    The tokenizer of each role, as TRL loads it; a pad token where there is none. `datasets` are by name.
 
     Raises:
         `ValueError`: conversational prompts and no chat template, a model that names no tokenizer, or a tokenizer of a
             role that is not there.
     """
-    if isinstance(processing_class, dict) and (unknown := sorted(set(processing_class) - set(models))):
+    if isinstance(processing_class, dict) and (unknown := sorted(set(processing_class) - set(models), key=str)):
         raise ValueError(
             f"`processing_class` names the roles {unknown}, which the topology does not have; it has {list(models)}. "
             "Rename or remove them; a role without an entry gets its model's tokenizer."
@@ -283,13 +296,15 @@ def load_tokenizers(
             )
         if isinstance(given, PreTrainedTokenizerBase) and given.pad_token is None:
             given.pad_token = given.eos_token
-        chat = dataset is not None and is_conversational(next(iter(dataset)))
+        chat = [name for name, dataset in datasets.items() if is_conversational(next(iter(dataset)))]
         if chat and getattr(given, "chat_template", None) is None:
             raise ValueError(
-                f"`train_dataset` has conversational prompts, but the tokenizer of role {role!r} has no chat "
+                f"`{chat[0]}` has conversational prompts, but the tokenizer of role {role!r} has no chat "
                 "template. Set `tokenizer.chat_template`, use an instruct model, or give text prompts."
             )
         tokenizers[role] = given
+    if len(models) > 1:
+        check_tokens(models, tokenizers, args)
     special = {
         role: {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         for role, tokenizer in tokenizers.items()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .trainer import MultiAgentGRPOTrainer
 
 CPU_BATCH = 64  # rows of a call; more of them, padded to one length, take a CPU longer per row
+_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # names of learned ones: GPT-2, OPT, BERT
 Sample = tuple[list[int], list[int], list[float] | None]  # prompt ids, completion ids, their sampling log-probs
 
 
@@ -82,6 +83,8 @@ class PolicyGenerator:
             trainer.engines.prepare(self.role, settings)
             return trainer._generate_single_turn(prompt_ids, None, {}, 1)
         limit = trainer.generation_config.max_new_tokens
+        if prompt_ids and (max_new_tokens or limit):
+            self._check_positions(max(map(len, prompt_ids)), max_new_tokens or limit)
         trainer.generation_config.max_new_tokens = max_new_tokens or limit
         try:
             return self._generate_by_length(prompt_ids)
@@ -89,6 +92,18 @@ class PolicyGenerator:
             trainer.generation_config.max_new_tokens = limit
             if trainer.use_transformers_continuous_batching:  # TRL ends it in training mode, also an evaluation's
                 trainer.model.train(training)
+
+    def _check_positions(self, longest: int, limit: int) -> None:
+        """Raise where a model that learned its positions, as GPT-2 did, would be asked for one that it has not."""
+        model, available = self.trainer.model, self.context_length
+        names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)]
+        learned = any(name.endswith(_POSITIONS) for name in names)
+        if learned and available is not None and longest + limit > available:
+            raise ValueError(
+                f"The {self.role}'s longest prompt has {longest} tokens, which with `max_completion_length={limit}` "
+                f"is more than the {available} positions that its model has. Lower `max_completion_length` (the "
+                "solver's prompt holds the thinker's completion; `role_kwargs`), or leave out long problems."
+            )
 
     def _generate_by_length(self, prompt_ids: list[list[int]]):
         """

@@ -11,6 +11,8 @@ from typing import Any
 import yaml
 from trl import GRPOConfig
 
+from .fields import check_counts, check_generation_keys, check_scalars
+
 ROLE_KEYS = (
     "max_completion_length",
     "learning_rate",
@@ -48,6 +50,10 @@ _CHOICES = {
     "policy_sharing": ("separate", "shared", "adapters"),
     "schedule": ("alternate", "joint"),
     "advantage_estimator": ("group", "reinforce++", "reinforce++-baseline", "counterfactual"),
+    # TRL's, which it reads in the first step
+    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
 }
 
 
@@ -104,16 +110,18 @@ def read_number(name: str, key: str, value: Any, *, may_be_none: bool) -> Any:
     number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and allowed(value)):
         raise ValueError(f"`{name}` must be {words}, got {value!r}.")
-    return value
+    return kind(value)  # transformers takes no 2 for a temperature of 2.0
 
 
-def _check_sampling(name: str, options: Any) -> None:
-    """What overrides a field of ours keeps its rule."""
+def _check_sampling(name: str, options: Any, use_vllm: bool) -> None:
+    """What overrides a field of ours keeps its rule, and is read in place; the other keys are the sampler's."""
     if options is not None and not isinstance(options, dict):
         raise ValueError(f"`{name}` must be a mapping, got {options!r}.")
-    for key in _IN_GENERATION_KWARGS:
-        if key in (options or {}):
-            read_number(f"{name}[{key!r}]", key, options[key], may_be_none=True)
+    for key in options or {}:
+        rule = "max_completion_length" if key in _LENGTHS else key
+        if rule == "max_completion_length" or key in _IN_GENERATION_KWARGS:
+            options[key] = read_number(f"{name}[{key!r}]", rule, options[key], may_be_none=True)
+    check_generation_keys(name, options or {}, use_vllm)
 
 
 @dataclass
@@ -243,6 +251,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
         for key in _ROLE_NUMBERS:
             may_be_none = key in _MAY_BE_NONE["common"]
             setattr(self, key, read_number(key, key, getattr(self, key), may_be_none=may_be_none))
+        check_scalars(self)
+        check_counts(self)
         if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # as text from the command line
             self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"
         try:
@@ -256,7 +266,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 f"`per_device_eval_batch_size={self.per_device_eval_batch_size}` x processes: change one of them, or "
                 "`num_generations`, so that it holds whole groups."
             ) from error
-        _check_sampling("generation_kwargs", self.generation_kwargs)
+        _check_sampling("generation_kwargs", self.generation_kwargs, self.use_vllm)
         self._check_role_kwargs()
         if self.advantage_estimator.startswith("reinforce++") and self.scale_rewards != "none":
             raise ValueError(
@@ -281,6 +291,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
     def _read_mappings(self):
         for name in self._VALID_DICT_FIELDS:
             value = getattr(self, name)
+            if isinstance(value, list | tuple | set) and name != "role_kwargs":
+                raise ValueError(f"`{name}` must be a mapping, got {value!r}. Write it as {{'key': value}}.")
             if isinstance(value, str) and (value.strip().startswith("{") or name not in _MAY_BE_PATHS):
                 value = read_mapping(name, value)
                 if isinstance(value, str) and not value.startswith("{"):
@@ -298,12 +310,13 @@ class MultiAgentGRPOConfig(GRPOConfig):
         for role, overrides in (self.role_kwargs or {}).items():
             if not isinstance(overrides, dict):
                 raise ValueError(f"`role_kwargs[{role!r}]` must be a mapping, got {overrides!r}.")
-            if unknown := sorted(set(overrides) - set(ROLE_KEYS)):
+            if unknown := sorted(set(overrides) - set(ROLE_KEYS), key=str):
                 raise ValueError(f"`role_kwargs[{role!r}]` has unknown keys {unknown}; known: {list(ROLE_KEYS)}.")
             for key in _ROLE_NUMBERS.keys() & overrides.keys():
                 name, may_be_none = f"role_kwargs[{role!r}][{key!r}]", key in _MAY_BE_NONE["role"]
                 overrides[key] = read_number(name, key, overrides[key], may_be_none=may_be_none)
-            _check_sampling(f"role_kwargs[{role!r}]['generation_kwargs']", overrides.get("generation_kwargs"))
+            own = overrides.get("generation_kwargs")
+            _check_sampling(f"role_kwargs[{role!r}]['generation_kwargs']", own, self.use_vllm)
         for role, overrides in (self.role_kwargs or {}).items():
             if self.policy_sharing == "shared" and "learning_rate" in overrides:
                 raise ValueError(

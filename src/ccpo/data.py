@@ -30,7 +30,8 @@ _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "c
 _PACKED = {".gz": None, ".bz2": None, ".xz": None, ".zst": "zstandard", ".lz4": "lz4"}  # and the package it needs
 _UNREADABLE = (StopIteration, ValueError, OSError, EOFError, zlib.error, DatasetGenerationError)
 _MESSAGES = [{"role": Value("string"), "content": Value("string")}]
-_READ_BY_TRL = ("chosen", "rejected", "completion", "messages")  # TRL may take these for the prompt's format
+# TRL may take these for the prompt's format, or they are names of a reward function's own arguments
+_READ_BY_TRL = ("chosen", "rejected", "completion", "messages", "prompts", "completions")
 
 
 def _file_format(path: Path) -> tuple[str, str] | None:
@@ -52,7 +53,7 @@ def has_splits(name: str) -> bool:
     return not path.is_file() and not (path / "state.json").is_file()
 
 
-def _load_file(name: str, split: str, solution_column: str) -> Dataset:
+def _load_file(name: str, split: str, columns: tuple[str, ...]) -> Dataset:
     """A local file, which is one split whatever its name; slices such as `"train[:100]"` are the split's."""
     path = Path(name)
     if (known := _file_format(path)) is None:
@@ -69,7 +70,7 @@ def _load_file(name: str, split: str, solution_column: str) -> Dataset:
             f"`dataset_name={name!r}` needs the package {_PACKED[packed]!r}. Install it (pip install "
             f"{_PACKED[packed]}), or unpack the file."
         )
-    options = {"converters": {solution_column: str}} if suffix == ".csv" else {}  # as written: 0.10, 007
+    options = {"converters": dict.fromkeys(columns, str)} if suffix == ".csv" else {}  # as written: 0.10, 007
     plain = split.split("[")[0]
     try:
         return load_dataset(_FORMATS[suffix], data_files={plain: str(path)}, split=split, **options)
@@ -95,13 +96,13 @@ def _load_saved(name: str, split: str) -> Dataset:
     return dataset
 
 
-def _load(name: str, config: str | None, split: str, solution_column: str) -> Dataset:
+def _load(name: str, config: str | None, split: str, columns: tuple[str, ...]) -> Dataset:
     path = Path(name)
     is_file = path.is_file() or (not path.is_dir() and _file_format(path) is not None)
     if config is not None and (is_file or _is_saved(path)):
         logger.warning("`dataset_config=%r` is for datasets of the Hub; %r, on the disk, has none.", config, name)
     if is_file:
-        return _load_file(name, split, solution_column)
+        return _load_file(name, split, columns)
     if _is_saved(path):
         return _load_saved(name, split)
     try:
@@ -109,7 +110,8 @@ def _load(name: str, config: str | None, split: str, solution_column: str) -> Da
     except _UNREADABLE as error:
         raise ValueError(
             f"`dataset_name={name!r}` (`dataset_config={config!r}`, split {split!r}) could not be loaded: neither a "
-            f"local file or folder nor a dataset of the Hub with that split and configuration. ({error})"
+            f"local file or folder nor a dataset of the Hub with that split and configuration. "
+            f"({error.__cause__ or error})"
         ) from error
 
 
@@ -191,8 +193,8 @@ def load_problems(
 
     Returns:
         [`~datasets.Dataset`] with the columns `prompt`, `solution` (a string; null where there is none, which
-        makes a row unscorable) and the other columns as they were, but `messages`, `completion`, `chosen` and
-        `rejected`, which TRL would take for the prompt.
+        makes a row unscorable) and the other columns as they were, but `messages`, `completion`, `chosen`, `rejected`,
+        which TRL would take for the prompt, and `prompts`, `completions`, which reward functions get from TRL.
 
     Raises:
         `FileNotFoundError`: a local path that is not there. `ValueError`: what cannot be loaded, a missing column, a
@@ -207,7 +209,7 @@ def load_problems(
             f"`problem_column` and `solution_column` are both {solution_column!r}: the prompt would hold the answer. "
             "Name two columns."
         )
-    dataset = _load(name, config, split, solution_column)
+    dataset = _load(name, config, split, (problem_column, solution_column))
     if max_rows is not None:
         dataset = dataset.select(range(min(max_rows, len(dataset))))
     if len(dataset) == 0:

@@ -20,6 +20,7 @@ from .verifier import MathVerifier
 logger = logging.getLogger(__name__)
 
 GOLDS_READ = 512  # distinct gold answers that the verifier reads before a run, unless it can read none of them
+_OF_REWARD_FUNCTIONS = ("prompts", "completions")  # each column is an argument beside these
 _READ_BY_TRL = ("chosen", "rejected", "completion", "messages")  # which TRL may take for the prompt's format
 
 
@@ -61,6 +62,15 @@ def _check_object(name: str, given: Any, wanted: str) -> None:
         raise ValueError(f"`{name}` must be {wanted}, got {given!r}.")
 
 
+def datasets_by_name(train_dataset: Any, eval_dataset: Any) -> dict[str, Any]:
+    """The datasets that were given, by the name that an error gives them."""
+    named = {"train_dataset": train_dataset, "eval_dataset": eval_dataset}
+    if isinstance(eval_dataset, dict) and eval_dataset:
+        del named["eval_dataset"]
+        named |= {f"eval_dataset[{key!r}]": given for key, given in eval_dataset.items()}
+    return {name: dataset for name, dataset in named.items() if dataset is not None}
+
+
 def check_datasets(
     train_dataset: Any,
     eval_dataset: Any,
@@ -83,17 +93,14 @@ def check_datasets(
     """
     needed = args.generation_batch_size // args.num_generations  # what TRL's sampler takes at once
     outcomes = [allocator.outcome for allocator in allocators if isinstance(allocator.outcome, MathVerifier)]
-    verifiers = [
-        outcome for outcome in outcomes if type(outcome).__call__ is MathVerifier.__call__
-    ]  # which reads these
-    named = (
-        {f"eval_dataset[{key!r}]": given for key, given in eval_dataset.items()}
-        if isinstance(eval_dataset, dict)
-        else {}
-    )
-    if not named and eval_dataset is not None:
-        named = {"eval_dataset": eval_dataset}
-    for name, dataset in {"train_dataset": train_dataset, **named}.items():
+    # A subclass may read another column.
+    verifiers = [outcome for outcome in outcomes if type(outcome).__call__ is MathVerifier.__call__]
+    if verifiers and args.remove_unused_columns:
+        raise ValueError(
+            "`remove_unused_columns=True` removes the gold answers, which MathVerifier reads in `solution`. Set it to "
+            "False, as is the default."
+        )
+    for name, dataset in datasets_by_name(train_dataset, eval_dataset).items():
         _check_kind(name, dataset, ["prompt", "solution"] if verifiers else ["prompt"])
         made_on_the_fly = isinstance(dataset, IterableDataset) or dataset.format["type"] == "custom"  # set_transform
         rows = list(islice(dataset, needed)) if made_on_the_fly else dataset.with_format(None)
@@ -119,7 +126,9 @@ def check_datasets(
 
 def _check_kind(name: str, dataset: Any, columns: list[str]) -> None:
     if isinstance(dataset, dict):
-        first = next(iter(dataset), "train")
+        if not dataset:
+            raise ValueError(f"`{name}` is a dict without a dataset. Give one, or leave it out.")
+        first = next(iter(dataset))
         raise ValueError(f"`{name}` has the splits {list(dataset)}. Pass one of them: dataset[{first!r}].")
     if not isinstance(dataset, Dataset | IterableDataset):
         raise ValueError(
@@ -129,6 +138,11 @@ def _check_kind(name: str, dataset: Any, columns: list[str]) -> None:
     if isinstance(dataset, Dataset) and len(dataset) == 0:
         raise ValueError(f"`{name}` is empty (0 rows). Check its split and filters.")
     on_the_fly = isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+    if taken := sorted(set(_OF_REWARD_FUNCTIONS) & set(dataset.column_names or ())):
+        raise ValueError(
+            f"`{name}` has the columns {taken}, which are names of a reward function's own arguments. Rename or "
+            f"remove them: {name}.remove_columns({taken})."
+        )
     for column in columns if dataset.column_names is not None and not on_the_fly else ():
         if column not in dataset.column_names:
             raise _missing(name, column, dataset.column_names)

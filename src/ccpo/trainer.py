@@ -23,7 +23,7 @@ from .config import SAMPLING, MultiAgentGRPOConfig
 from .credit import solo_baseline
 from .credit.advantages import correlation, estimate_advantages
 from .engines import RoleEngines, as_first_engine
-from .input_checks import check_objects
+from .input_checks import check_objects, datasets_by_name
 from .policies import PolicySetup, RolePolicies, activate, add_role_adapters, replaced, split_param_groups
 from .rewards import CreditAllocator, SharedCredit
 from .topology import ThinkSolve, Topology
@@ -110,7 +110,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
             check_modeless_optimizer(f"optimizers=({type(optimizers[0]).__name__}, ...)", args)
         models = models_by_role(model, args.policy_sharing, self.roles)
         check_arguments(models, self.allocators, args, train_dataset, self.topology, peft_config, eval_dataset)
-        tokenizers = load_tokenizers(models, processing_class, args, train_dataset)
+        datasets = datasets_by_name(train_dataset, eval_dataset)
+        tokenizers = load_tokenizers(models, processing_class, args, datasets)
 
         # A single object is copied before TRL changes it.
         sources = {

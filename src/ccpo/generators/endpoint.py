@@ -82,6 +82,8 @@ class OpenAIGenerator:
         check_range("max_concurrency", self.max_concurrency, 1)
         check_range("max_retries", self.max_retries, 0)
         check_range("timeout", self.timeout, torch.finfo().tiny, whole=False)
+        if self.extra_body is not None and not isinstance(self.extra_body, dict):
+            raise ValueError(f"extra_body must be a dict of fields of the request, got {self.extra_body!r:.80}.")
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_client": None}
@@ -179,7 +181,8 @@ class OpenAIGenerator:
         try:
             return create(messages=prompt, **{self._limit_name: max_tokens}, **options).http_response.text
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            if self._limit_name == _NEW_LIMIT or not _LIMIT_REFUSED.search(str(error)):
+            said = f"{error} {error.body}"  # the client's own words leave out a body without the key `error`
+            if self._limit_name == _NEW_LIMIT or not _LIMIT_REFUSED.search(said):
                 raise
         answer = create(messages=prompt, **{_NEW_LIMIT: max_tokens}, **options).http_response.text
         self._limit_name = _NEW_LIMIT
@@ -190,7 +193,10 @@ class OpenAIGenerator:
         import openai
 
         url, status = client.base_url, getattr(error, "status_code", None)
-        said = _show(getattr(error, "body", None) or str(error), client.api_key)
+        body = getattr(error, "body", None) or str(error)
+        if isinstance(body, str) and status is not None:  # a page, or an error whose words the client has taken out
+            body = read_json(error.response.text) or body
+        said = _show(body, client.api_key)
         if isinstance(error, openai.APIConnectionError):
             return ConnectionError(
                 f"No answer from {url} in {self.max_retries + 1} attempts: {said} Is it running (`vllm serve "

@@ -1,6 +1,7 @@
 """What an OpenAI-compatible endpoint answered: the text, why there is none, or the error inside an HTTP 200."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,7 +51,7 @@ class Reply:
 def read_json(text: str) -> Any:
     """The value of a JSON text; the text itself where it is none, or nested beyond reading."""
     try:
-        return json.loads(text)
+        return json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
         return text
 
@@ -72,12 +73,15 @@ def error_of(body: Any) -> Any:
 def error_status(body: Any) -> int | None:
     """The HTTP status that the error in a body is about; `None` without an error, or where it does not say."""
     error = error_of(body)
-    said = [error.get(key) for key in ("code", "status", "status_code", "type")] if isinstance(error, Mapping) else []
+    if isinstance(error, Mapping):
+        said = [error.get(key) for key in ("code", "status", "status_code", "type")]
+    else:  # an error in words, TGI's with its type beside it
+        said = [body.get("error_type"), error] if isinstance(body, Mapping) else []
     for value in said:
         number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) == 3 else value
-        if isinstance(number, int) and 400 <= number < 600:
-            return number
-    words = " ".join(value.lower() for value in said if isinstance(value, str))
+        if isinstance(number, int | float) and 400 <= number < 600:
+            return int(number)
+    words = " ".join(re.sub(r"[\W_]+", "_", value.lower()) for value in said if isinstance(value, str))
     return next((status for word, status in _STATUS_OF_WORD.items() if word in words), None)
 
 
@@ -103,6 +107,7 @@ def read_reply(body: Any, *, chat: bool) -> Reply | None:
         return None
     try:
         text = completion_text({**message, "role": "assistant"})
+        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text: no tokenizer reads it
     except TypeError:
         return None
     usage = body.get("usage")

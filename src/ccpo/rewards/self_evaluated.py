@@ -69,6 +69,9 @@ class SelfEvaluatedCredit(CreditAllocator):
             raise ValueError("`rating_expectation=True` needs the probabilities of `rating_mode='constrained'`.")
         if rating_max_tokens < 1:
             raise ValueError(f"`rating_max_tokens` must be at least 1, got {rating_max_tokens}.")
+        names = ("{role}", "{problem}", "{thought}", "{answer}", "{outcome}")
+        if rating_prompt is not None and not any(name in str(rating_prompt) for name in names):
+            raise ValueError(f"`rating_prompt` must contain some of {', '.join(names)}, got {rating_prompt!r}.")
         self.self_weight, self.credit_coef, self.blame_coef, self.center = self_weight, credit_coef, blame_coef, center
         self.rating_mode, self.rating_expectation = rating_mode, rating_expectation
         self.rating_max_tokens, self.rating_prompt = rating_max_tokens, rating_prompt

@@ -1,0 +1,81 @@
+"""What a field of a configuration may hold at all: YAML and Python give values of any type."""
+
+import types
+from numbers import Integral, Number
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from transformers import GenerationConfig
+
+_WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
+_OF_TRANSFORMERS = frozenset(vars(GenerationConfig()))
+_OTHER_RESULTS = {
+    "num_return_sequences": "`num_generations` says how many completions a prompt gets",
+    "n": "`num_generations` says how many completions a prompt gets",
+    "return_dict_in_generate": "completions are read as token ids",
+    "stop_strings": "transformers needs a tokenizer for it, which TRL does not pass",
+}
+_COUNTS = (
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "steps_per_generation",
+    "generation_batch_size",
+    "num_iterations",
+    "num_generations",
+    "num_generations_eval",
+)
+_NOT_NEGATIVE = ("beta", "epsilon", "epsilon_high")
+
+
+def check_scalars(arguments: Any) -> None:
+    """
+    Refuse lists and mappings, and scalars of another kind, where a dataclass of arguments has one scalar.
+
+    Args:
+        arguments (dataclass): the fields. Those that are annotated with anything but scalars are left alone, and so is
+            text where a number is meant, which the parser of a command line reads.
+
+    Raises:
+        `ValueError`: such a value, with the field.
+    """
+    for name, hint in get_type_hints(type(arguments)).items():
+        kinds = set(get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)) - {type(None)}
+        value = getattr(arguments, name, None)
+        if value is None or not kinds <= _WORDS.keys():
+            continue
+        if isinstance(value, list | tuple | set | dict):
+            wrong = True
+        elif isinstance(value, bool):
+            wrong = not kinds & {bool, str}  # TRL takes some of both
+        elif isinstance(value, Number):
+            wrong = kinds == {str}
+        else:
+            wrong = isinstance(value, str) and kinds == {bool}
+        if wrong:
+            words = " or ".join(word for kind, word in _WORDS.items() if kind in kinds)
+            quoted = " Put it in quotes." if isinstance(value, Number) and kinds == {str} else ""
+            raise ValueError(f"`{name}` must be {words}, got {value!r}.{quoted}")
+
+
+def check_counts(args: Any) -> None:
+    """Refuse batches and repetitions of less than one, and negative weights and limits: nothing would be trained."""
+    for name in _COUNTS:
+        value = getattr(args, name)
+        if isinstance(value, Integral) and value < 1:
+            raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+    for name in _NOT_NEGATIVE:
+        value = getattr(args, name)
+        if isinstance(value, Number) and not value >= 0:
+            raise ValueError(f"`{name}` must be a number >= 0, got {value!r}.")
+
+
+def check_generation_keys(name: str, options: dict[str, Any], use_vllm: bool) -> None:
+    """Refuse keys of `generation_kwargs` that transformers ignores, or that change what generation returns."""
+    for key in options:
+        if key in _OTHER_RESULTS:
+            raise ValueError(f"`{name}[{key!r}]` cannot be set: {_OTHER_RESULTS[key]}. Leave it out.")
+        if not use_vllm and key not in _OF_TRANSFORMERS:
+            raise ValueError(
+                f"`{name}` has the key {key!r}, which transformers' GenerationConfig does not have and would ignore. "
+                "Check its spelling, or leave it out."
+            )
