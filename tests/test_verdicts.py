@@ -54,8 +54,8 @@ def test_hard_pairs(verifier):
         (notation.digit_groups, "(20,100)", "(20,100)"),
         (notation.digit_groups, "101,103", "101,103"),
         (notation.digit_groups, "3 4", "3 4"),
-        (notation.repeating, r"0.\overline{27}", r"\frac{3}{11}"),
-        (notation.repeating, r"0.1666\ldots", r"\frac{1}{6}"),
+        (notation.repeating, r"0.\overline{27}", r"\frac{27}{99}"),
+        (notation.repeating, r"0.1666\ldots", r"\frac{15}{90}"),
         (notation.mixed_numbers, r"-3\frac{1}{4}", r"-\frac{13}{4}"),
         (notation.mixed_numbers, r"3\frac{5}{4}", r"3\frac{5}{4}"),
         (

@@ -26,6 +26,7 @@ _TRAILING = re.compile(r"(?<![\\.])[.,;:]\Z")
 
 # Where a phrase begins; its word is found first, so that the rest is matched in a window of bounded size.
 _ANCHOR = re.compile(r"(?<![\w</])answers?(?!\w)|<answer>|^[ \t]{0,8}####", re.IGNORECASE | re.MULTILINE)
+_CLOSE_TAG = re.compile("</answer>", re.IGNORECASE)
 _BEFORE = re.compile(
     r"(?:#{1,6}\s+)?[*_]{0,3}(?:\b(?:so|thus|hence|therefore),?\s+)?(?:\b(?:the|my|our)\s+)?"
     r"(?:\b(?:final|correct|right)\s+)?\Z",
@@ -33,7 +34,7 @@ _BEFORE = re.compile(
 )
 _LINK = re.compile(
     r"(?:[*_\s]{0,4}(?:\s(?:to|of|for)\s[^\n.:=$\\]{1,60}?\s)?\s{0,2}"
-    r"(?:is|are|equals|should\s+be)\b|[*_ \t]{0,4}[:=])"
+    r"(?:is|are|equals|(?:should|would|must)\s+be)\b|[*_ \t]{0,4}[:=])"
     r"(?:[*_\s]{0,4}[:=])?(?:\s+(?:therefore|thus|hence|then|simply|just|indeed|exactly|equal\s+to|given\s+by|option|choice))?"
     r"[*_:]{0,3}\s{0,8}[*_]{0,3}\s{0,4}",
     re.IGNORECASE,
@@ -72,7 +73,7 @@ _SENTENCE = re.compile(
     re.IGNORECASE,
 )
 _NOT_SUBJECT = re.compile(
-    r"\b(?:one|not|no|if|maybe|perhaps|guess|either|or|possible|another|might|could|neither)\b",
+    r"\b(?:one|not|no|nobody|never|cannot|none|wrong|incorrect|false|unlikely|if|maybe|perhaps|guess|either|or|possible|another|might|could|neither)\b",
     re.IGNORECASE,
 )
 
@@ -119,7 +120,7 @@ def _answer_after(text, start):
             return None if answer is None else (start + end + 2 + len(rest), answer)
     stop = _STOP.search(window)
     end = stop.start() if stop else len(window)
-    if len(window) > MAX_BARE and not stop:
+    if (stop is None and len(window) > MAX_BARE) or (stop and stop.group() == "?"):  # a question states nothing
         return None
     kept = _CLAUSE.sub("", window[:end])
     answer = bare_answer(kept)
@@ -134,10 +135,12 @@ def _phrases(text):
             continue
         token, start, end = match.group().lower(), match.start(), match.end()
         if token == "<answer>":
-            close = text.find("</answer>", end, end + MAX_ANSWER)
-            if close < 0 or not text[end:close].strip():
+            close = _CLOSE_TAG.search(text, end, end + MAX_ANSWER)
+            inner = text[end : close.start()] if close else ""
+            if not inner.strip():
                 continue
-            place = start, close + len("</answer>"), _unwrap(text[end:close])
+            stated = _phrases(inner)  # <answer>The answer is 34.</answer>
+            place = start, close.end(), stated[-1][2] if stated else _unwrap(inner)
         elif token.endswith("####"):
             line = text[end : end + MAX_BARE + 1].split("\n", 1)[0]
             answer = bare_answer(line)
@@ -294,7 +297,7 @@ def gold_answer(text):
         return _unwrap(box)[-MAX_ANSWER:]
     if places := _phrases(text):
         return _unwrap(places[-1][2])
-    answer = _unwrap(text)
+    answer = _unwrap(re.sub(r"\\phantom\{([^{}]*)\}", r"\1", text) if text.startswith("\\phantom") else text)
     if _is_prose(answer):
         environments = list(_ENVIRONMENT.finditer(text[-MAX_ANSWER:]))
         if environments:
