@@ -42,6 +42,7 @@ _LINK = re.compile(
 _HEADING = re.compile(r"[*_: \t]{0,6}\n\s{0,8}[*_]{0,3}")
 _MARKS = re.compile(r"[*_]{1,3}")
 _STOP = re.compile(r"(?:(?<![\s.][apAP]\.[mM])(?<!\W[apAP])(?<!\\)[.!?](?=\s|\Z)|[.!]?\*\*|\n|</|<\|)")
+_STOP_SIGN = re.compile(r"[.!?*\n<]")  # how every stop begins: one class of characters is found ten times as fast
 _CLAUSE = re.compile(
     r"[,;]?\s+(?:since|because|which|where|so that|as (?:required|desired|needed|expected|claimed)|I hope)\b.*"
     r"|\s*[(]\s*(?:since|because)\b.*",
@@ -106,6 +107,12 @@ def bare_answer(text):
     return answer
 
 
+def _stop(text, start=0):
+    """The first stop from `start` on, or `None`."""
+    sign = _STOP_SIGN.search(text, start)
+    return _STOP.search(text, sign.start()) if sign else None
+
+
 def _answer_after(text, start):
     """`(end, answer)` of the answer that begins at `start`, or `None` where none does."""
     window = text[start : start + MAX_BARE + 1]
@@ -115,10 +122,11 @@ def _answer_after(text, start):
             if end < 0:
                 return None
             formula = " ".join(window[:end].split()) + closing
-            rest = _STOP.split(window[end + 2 :], maxsplit=1)[0]
+            stop = _stop(window, end + 2)
+            rest = window[end + 2 : stop.start() if stop else len(window)]
             answer = bare_answer(formula + rest)
             return None if answer is None else (start + end + 2 + len(rest), answer)
-    stop = _STOP.search(window)
+    stop = _stop(window)
     end = stop.start() if stop else len(window)
     if (stop is None and len(window) > MAX_BARE) or (stop and stop.group() == "?"):  # a question states nothing
         return None
@@ -148,19 +156,29 @@ def _phrases(text):
                 continue
             place = start, end + len(line), answer
         else:
+            link = _LINK.match(text, end, min(len(text), end + 160))
+            heading = _HEADING.match(text, end, min(len(text), end + 40)) if link is None else None
+            after = _answer_after(text, (link or heading).end()) if link or heading else None
+            if after is None:
+                continue
             head = text[max(0, start - 40) : start]
             before = _BEFORE.search(head)
-            link = _LINK.match(text, end, min(len(text), end + 160))
-            if link is None and ("final" in before.group().lower() or "#" in before.group() or "*" in before.group()):
-                link = _HEADING.match(text, end, min(len(text), end + 40))
-            after = _answer_after(text, link.end()) if link else None
-            if after is None:
+            if heading and not re.search("final|[#*]", before.group(), re.IGNORECASE):
                 continue
             marks = _MARKS.match(text, after[0]) if before.group().startswith("*") else None
             place = start - (len(head) - before.start()), marks.end() if marks else after[0], after[1]
         found.append(place)
         position = place[1]
     return found
+
+
+def _without(text, places, filler):
+    """The text with the filler instead of each place, in linear time."""
+    kept, position = [], 0
+    for start, end, _ in places:
+        kept += text[position:start], filler
+        position = end
+    return "".join([*kept, text[position:]])
 
 
 @dataclass(frozen=True)
@@ -231,15 +249,10 @@ class AnswerReader:
             places = self.find(text)
             if not places:
                 return text
-            kept, position = [], 0
-            for start, end, _ in places:
-                kept.append(text[position:start])
-                position = end
-            text = "".join([*kept, text[position:]])
+            text = _without(text, places, "")
         while places:  # a text made so that each removal brings a new place together
-            for start, end, _ in reversed(places):
-                text = f"{text[:start]} \n{text[end:]}"
-            text = re.sub(r"answer|####", " ", strip_boxed(text), flags=re.IGNORECASE)
+            text = strip_boxed(_without(text, places, " \n"))
+            text = re.sub(r"answer|####", " ", text, flags=re.IGNORECASE)
             places = self.find(text)
         return text
 

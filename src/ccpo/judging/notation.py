@@ -36,9 +36,9 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\u
 
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,|\{\\,\})\s*(?=[0-9]{3}(?![0-9]))")  # 1,\!200  1{,}200  1\,200
 _LAYOUT = re.compile(
-    r"\\(?:left|right) ?\.|\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|bf|rm|it|sf|tt|normalsize"
-    r"|large|Large|huge|boldmath"
-    r"|mathstrut|strut|centering|checkmark|blacksquare|qed|nonumber|notag|hfill)(?![a-zA-Z])\s?"
+    r"\\(?:left|right) ?\.|\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle"
+    r"|scriptstyle|limits|nolimits|bf|rm|it|sf|tt"
+    r"|normalsize|large|Large|huge|boldmath|mathstrut|strut|centering|checkmark|blacksquare|qed|nonumber|notag|hfill)(?![a-zA-Z])\s?"
     r"|\\(?:(?:[hv]space|label|tag)\*?\s*\{[^{}]*\}|[hv]?phantom\s*(?:\{[^{}]*\}|.))"
 )
 _SPACE = re.compile(
@@ -227,7 +227,7 @@ def synonyms(text):
     text = re.sub(r"\\(?:imath|jmath)(?![a-zA-Z])", lambda m: m.group()[1], text)
     text = re.sub(
         r"\\(?:wide)?(?:hat|vec)\s*(?:\{\s*(?:\\math[a-z]+\s*)?\{?([ijk])\}?\s*\}|([ijk])(?![a-zA-Z]))",
-        r" \1\2 ",
+        r"\1\2",
         text,
     )
     text = re.sub(r"\\vec\s*\{\s*([a-zA-Z])\s*\}", r" \1 ", text)
@@ -270,7 +270,7 @@ def ending(text):
     """Without the punctuation at a sentence's end, and without braces around everything."""
     while True:
         before = text
-        text = re.sub(r"(?<!\\)(?:\s*[.,;:!])+\s*\Z", lambda m: "!" if m.group().strip() == "!" else "", text).strip()
+        text = re.sub(r"(?<!\\)(?:\s*[.,;:])+\s*\Z", "", text).strip()
         if text.startswith("{") and text.endswith("}") and _closes(text):
             text = text[1:-1].strip()
         if text == before:

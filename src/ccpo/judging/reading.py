@@ -29,7 +29,7 @@ from .forms import (
 from .quantities import read_compound, read_quantity
 from .relations import NAME, read_all, read_relation
 from .scan import CLOSE, OPEN, split, tokens
-from .sets import REALS, read_difference
+from .sets import REALS, intersect, is_region, read_difference
 
 MAX_DEPTH = 6  # of brackets in brackets
 MAX_WORDS = 8  # of an answer in words
@@ -191,30 +191,15 @@ def _read_list(text, depth):
             return Expr(rf"{mixed[1]}+\frac{{{mixed[2]}}}{{{mixed[3]}}}") if not text.startswith("-") else ()
     if "or" in between or "and" in between:  # x < 2 or x > 5 is a union, x > 2 and x < 5 an intersection
         regions = [read(part, depth + 1) for part in kept]
-        if regions and all(isinstance(form, Assign) and _is_region(form.values[0]) for form in regions):
+        if regions and all(isinstance(form, Assign) and is_region(form.values[0]) for form in regions):
             if len({form.name for form in regions}) == 1:
                 if set(between) == {"or"}:
                     return Assign(regions[0].name, (Union(tuple(form.values[0] for form in regions)),))
-                return _intersect(regions) or ()
+                return intersect(regions) or ()
     found = _list_of(kept, depth) or ()
     if set(between) == {"or"} and isinstance(found, Items) and len(set(found.items)) == 1:  # one value said twice
         return found.items[0]
     return found
-
-
-def _is_region(form):
-    return isinstance(form, Union) or (isinstance(form, Group) and form.opening in "([")
-
-
-def _intersect(regions):
-    groups = [form.values[0] for form in regions]
-    if len(groups) != 2 or not all(isinstance(group, Group) for group in groups):
-        return None
-    low = [group for group in groups if group.items[1] == Expr(r"\infty")]
-    high = [group for group in groups if group.items[0] == Expr(r"-\infty")]
-    if len(low) == len(high) == 1 and low[0] is not high[0]:
-        return Assign(regions[0].name, (Group(low[0].opening, high[0].closing, (low[0].items[0], high[0].items[1])),))
-    return None
 
 
 def _list_of(parts, depth):
@@ -340,6 +325,8 @@ def _read_expression(text):
         return REALS
     if text == r"\emptyset":
         return Group(r"\{", r"\}", ())
+    if re.search(r"[0-9] ?_", text):  # a subscript is no decoration: 5_{100} is not 5
+        return None
     told = re.sub(r"\\lim ?_ ?\{[^{}]*\}", "", text)
     if re.search(r"\\ldots|[0-9)}\]] ?'|\\(?:to|Rightarrow|rightarrow|implies|mid|not|cancel)(?![a-zA-Z])", told):
         return None

@@ -2,7 +2,7 @@
 
 import re
 
-from .forms import Expr, Group, Union
+from .forms import Assign, Expr, Group, Union
 from .scan import split
 from .values import numeral
 
@@ -29,6 +29,23 @@ def read_difference(text, read, depth):
     if first != REALS or between == [r"\cap"]:
         return ()
     return _without_points(second.items) if _is_finite(second) else _without_interval(second)
+
+
+def is_region(form):
+    """Whether a form is an interval or a union."""
+    return isinstance(form, Union) or (isinstance(form, Group) and form.opening in "([")
+
+
+def intersect(regions):
+    """What two half-lines have in common, `None` where that is no interval with two ends."""
+    groups = [form.values[0] for form in regions]
+    if len(groups) != 2 or not all(isinstance(group, Group) for group in groups):
+        return None
+    low = [group for group in groups if group.items[1] == Expr(r"\infty")]
+    high = [group for group in groups if group.items[0] == Expr(r"-\infty")]
+    if len(low) == len(high) == 1 and low[0] is not high[0]:
+        return Assign(regions[0].name, (Group(low[0].opening, high[0].closing, (low[0].items[0], high[0].items[1])),))
+    return None
 
 
 def _is_finite(form):
