@@ -310,7 +310,7 @@ def gold_answer(text):
         return _unwrap(box)[-MAX_ANSWER:]
     if places := _phrases(text):
         return _unwrap(places[-1][2])
-    answer = _unwrap(re.sub(r"\\phantom\{([^{}]*)\}", r"\1", text) if text.startswith("\\phantom") else text)
+    answer = _unwrap(text)
     if _is_prose(answer):
         environments = list(_ENVIRONMENT.finditer(text[-MAX_ANSWER:]))
         if environments:
