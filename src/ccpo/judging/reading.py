@@ -325,7 +325,7 @@ def _read_expression(text):
         return REALS
     if text == r"\emptyset":
         return Group(r"\{", r"\}", ())
-    if re.search(r"[0-9] ?_", text):  # a subscript is no decoration: 5_{100} is not 5
+    if re.search(r"[0-9] ?_|! ?!", text):  # 5_{100} is not 5; the grammar reads 29!! as the factorial of 29!
         return None
     told = re.sub(r"\\lim ?_ ?\{[^{}]*\}", "", text)
     if re.search(r"\\ldots|[0-9)}\]] ?'|\\(?:to|Rightarrow|rightarrow|implies|mid|not|cancel)(?![a-zA-Z])", told):
