@@ -108,8 +108,10 @@ def test_nothing_is_left_after_the_guard(reader):
         "\\boxed{1}, " * 15_000,
         "*" * 200_000 + "answer: 5",
         "The " * 50_000 + "is 5",
+        "answer: 5 " * 100_000,
+        ("ans" * 8 + "answer: 5" + "wer: 5" * 8 + " ") * 3_000,
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_reading_takes_linear_time(text):
     start = time.perf_counter()

@@ -54,8 +54,8 @@ def test_hard_pairs(verifier):
         (notation.digit_groups, "(20,100)", "(20,100)"),
         (notation.digit_groups, "101,103", "101,103"),
         (notation.digit_groups, "3 4", "3 4"),
-        (notation.repeating, r"0.\overline{27}", r"\frac{3}{11}"),
-        (notation.repeating, r"0.1666\ldots", r"\frac{1}{6}"),
+        (notation.repeating, r"0.\overline{27}", r"\frac{27}{99}"),
+        (notation.repeating, r"0.1666\ldots", r"\frac{15}{90}"),
         (notation.mixed_numbers, r"-3\frac{1}{4}", r"-\frac{13}{4}"),
         (notation.mixed_numbers, r"3\frac{5}{4}", r"3\frac{5}{4}"),
         (
@@ -120,3 +120,23 @@ def test_units_have_a_size_and_a_dimension():
 )
 def test_a_decimal_stands_for_what_it_is_rounded_from(exact, decimal, same):
     assert values.same_numbers(values.numeral(exact), values.numeral(decimal)) is same
+
+
+@pytest.mark.parametrize("text", ["\\", "1,\\", r"\{1,\\", "]", "\ue000", "5 \ue001 \\"])
+def test_what_is_no_latex_is_read_as_nothing_and_kills_no_worker(text):
+    assert read(text) is None and read(notation.normalize(text)) in (None, Expr("1"), Expr("5"))
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        (r"\{1, 2\} \cap \{2\}", r"\{2\}"),
+        (r"\{1, 2\} \setminus \{2\}", r"\{1\}"),
+        (r"\mathbb{R} \setminus \{2, 1\}", r"(-\infty, 1) \cup (1, 2) \cup (2, \infty)"),
+        (r"\mathbb{R} \setminus (-1, 2]", r"(-\infty, -1] \cup (2, \infty)"),
+        (r"\{1, x\} \cap \{2\}", ""),
+        (r"[0, 2] \setminus \{2\}", ""),
+    ],
+)
+def test_sets_are_worked_out_where_their_elements_are_numbers(text, form):
+    assert read(notation.normalize(text)) == read(notation.normalize(form))

@@ -8,9 +8,9 @@ _BOXES = ("\\boxed", "\\fbox")
 _BRACES = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])|\\\\(?!boxed|fbox)|\\[{}]|[{}]")
 # What `\boxed` without braces takes: everything up to white space, `$`, a closing brace or the end of the formula.
 _BARE_ARGUMENT = re.compile(r"(?:[^\s\\${}]+|\\[^\])])*", re.DOTALL)
-# Between boxes that are one answer, a separator among them.
+# Between boxes that are one answer, a separator among them; a name may stand before each, $x = \boxed{1}$ or $x = ...$
 _BETWEEN = re.compile(
-    r"(?=.*(?:[,;&]|and|or))(?:[\s$,;&]|\\[,;:!()\[\] ]|\\\\|\\q?quad|and|or"
+    r"(?=.*(?:[,;&]|and|or))(?:[\s$,;&]|\b[a-zA-Z](?:_\{?[0-9]\}?)?\s*=|\\[,;:!()\[\] ]|\\\\|\\q?quad|and|or"
     r"|\\(?:text|mbox|textrm|mathrm)\s*\{[\s,]*(?:and|or)?[\s,]*\})+",
     re.DOTALL,
 )
@@ -117,11 +117,12 @@ def last_box(text):
     if not boxes:
         return None
     start, _, content = boxes[-1]
-    parts = [content]
+    parts, join = [content], " or "
     for begin, end, content in reversed(boxes[:-1]):
         between = text[end:start]
         if end > start or len(between) > MAX_BETWEEN or not _BETWEEN.fullmatch(between):
             break
         start = begin
         parts.append(content)
-    return ", ".join(reversed(parts))
+        join = join if re.search(r"\bor\b", between) else ", "
+    return join.join(reversed(parts))

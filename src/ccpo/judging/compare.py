@@ -208,7 +208,11 @@ class Judge:
         if None in dimensions:  # the unit is left out, and only one there can be
             if len(golds) > 1 or len(answers) > 1:
                 return False
-            return self.same(*(scaled(parts[0], False) for parts in (golds, answers)))
+            pair = [scaled(parts[0], False) for parts in (golds, answers)]
+            angle, other = pair if dimensions[0] else pair[::-1]
+            if (("angle", 1),) in dimensions and r"\pi" in other.latex and numeral(angle.latex):
+                return False  # 3.14159265^\circ is not \pi
+            return self.same(*pair)
         if not units.same_dimension(*dimensions):
             return False
         if len(golds) == len(answers) and [p[2] for p in golds] == [p[2] for p in answers]:
@@ -242,7 +246,7 @@ class Judge:
             match form:
                 case Matrix():
                     rows.append(form.rows)
-                case Group("(", ")", items):
+                case Group("(", ")", items) | Group("[", "]", items) | Items(items):
                     rows.append(tuple((item,) for item in items))
                 case _:
                     return False

@@ -1,13 +1,16 @@
 """What a comparison needs of a form: its total, its time of day, its values without names."""
 
+import re
 from fractions import Fraction
 
 from .forms import Assign, Expr, Relation
-from .values import numeral
+from .values import is_constant, numeral
+
+NEVER = Relation(("0", "1"), ("=", "="))
 
 
 def plain(text):
-    return text.replace("'", "").replace("-", " ")
+    return re.sub("['\\s-]", "", text)
 
 
 def same_name(first, second):
@@ -22,10 +25,13 @@ def same_name(first, second):
 
 
 def as_relation(form):
+    """An assignment as the relation it is, if its value has variables; else one that is never the same."""
     if isinstance(form, Assign) and len(form.values) == 1 and isinstance(form.values[0], Expr) and form.name:
+        if is_constant(form.values[0].latex):  # x = 4 is solved, 2x + 3 = 11 is not
+            return NEVER
         name = "y" if "(" in form.name else form.name
         return Relation((name, form.values[0].latex), ("=",))
-    return form if isinstance(form, Relation) else Relation(("0", "1"), ("=", "="))
+    return form if isinstance(form, Relation) else NEVER
 
 
 def on_24_hours(clock):

@@ -7,9 +7,9 @@ Words come out between `OPEN` and `CLOSE`, whether they stood in `\text{}` or no
 
 import re
 import unicodedata
-from fractions import Fraction
 
-OPEN, CLOSE = "\ue000", "\ue001"  # around words; private-use characters, taken out of what is read
+from .numerals import digit_groups, exponents, mixed_numbers, repeating
+from .scan import CLOSE, OPEN
 
 _SIGNS = {
     "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ", "∙": r"\cdot ",
@@ -36,19 +36,23 @@ _INVISIBLE = re.compile("[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufe00-\u
 
 _THOUSANDS = re.compile(r"(?<=[0-9])(?:,\\!|\{,\}|\\,|\{\\,\})\s*(?=[0-9]{3}(?![0-9]))")  # 1,\!200  1{,}200  1\,200
 _LAYOUT = re.compile(
-    r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|bf|rm|it|sf|tt|normalsize"
-    r"|large|Large|huge|boldmath|mathstrut|strut|centering|checkmark|blacksquare|qed|nonumber|notag|hfill)(?![a-zA-Z])\s?"
+    r"\\(?:left|right) ?\.|\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle"
+    r"|scriptstyle|limits|nolimits|bf|rm|it|sf|tt"
+    r"|normalsize|large|Large|huge|boldmath|mathstrut|strut|centering|checkmark|blacksquare|qed|nonumber|notag|hfill)(?![a-zA-Z])\s?"
     r"|\\(?:(?:[hv]space|label|tag)\*?\s*\{[^{}]*\}|[hv]?phantom\s*(?:\{[^{}]*\}|.))"
 )
 _SPACE = re.compile(
     r"(\\\\)|\\[,;:!> \n]|\\(?:quad|qquad|enspace|thinspace|medspace|thickspace|space)(?![a-zA-Z])"
     r"|~|[\s\u2000-\u200a]+"
 )
+_ROW_SKIP = re.compile(r"\\\\\s*\[[0-9.\s]*(?:pt|em|ex|mm|cm|in)\]|\\cr(?![a-zA-Z])")
+_ARTICLE = re.compile(r"\A\s*(?:an?|the)\s+(?=(?!and\b)[a-z]{3})", re.IGNORECASE)
 _COLOUR = re.compile(r"\\(?:textcolor|color|colorbox)\s*\{[^{}]*\}\s*")
 _FONT = re.compile(
     r"\\(?P<command>text(?:bf|it|rm|sf|tt|normal|up|sl|sc|md)?|[mhf]box|boxed|emph|underline|uline|math(?:bf|rm|it|sf|tt|normal|bfit)"
     r"|boldsymbol|bm|pmb|operatorname\*?|ensuremath|mathop|textsuperscript)\s*\{(?P<content>[^{}]*)\}"
 )
+_FONT_COMMAND = re.compile(r"\\(?:text(?:bf|it|rm)?|mbox|math(?:bf|rm|it|sf))\s*(?=\{)")
 _FUNCTIONS = frozenset(
     """sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln lg exp lim max min gcd lcm det mod sup
     inf arg deg dim ker""".split()
@@ -73,14 +77,14 @@ _RUN = re.compile(
     r"|\\mathbb\s*\{[A-Z]\}|[A-Za-z]{3,}(?:-[A-Za-z]{3,}|'s)*|[A-Za-z]+"
 )
 _ATOM = r"(?:\{(?:[^{}]|\{[^{}]*\})*\}|[0-9A-Za-z]|\\[a-zA-Z]+)"
-_BLANK_GROUPS = re.compile(r"(?<![0-9.,\\])(?<![0-9] )[1-9][0-9]{0,2}(?: [0-9]{3})+(?![0-9]| [0-9])")
-_COMMA_GROUPS = re.compile(
-    r"(?<![0-9.,])(?:[1-9][0-9]?(?:,[0-9]{3})+|[1-9][0-9]{2}(?:,[0-9]{3})+(?=\.[0-9]))(?![0-9,])"
+_ANGLE = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\^\s*(?:\{[0-9]\}|[0-9]))?)\s*[({]?\s*([0-9]+(?:\.[0-9]+)?)\s*"
+    r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))\s*[)}]?"
 )
 _DEGREES = re.compile(
-    r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))\s*(?:\\?([CF])(?![a-zA-Z]))?|\\(?:degree|textdegree)(?![a-zA-Z])"
+    r"(?:\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\(?:degree|textdegree)(?![a-zA-Z])"
+    r"|(?<=[0-9])\^\{?o\}?(?![a-zA-Z]))\s*(?:\\?([CF])(?![a-zA-Z]))?"
 )
-_NUMERAL = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 
 
 def signs(text):
@@ -96,15 +100,11 @@ def signs(text):
 
 def spaces(text):
     r"""Dollar signs of mathematics, layout and every kind of space: one blank each. LaTeX's thousands close up."""
+    text = _ROW_SKIP.sub(r"\\\\ ", text)
     text = re.sub(r"\\[()\[\]]|\$\$|(?<!\\)\$(?!\s*[0-9.])|(?<!\\)\$(?=[^$]*\$)|\*\*|__(?=\w)", " ", text)
     text = _THOUSANDS.sub("", text)
-    visible = _LAYOUT.sub(" ", text)
-    text = (
-        (visible if re.search(r"\w", visible) else text.replace(r"\phantom", ""))
-        .replace(r"\{,\}", ",")
-        .replace("{:}", ":")
-        .replace("{,}", ",")
-    )
+    text = re.sub(r"(?<!\\)\\\Z", "", text)  # the backslash of a blank that was at the end
+    text = _LAYOUT.sub(" ", text).replace(r"\{,\}", ",").replace("{:}", ":").replace("{,}", ",")
     return _SPACE.sub(lambda m: m[1] or " ", text).strip()
 
 
@@ -121,7 +121,7 @@ def _plain(content):
             return run
         return f" {run} " if run.lower() in _SEPARATORS else _quote(run)
 
-    return _RUN.sub(word, content)
+    return _RUN.sub(word, _ARTICLE.sub("", content))
 
 
 def fonts(text):
@@ -142,7 +142,7 @@ def fonts(text):
         text, count = _FONT.subn(content, text)
         if not count:
             break
-    return text
+    return _FONT_COMMAND.sub("", text)  # around groups, \mathrm{\frac{1}{2}}
 
 
 def words(text):
@@ -186,7 +186,7 @@ def meridiem(text):
 def percent(text):
     text = re.sub(r"(?<!\\)%", r"\\%", text)
     return re.sub(
-        rf"{OPEN}(?:percent|percentage|pct|per cent)\.?{CLOSE}|\b(?:percent|per cent|pct)\b\.?",
+        rf"{OPEN}(?:percent|percentage(?: points?)?|pct|per cent)\.?{CLOSE}|\b(?:percent|per cent|pct)\b\.?",
         r"\\%",
         text,
         flags=re.IGNORECASE,
@@ -194,7 +194,8 @@ def percent(text):
 
 
 def degrees(text):
-    """A degree sign behind a value is a unit; inside an expression or a tuple it goes."""
+    """A degree sign behind a value is a unit, behind a function's argument its angle; inside an expression it goes."""
+    text = _ANGLE.sub(r"\1{(\2\\pi /180)}", text)
     return _DEGREES.sub(_degree, text)
 
 
@@ -224,8 +225,21 @@ def synonyms(text):
     text = re.sub(r"\\(?:land|wedge)(?![a-zA-Z])", " and ", re.sub(r"\\(?:lor|vee)(?![a-zA-Z])", " or ", text))
     text = re.sub(r"\\mathbb\s*R(?![a-zA-Z])|\\R(?![a-zA-Z])|\\Reals(?![a-zA-Z])", r"\\mathbb{R}", text)
     text = re.sub(r"\\(?:imath|jmath)(?![a-zA-Z])", lambda m: m.group()[1], text)
+    text = re.sub(
+        r"\\(?:wide)?(?:hat|vec)\s*(?:\{\s*(?:\\math[a-z]+\s*)?\{?([ijk])\}?\s*\}|([ijk])(?![a-zA-Z]))",
+        r"\1\2",
+        text,
+    )
+    text = re.sub(r"\\vec\s*\{\s*([a-zA-Z])\s*\}", r" \1 ", text)
+    text = re.sub(r"\\lg(?![a-zA-Z])", r"\\log_{10}", text).replace(r"\&", " and ")
+    text = re.sub(r"([\[\]])(\s*[^][(){},\s][^][(){},]*,\s*[^][(){},\s][^][(){},]*)([\[\]])", _interval, text)
     text = re.sub(r"\\(?:bigcup)(?![a-zA-Z])", r"\\cup ", text)
     return re.sub(r"(?<![a-zA-Z\\])U(?=\s*[\[(])(?<=[\])] U)", r"\\cup ", text)
+
+
+def _interval(match):
+    """`]1, 2[` is `(1, 2)`."""
+    return f"{'(' if match[1] == ']' else '['}{match[2]}{')' if match[3] == '[' else ']'}"
 
 
 def matrices(text):
@@ -237,6 +251,11 @@ def arguments(text):
     r"""`\frac12`, `\frac 3 8`, `{5 \over 8}`, `\sqrt3`, `\sqrt(3)` with braces."""
     text = re.sub(r"\{([^{}]*?)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}", text)
     text = re.sub(rf"\\frac\s*({_ATOM})\s*({_ATOM})", lambda m: rf"\frac{_braced(m[1])}{_braced(m[2])}", text)
+    text = re.sub(rf"\\[dt]?binom\s*({_ATOM})\s*({_ATOM})", lambda m: rf"\binom{_braced(m[1])}{_braced(m[2])}", text)
+    text = re.sub(r"\{([^{}]*?)\\choose(?![a-zA-Z])([^{}]*)\}", r"\\binom{\1}{\2}", text)
+    text = re.sub(
+        r"\\log\s*_\s*(?:\{([^{}]*)\}|([0-9a-z]))\s*([0-9]+(?:\.[0-9]+)?)(?![0-9.])", r"\\log_{\1\2}{(\3)}", text
+    )
     text = re.sub(r"\\sqrt\s*\(([^()]*)\)", r"\\sqrt{\1}", text)
     text = re.sub(r"\\sqrt(\s*\[[^\]]*\])?\s*([0-9]+|[a-zA-Z]|\\pi)", r"\\sqrt\1{\2}", text)
     text = re.sub(r"\^\s*\(([-+0-9a-zA-Z/]*)\)", r"^{\1}", text)
@@ -247,78 +266,11 @@ def _braced(atom):
     return atom if atom.startswith("{") else f"{{{atom}}}"
 
 
-def exponents(text):
-    """`1e-05`, `2.5E8`: scientific notation as calculators and JSON write it."""
-    return re.sub(
-        rf"(?<![0-9A-Za-z.\\])({_NUMERAL})[eE]([+-]?)0*([0-9]{{1,4}})(?![0-9A-Za-z.^_(\\])",
-        lambda m: rf"{m[1]} \times 10^{{{'-' if m[2] == '-' else ''}{m[3]}}}",
-        text,
-    )
-
-
-def digit_groups(text):
-    """
-    `1 250 000` and `1,250.75` without their separators. Commas in brackets, `(20,100)`, and between equal groups of
-    three, `101,103`, may be those of a list: they stay.
-    """
-    text = _BLANK_GROUPS.sub(lambda m: m.group().replace(" ", ""), text)
-    depth, parts = 0, []
-    for part in re.split(r"(\\[{}]|[()\[\]])", text):
-        depth += (part in ("(", "[", r"\{")) - (part in (")", "]", r"\}"))
-        parts.append(part if depth else _COMMA_GROUPS.sub(lambda m: m.group().replace(",", ""), part))
-    return "".join(parts)
-
-
-def repeating(text):
-    r"""`0.\overline{27}`, `0.(3)`, `0.333\ldots` as the fractions they are."""
-    text = re.sub(
-        r"(?<![0-9.])([0-9]*)\.([0-9]{0,20})(?:\\(?:overline|bar|dot)\s*\{?\s*([0-9]{1,20})\s*\}?|\(([0-9]{1,20})\))(?![0-9])",
-        lambda m: _fraction(m[1], m[2], m[3] or m[4]),
-        text,
-    )
-
-    def dotted(match):
-        whole, digits = match[1], match[2]
-        for size in range(1, 7):
-            head, block = digits[:-size], digits[-size:]
-            repeats = 1
-            while head.endswith(block):
-                head, repeats = head[:-size], repeats + 1
-            if repeats * size >= 3 and repeats >= 2 and len(head) <= 4 and set(block) != {"0"}:
-                return _fraction(whole, head, block)
-        return match.group()
-
-    return re.sub(r"(?<![0-9.])([0-9]*)\.([0-9]{3,40})\s?\\ldots(?! ?[0-9,])", dotted, text)
-
-
-def _fraction(whole, head, block):
-    value = int(whole or 0) + Fraction(int(head or 0), 10 ** len(head))
-    value += Fraction(int(block), (10 ** len(block) - 1) * 10 ** len(head))
-    return rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-
-
-def mixed_numbers(text):
-    r"""`3\frac{1}{4}`, `3 1/4`: one number, with its sign. Only where the fraction is a proper one."""
-
-    def mixed(match):
-        whole, top, bottom = int(match[2]), int(match[3] or match[5]), int(match[4] or match[6])
-        if not 0 < top < bottom:
-            return match.group()
-        return rf"{match[1]}\frac{{{whole * bottom + top}}}{{{bottom}}}"
-
-    return re.sub(
-        r"(?<![0-9.,^_}])(?<![0-9] )(-?\s?)([0-9]{1,9})(?:\s?\\frac\{([0-9]{1,9})\}\{([0-9]{1,9})\}"
-        r"|[ -]([0-9]{1,9})/([0-9]{1,9})(?![0-9/.]))",
-        mixed,
-        text,
-    )
-
-
 def ending(text):
     """Without the punctuation at a sentence's end, and without braces around everything."""
     while True:
         before = text
-        text = re.sub(r"(?<!\\)(?:\s*[.,;:!])+\s*\Z", lambda m: "!" if m.group().strip() == "!" else "", text).strip()
+        text = re.sub(r"(?<!\\)(?:\s*[.,;:])+\s*\Z", "", text).strip()
         if text.startswith("{") and text.endswith("}") and _closes(text):
             text = text[1:-1].strip()
         if text == before:
@@ -336,8 +288,8 @@ def _closes(text):
 
 
 RULES = (
-    signs, spaces, percent, matrices, synonyms, relations, meridiem, fonts, words, degrees, join_words, percent,
-    arguments, exponents, digit_groups, repeating, mixed_numbers, ending,
+    signs, spaces, percent, matrices, synonyms, relations, meridiem, fonts, words, degrees, join_words,
+    percent, arguments, exponents, digit_groups, repeating, mixed_numbers, ending,
 )  # fmt: skip
 
 

@@ -4,12 +4,13 @@ import re
 
 from . import units
 from .forms import Assign, Clock, Expr, Group, Items, Measure, Percent, Ratio
-from .notation import CLOSE, OPEN
+from .scan import CLOSE, OPEN
 
 _APPROXIMATELY = re.compile(rf"\A(?:{OPEN}(?:approximately|approx)\.?{CLOSE}|\\approx)\s*")
 _SHORT_UNITS = r"(?:cm|mm|km|kg|mg|ml|mL|ft|lb|lbs|oz|hr|hrs|yd|mi|in|mph|sq|kW|Hz|m|s|h|g|L)"
 _BARE_UNIT = re.compile(
-    rf"(?<=[0-9}}) ])(?:(?:cm|mm|km|kg|mg|ml|mL|ft|lb|oz|hr|yd)|(?<= )(?:in|mi)\b)(?:\^\{{?[23]\}}?)?"
+    rf"(?<=[0-9}}) ])(?:(?:sq|cu)\.? )?(?:(?:cm|mm|km|kg|mg|ml|mL|ft|lb|oz|hr|yd)|(?<= )(?:in|mi)\b)"
+    rf"(?:\^\{{?[23]\}}?)?"
     rf"(?: ?/ ?{_SHORT_UNITS}(?:\^\{{?2\}}?)?)?\Z"
     rf"|(?<= )m ?/ ?s(?:\^\{{?2\}}?)?\Z"
 )
@@ -17,6 +18,7 @@ _QUOTED_UNIT = re.compile(
     rf"{OPEN}[^{CLOSE}]*{CLOSE}(?:\s*\^\s*\{{?-?[1-9]\}}?|\s*(?:/|\\cdot)\s*(?:{OPEN}[^{CLOSE}]*{CLOSE}|{_SHORT_UNITS})|\s*{OPEN}[^{CLOSE}]*{CLOSE})*\Z"
 )
 _CURRENCY = re.compile(r"(-?)(?:\\(\$|euro|pounds|yen|cents)|(\$)) *(-?)")
+_CODE = re.compile(rf"\A{OPEN}(usd|us|rs|inr|eur|gbp){CLOSE} ?\.? ?(?=[-0-9.\\$])", re.I)
 _CURRENCIES = {"$": "dollar", "euro": "euro", "pounds": "gbp", "yen": "yen", "cents": "cent"}
 
 
@@ -41,6 +43,11 @@ def read_quantity(text, read, depth):
     if text.endswith(r"\%") or text.endswith("%"):
         value = read(text.removesuffix("%").removesuffix("\\"), depth + 1)
         return Percent(value) if isinstance(value, Expr) else ()
+    if match := _CODE.match(text):  # USD 12, Rs. 12, US $12
+        value = read(text[match.end() :], depth + 1)
+        if isinstance(value, Expr):
+            return Measure(((value, 1, units.parse_unit(match[1].lower())),))
+        return value if isinstance(value, Measure) else ()
     if match := _CURRENCY.match(text):
         unit = _CURRENCIES[match[2] or match[3]]
         value = read(match[1] + match[4] + text[match.end() :], depth + 1)
@@ -95,6 +102,6 @@ def read_quantity(text, read, depth):
     if not phrase:
         return Measure(((value, multiplier, None),))
     unit = units.parse_unit(phrase)
-    if unit is None and head == "1" and re.fullmatch(r"[a-z]{3,}", phrase):
+    if unit is None and head == "1" and units.is_one_thing(phrase):
         unit = units.parse_unit(f"{phrase}s")
     return () if unit is None else Measure(((value, multiplier, unit),))

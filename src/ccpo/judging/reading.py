@@ -26,23 +26,28 @@ from .forms import (
     Union,
     Words,
 )  # fmt: skip
-from .notation import CLOSE, OPEN
 from .quantities import read_compound, read_quantity
 from .relations import NAME, read_all, read_relation
-from .scan import split, tokens
+from .scan import CLOSE, OPEN, split, tokens
+from .sets import REALS, intersect, is_region, read_difference
 
 MAX_DEPTH = 6  # of brackets in brackets
 MAX_WORDS = 8  # of an answer in words
 
+_LABEL = re.compile(
+    rf"\A{OPEN}(?:the )?(?:(?:final|correct) )?(?:answer|option|choice)(?: is)?{CLOSE} ?[:=]? ?(?=.)", re.I
+)
+_NEGATIVE = re.compile(rf"\A{OPEN}(?:negative|minus){CLOSE} ?(?=[0-9.\\])", re.I)
 _OPENING = {"(": ")", "[": "]", r"\{": r"\}", r"\langle": r"\rangle"}
 _CLOCK = re.compile(rf"([0-9]{{1,2}}) ?: ?([0-9]{{2}})(?: ?: ?([0-9]{{2}}))?(?: ?{OPEN}([ap])m{CLOSE})?")
 _HOUR = re.compile(rf"([0-9]{{1,2}}) ?{OPEN}([ap])m{CLOSE}")
 _BASED = re.compile(
     rf"(-?)\(?({OPEN}?)([0-9A-Fa-f]+(?:\.[0-9A-Fa-f]+)?){CLOSE}?\)?"
     rf"(?: ?_ ?\{{? ?\(?(?:([0-9]{{1,2}})|{OPEN}([a-z]+){CLOSE})\)? ?\}}?"
-    rf"| {OPEN}(?:in )?base{CLOSE} ?-?([0-9]{{1,2}}))"
+    rf"| \(? ?{OPEN}(?:in )?base{CLOSE} ?-?([0-9]{{1,2}})\)?)"
 )
 _OPTION = re.compile(r"\(? ?([A-J]) ?[).:](?: |(?=\S)|\Z)(.*)", re.DOTALL)
+_OPTIONS = re.compile(r"\([A-J]\)(?:(?: ?,)?(?: and)? ?\([A-J]\))+")
 _OTHER_OPTION = re.compile(r"(?:^|[\s(])[A-J] ?[).:](?:\s|\Z)")
 _MATRIX = re.compile(r"\\begin\{[pbB]?(?:small)?matrix\}(.*)\\end\{[pbB]?(?:small)?matrix\}", re.DOTALL)
 _CASES = re.compile(
@@ -61,6 +66,8 @@ def read(text, depth=0):
     text = re.sub(r"\s+", " ", text).strip()
     if not text or depth > MAX_DEPTH:
         return None
+    if depth == 0:
+        text = _NEGATIVE.sub("-", _LABEL.sub("", text))
     if depth == 0 and (option := _read_option(text, depth)) is not None:
         return option or None
     if tokens(text) is None:
@@ -70,6 +77,7 @@ def read(text, depth=0):
         _read_clock,
         _read_based,
         _read_list,
+        _read_difference,
         _read_union,
         _relation,
         _read_brackets,
@@ -85,6 +93,10 @@ def read(text, depth=0):
 
 def _relation(text, depth):
     return read_relation(text, read, depth)
+
+
+def _read_difference(text, depth):
+    return read_difference(text, read, depth)
 
 
 def _read_all(texts, depth):
@@ -134,19 +146,19 @@ def _read_based(text, depth):
 
 def _read_option(text, depth):
     match = _OPTION.fullmatch(text)
-    if (
-        not match
-        or (text.startswith("(") and ")" not in text[:6])
-        or (match[0][1:2] == ":" and not match[2].startswith(" "))
-    ):
+    if not match or (text.startswith("(") and ")" not in text[:6]) or (match[0][1:2] == ":" and match[0][2:3] != " "):
         return None
     rest = match[2].strip()
     if not rest:
         return Option(match[1], None)
+    if _OPTIONS.fullmatch(text):  # several letters and nothing else: a list
+        return None
     if _OTHER_OPTION.search(rest) or re.match(r"[,;/|&]|(?:and|or)\b", rest):
         return ()
     content = read(rest, depth + 1)
-    return () if content is None or " or " in f" {rest} " else Option(match[1], content)
+    if content is None or " or " in f" {rest} " or re.fullmatch("[A-Ja-j]", rest):  # `D) A` names two
+        return ()
+    return Option(match[1], content)
 
 
 def _read_list(text, depth):
@@ -157,7 +169,7 @@ def _read_list(text, depth):
         if any("&" in row for row in re.split(r"\\\\", match[1].replace("&=", "="))):
             return ()
         return read(" , ".join(row.strip(" ,") for row in rows if row), depth + 1) or ()
-    parts, between = split(text, {",", ";", "and", "or", r"\cup"} - ({r"\cup"} if True else set()))
+    parts, between = split(text, {",", ";", "and", "or"})
     if not between:
         return None
     if any(part.strip() in (f"{OPEN}both{CLOSE}", f"{OPEN}either{CLOSE}") for part in parts):
@@ -179,27 +191,15 @@ def _read_list(text, depth):
             return Expr(rf"{mixed[1]}+\frac{{{mixed[2]}}}{{{mixed[3]}}}") if not text.startswith("-") else ()
     if "or" in between or "and" in between:  # x < 2 or x > 5 is a union, x > 2 and x < 5 an intersection
         regions = [read(part, depth + 1) for part in kept]
-        if regions and all(isinstance(form, Assign) and _is_region(form.values[0]) for form in regions):
+        if regions and all(isinstance(form, Assign) and is_region(form.values[0]) for form in regions):
             if len({form.name for form in regions}) == 1:
                 if set(between) == {"or"}:
                     return Assign(regions[0].name, (Union(tuple(form.values[0] for form in regions)),))
-                return _intersect(regions) or ()
-    return _list_of(kept, depth) or ()
-
-
-def _is_region(form):
-    return isinstance(form, Union) or (isinstance(form, Group) and form.opening in "([")
-
-
-def _intersect(regions):
-    groups = [form.values[0] for form in regions]
-    if len(groups) != 2 or not all(isinstance(group, Group) for group in groups):
-        return None
-    low = [group for group in groups if group.items[1] == Expr(r"\infty")]
-    high = [group for group in groups if group.items[0] == Expr(r"-\infty")]
-    if len(low) == len(high) == 1 and low[0] is not high[0]:
-        return Assign(regions[0].name, (Group(low[0].opening, high[0].closing, (low[0].items[0], high[0].items[1])),))
-    return None
+                return intersect(regions) or ()
+    found = _list_of(kept, depth) or ()
+    if set(between) == {"or"} and isinstance(found, Items) and len(set(found.items)) == 1:  # one value said twice
+        return found.items[0]
+    return found
 
 
 def _list_of(parts, depth):
@@ -310,7 +310,7 @@ def _read_words(text, depth):
     if (value := units.number_word(plain)) is not None:
         return Expr(str(value))
     if plain in ("all real numbers", "all reals", "the real numbers", "real numbers"):
-        return Union((Group("(", ")", (Expr(r"-\infty"), Expr(r"\infty"))),))
+        return REALS
     if not re.fullmatch(r"[a-z][a-z0-9' \-/]*", plain) or len(plain.split()) > MAX_WORDS:
         return ()
     if re.search(r"[0-9]", plain) and not re.fullmatch(r"[a-z' \-]+ [0-9]{1,4}(?:st|nd|rd|th)?", plain):
@@ -322,10 +322,13 @@ def _read_expression(text):
     if text == r"\ldots":
         return Words("...")
     if text in (r"\mathbb{R}",):
-        return Union((Group("(", ")", (Expr(r"-\infty"), Expr(r"\infty"))),))
+        return REALS
     if text == r"\emptyset":
         return Group(r"\{", r"\}", ())
-    if re.search(r"\\ldots|[0-9)}\]] ?'|\\(?:to|Rightarrow|rightarrow|implies|mid|not|cancel)(?![a-zA-Z])", text):
+    if re.search(r"[0-9] ?_|! ?!", text):  # 5_{100} is not 5; the grammar reads 29!! as the factorial of 29!
+        return None
+    told = re.sub(r"\\lim ?_ ?\{[^{}]*\}", "", text)
+    if re.search(r"\\ldots|[0-9)}\]] ?'|\\(?:to|Rightarrow|rightarrow|implies|mid|not|cancel)(?![a-zA-Z])", told):
         return None
     if (
         OPEN in text

@@ -3,17 +3,16 @@
 import re
 
 from .forms import Assign, Expr, Group, Items, Measure, Percent, Relation, Union
-from .notation import CLOSE, OPEN
-from .scan import split
-from .values import numeral
+from .scan import CLOSE, OPEN, split
+from .values import is_constant, numeral
 
 _RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne", r"\approx", r"\in"])
 _SWAP = {"<": ">", ">": "<", r"\le": r"\ge", r"\ge": r"\le"}
 NAME = re.compile(
     rf"(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|phi|omega|rho|sigma|pi|tau|epsilon|angle\s*[A-Z]+))"
-    r"(?:'|_\{?[A-Za-z0-9]+\}?|\^\{-1\})*(?:\s*\(\s*[a-z](?:\s*,\s*[a-z])*\s*\))?"
+    r"(?:'|_\{?[A-Za-z0-9]+\}?|\^\{-1\})*(?:\s*\(\s*(?:[a-z]|-?[0-9]{1,3})(?:\s*,\s*(?:[a-z]|-?[0-9]{1,3}))*\s*\))?"
     rf"|{OPEN}(?!not\b|no\b)[a-z]+(?: [a-z]+){{0,4}}{CLOSE}(?:\s*[A-Za-z])?|[A-Z]{{2,3}}"
-    r"|\([a-z](?:\s*,\s*[a-z])+\)|\|[a-zA-Z]+\|",
+    r"|\([a-z](?:\s*,\s*[a-z])+\)|\|[a-zA-Z]+\||m\s?\\angle\s*[A-Z]+",
     re.IGNORECASE,
 )
 
@@ -64,26 +63,21 @@ def _read_equation(parts, between, read, depth):
     if names and not (len(names) == 2 and len(parts) == 2):
         index = 0 if NAME.fullmatch(parts[0]) and parts[0] in names else len(parts) - 1
         rest = [part for position, part in enumerate(parts) if position != index]
+        if index == 0 and is_constant(rest[-1]):  # the formula on the way is no value: A = \pi r^2 = 9\pi
+            rest = [part for part in rest if is_constant(part)]
         forms = read_all(read, rest, depth)
         if forms is None:
             return ()
         if parts[index].startswith("(") and isinstance(forms[0], Group) and len(forms) == 1:
             return forms[0]
         return Assign(_name(parts[index]), forms)
-    if all(_is_constant(part) for part in parts):
+    if all(is_constant(part) for part in parts):
         forms = read_all(read, parts, depth)
         return Assign("", forms) if forms else ()
     if len(parts) == 2:
         return Relation(tuple(parts), ("=",))
     forms = read_all(read, parts, depth)
     return Assign("", forms) if forms else ()
-
-
-def _is_constant(text):
-    bare = re.sub(
-        rf"\\(?:frac|sqrt|pi|cdot|times|%|binom|ln|log|sin|cos|tan|infty)(?![a-z])|{OPEN}[^{CLOSE}]*{CLOSE}", "", text
-    )
-    return not re.search(r"[a-df-hj-zA-Z\\]", bare)
 
 
 def _read_inequality(parts, between, read, depth):

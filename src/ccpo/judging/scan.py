@@ -2,11 +2,11 @@
 
 import re
 
-from .notation import CLOSE, OPEN
+OPEN, CLOSE = "\ue000", "\ue001"  # around words; private-use characters, taken out of what is read
 
 _SCAN = re.compile(
     rf"{OPEN}[^{CLOSE}]*{CLOSE}|\\begin\s*\{{[a-z]+\*?\}}(?:\s*\{{[^{{}}]*\}})?|\\end\s*\{{[a-z]+\*?\}}|\\[a-zA-Z]+|\\.|[{{}}()\[\]]"
-    r"|and(?= )|or(?= )|[^\\]",
+    r"|and(?= )|or(?= )|.",
     re.DOTALL,
 )
 

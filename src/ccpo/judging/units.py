@@ -47,7 +47,7 @@ volume 473176473/1000000000 pint pints pt
 cup 1 cup cups
 cup 1/16 tablespoon tablespoons tbsp
 cup 1/48 teaspoon teaspoons tsp
-money 1 dollar dollars usd buck bucks
+money 1 dollar dollars usd us buck bucks
 money 1/100 cent cents ¢ penny pennies
 money 1/20 nickel nickels
 money 1/10 dime dimes
@@ -55,7 +55,7 @@ money 1/4 quarter quarters
 euro 1 euro euros eur
 gbp 1 gbp quid
 yen 1 yen
-rupee 1 rupee rupees
+rupee 1 rupee rupees rs inr
 yuan 1 yuan rmb
 peso 1 peso pesos
 angle 1 degree degrees deg degs
@@ -126,10 +126,13 @@ _NO_THINGS = (
     billions dozens hundreds hundredths millions thousands thousandths trillions eighths ninths elevenths twelfths
     values-of tons-of third fourth fifth sixth seventh eighth ninth tenth hundredth thousandth double triple dozen
     hundred thousand million billion trillion lakh crore gross score grand base root factorial inverse divided
-    multiplied times added percent negatives opposites reciprocals inverses roots""".split()
+    multiplied times added percent invalid impossible useless fake
+    ok okay negatives opposites reciprocals inverses roots""".split()
     )
     | set(_SMALL)
+    | {f"{word}{'es' if word == 'six' else 's'}" for word in _SMALL}
     | set(_TENS)
+    | {word.replace("y", "ies") for word in _TENS}
     | set(NUMBERS)
 )
 _FILLERS = re.compile(r"\s+(?:in total|in all|total|altogether|left|remaining|each|old|long|tall|wide|high|deep)\Z")
@@ -149,6 +152,11 @@ def _singular(word):
 def _is_thing(word):
     counts = word in _IRREGULAR or (len(word) >= 4 and word.endswith("s") and not word.endswith(("ss", "'s", "-")))
     return counts and word not in _NO_THINGS and not word.endswith(("ths", "wise"))
+
+
+def is_one_thing(word):
+    """Whether a word may stand behind `1`, as `apple` does and `maybe` does not."""
+    return bool(re.fullmatch("[a-z]{3,}", word)) and _describes(word) and f"{word}s" not in _NO_THINGS
 
 
 def _describes(word):
@@ -228,18 +236,22 @@ def same_dimension(first, second):
 
 
 def number_word(text):
-    """The integer that words name, up to 99 and times hundred, thousand …; `None` for other words."""
-    total = None
+    """The integer that words name, `three hundred forty-two`; `None` for other words."""
+    total, part, last = 0, None, None  # last: what the word before was worth
     for word in text.replace("-", " ").split():
-        if word in _SMALL and (total is None or (20 <= total < 100 and total % 10 == 0 and 0 < _SMALL[word] < 10)):
-            total = (total or 0) + _SMALL[word]
-        elif word in _TENS and total is None:
-            total = _TENS[word]
-        elif word in NUMBERS and total:
-            total *= NUMBERS[word]
+        if word in _SMALL and (part is None or last == 100 or (last in _TENS.values() and 0 < _SMALL[word] < 10)):
+            last = _SMALL[word]
+            part = (part or 0) + last
+        elif word in _TENS and (part is None or last == 100):
+            last = _TENS[word]
+            part = (part or 0) + last
+        elif word == "hundred" and part and part < 20:
+            part, last = part * 100, 100
+        elif word in NUMBERS and word != "hundred" and part and (not total or total % NUMBERS[word] == 0):
+            total, part, last = total + part * NUMBERS[word], None, NUMBERS[word]
         else:
             return None
-    return total
+    return None if part is None and not total else total + (part or 0)
 
 
 def split_multiplier(text):

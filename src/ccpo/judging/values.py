@@ -5,6 +5,8 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
+from .scan import CLOSE, OPEN
+
 DIGITS = 50  # of a numeric comparison
 MAX_EXPONENT = 400
 _INTEGER = r"-?\s?[0-9]+"
@@ -14,10 +16,13 @@ _SCIENTIFIC = re.compile(r"(.*?)(?: ?(?:\\times|\\cdot|\*) ?)?10 ?\^ ?(?:\{ ?([-
 
 
 class Numeral:
-    """An exact number as written: its value, and its decimals where it is written as a decimal."""
+    """
+    An exact number as written: its value; its decimals, where it is written as a decimal; the decimals of one period,
+    where it is written as a repeating decimal, a fraction over nines and zeros.
+    """
 
-    def __init__(self, value, decimals=None, digits=0):
-        self.value, self.decimals, self.digits = value, decimals, digits
+    def __init__(self, value, decimals=None, digits=0, period=0):
+        self.value, self.decimals, self.digits, self.period = value, decimals, digits, period
 
 
 @lru_cache(maxsize=8192)
@@ -37,7 +42,8 @@ def numeral(text):
         top, bottom = (
             int(group.replace(" ", "")) for group in ((match[2], match[3]) if match[2] else (match[4], match[5]))
         )
-        return Numeral(Fraction(-top if match[1] else top, bottom)) if bottom else None
+        period = len(str(bottom)) if re.fullmatch("9+0*", str(bottom)) else 0
+        return Numeral(Fraction(-top if match[1] else top, bottom), period=period) if bottom else None
     if match := _SCIENTIFIC.fullmatch(text):
         exponent = int(match[2] or match[3])
         head = match[1].strip()
@@ -51,6 +57,14 @@ def numeral(text):
         decimals = None if mantissa.decimals is None else mantissa.decimals - exponent
         return Numeral(mantissa.value * Fraction(10) ** exponent, decimals, mantissa.digits)
     return None
+
+
+def is_constant(text):
+    """Whether an expression has no variable; e and i are numbers."""
+    bare = re.sub(
+        rf"\\(?:frac|sqrt|pi|cdot|times|%|binom|ln|log|sin|cos|tan|infty)(?![a-z])|{OPEN}[^{CLOSE}]*{CLOSE}", "", text
+    )
+    return not re.search(r"[a-df-hj-zA-Z\\]", bare)
 
 
 def is_rounding(exact, decimal):
@@ -78,6 +92,8 @@ def same_numbers(first, second):
         return True
     for exact, decimal in (first, second), (second, first):
         ends = exact.decimals is not None or exact.value.denominator == 1
+        if exact.period and exact.period == decimal.decimals:  # 0.142857 is 0.\overline{142857} without its bar
+            continue
         if (not ends or (decimal.decimals or 0) >= 6) and is_rounding(exact.value, decimal):
             return True
     return False
