@@ -536,7 +536,8 @@ def test_hanging_pairs_are_bounded_and_the_others_are_scored(caplog):
         scores = verifier.score(gold=golds, prediction=predictions)
     assert same(scores, expected), scores
     assert time.monotonic() - start < 4 * (2.0 + verifier_module.GRACE_SECONDS) + 30
-    assert "4 of 24 distinct pairs took over 2 s; 0 workers died otherwise" in caplog.text
+    # As predictions both take too long; as gold answers they may be found unreadable before that.
+    assert re.search(r"[234] of 24 distinct pairs took over 2 s; 0 workers died otherwise", caplog.text)
 
 
 def test_nested_radicals_and_the_hanging_gold_answer_itself():
