@@ -779,6 +779,7 @@ def test_whole_numbers_for_fractions(make_config):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"reward_weights": 1}, "`reward_weights` must be a list of numbers, got 1"),
         ({"reward_weights": [1.0, 2.0]}, "has 2 weights for 1 reward functions"),
         (
             {"num_train_epochs": 0, "max_steps": -1},

@@ -120,6 +120,8 @@ def check_arguments(
         raise ValueError("`advantage_estimator='counterfactual'` needs a thinker; the topology has one role only.")
     if train_dataset is None and len(roles) > 1:
         raise ValueError("`train_dataset` is required, got None.")
+    if args.reward_weights is not None and not isinstance(args.reward_weights, list | tuple):
+        raise ValueError(f"`reward_weights` must be a list of numbers, got {args.reward_weights!r}.")
     if args.reward_weights is not None and len(args.reward_weights) != len(allocators):
         raise ValueError(
             f"`reward_weights={args.reward_weights}` has {len(args.reward_weights)} weights for {len(allocators)} "
