@@ -1,7 +1,6 @@
 """Where an answer stands: one reader for the verifier and for the leak guard."""
 
 import random
-import time
 
 import pytest
 
@@ -90,6 +89,7 @@ def test_nothing_is_left_after_the_guard(reader):
             assert clean == text
 
 
+@pytest.mark.timeout(120)  # it takes seconds; quadratic time would be minutes
 @pytest.mark.parametrize(
     "text",
     [
@@ -114,11 +114,9 @@ def test_nothing_is_left_after_the_guard(reader):
     ids=range(17),
 )
 def test_reading_takes_linear_time(text):
-    start = time.perf_counter()
     DEFAULT_READER.extract(text)
-    DEFAULT_READER.strip(text)
+    assert not DEFAULT_READER.has(DEFAULT_READER.strip(text))
     gold_answer(text)
-    assert time.perf_counter() - start < 15  # quadratic time would be minutes
 
 
 def test_a_pattern_of_one_s_own():
@@ -146,3 +144,14 @@ def test_the_guard_uses_the_outcome_function_s_reader():
         assert [view == thought for view, thought in zip(episodes.views, thoughts, strict=True)] == [
             not leak for leak in leaked
         ]
+
+
+@pytest.mark.parametrize("pattern", [r"(?s).*RESULT = (.+)", r"(?:\w+\s?)+!(.)"])
+def test_a_pattern_that_takes_too_long_is_refused(pattern):
+    with pytest.raises(ValueError, match="takes over 5 s on a text of 100,000 characters, got .* Leave out what may"):
+        AnswerReader(pattern)
+
+
+@pytest.mark.parametrize("pattern", [r"RESULT = (.+)", r"^Antwort:\s*(.+)$", r"<ans>(.*?)</ans>", r"\[\[([^\]]+)\]\]"])
+def test_usual_patterns_are_quick_enough(pattern):
+    assert AnswerReader(pattern).pattern == pattern

@@ -6,15 +6,19 @@ thought. A place is a box (`\boxed{34}`, `\boxed 34`, `\fbox{34}`) or a phrase: 
 34", `**Final Answer: 34**`, `<answer>34</answer>`.
 """
 
+import json
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from .boxes import has_boxed, last_box, strip_boxed
 
 MAX_TEXT = 100_000  # characters of a text, counted from its end, in which an answer is looked for
 MAX_ANSWER = 4_000  # characters of what a box holds that are handed on
 MAX_BARE = 200  # characters of a text, or of what follows a phrase, that may be an answer
+PROBE_SECONDS = 5  # for all the texts on which a pattern of one's own is tried
 MAX_PASSES = 4  # of the leak guard, before it takes out the phrases' own words
 
 _ENVIRONMENT = re.compile(
@@ -277,6 +281,28 @@ def check_pattern(name: str, pattern: str) -> None:
         raise ValueError(f"`{name}` must have exactly one group, got {compiled.groups} in {pattern!r}. {remedy}")
     if compiled.search(""):
         raise ValueError(f"`{name}` must not match the empty text, got {pattern!r}. {remedy}")
+    if not _is_quick(pattern):
+        raise ValueError(
+            f"`{name}` takes over {PROBE_SECONDS} s on a text of {MAX_TEXT:,} characters, got {pattern!r}. Leave out "
+            "what may match anything, such as a leading `.*`, and repetitions within repetitions."
+        )
+
+
+@lru_cache(maxsize=64)
+def _is_quick(pattern):
+    """Whether a pattern reads long texts made against it in time; in a process of its own, which can be ended."""
+    words = [" ", "\n", "a", "1", "a ", "a1 b\n", *re.findall(r"[^\W_][\w =:.-]*", pattern)]
+    probe = (
+        "import json, re, sys\n"
+        "pattern, size, words = json.load(sys.stdin)\n"
+        "for word in words: sum(1 for _ in re.compile(pattern, re.MULTILINE).finditer((word * size)[:size]))"
+    )
+    given = json.dumps([pattern, MAX_TEXT, words])
+    try:
+        subprocess.run([sys.executable, "-c", probe], input=given, text=True, timeout=PROBE_SECONDS, check=True)
+    except subprocess.TimeoutExpired:
+        return False
+    return True
 
 
 def _sentence_answer(text):

@@ -166,8 +166,7 @@ class Judge:
                     texts.append("".join(item.latex for item in items).upper())
                 case _:
                     return False
-        first, second = texts
-        return first == second or (len(first) == 2 and first == "".join(sorted(first)) == "".join(sorted(second)))
+        return texts[0] == texts[1]  # two letters may be a segment, AB as BA, but also a sequence, HT
 
     def _same_based(self, gold, answer):
         if isinstance(gold, Based) and isinstance(answer, Based):

@@ -24,7 +24,7 @@ def read_all(read, texts, depth):
 
 
 def read_relation(text, read, depth):
-    parts, between = split(text.replace(r"\le ", r"\le ").replace("&", ""), _RELATIONS)
+    parts, between = split(text.replace("&", ""), _RELATIONS)
     if not between:
         return None
     parts = [part.strip() for part in parts]

@@ -129,6 +129,7 @@ _NO_THINGS = (
     multiplied times added percent invalid impossible useless fake
     ok okay negatives opposites reciprocals inverses roots""".split()
     )
+    | set("couples myriads percentages permilles bad rejected excluded missing mistakes doubts wrongs tries".split())
     | set(_SMALL)
     | {f"{word}{'es' if word == 'six' else 's'}" for word in _SMALL}
     | set(_TENS)
@@ -151,7 +152,7 @@ def _singular(word):
 
 def _is_thing(word):
     counts = word in _IRREGULAR or (len(word) >= 4 and word.endswith("s") and not word.endswith(("ss", "'s", "-")))
-    return counts and word not in _NO_THINGS and not word.endswith(("ths", "wise"))
+    return counts and word not in _NO_THINGS and not word.endswith(("ths", "wise", "illions", "folds"))
 
 
 def is_one_thing(word):
@@ -170,12 +171,12 @@ def _product(text, is_per):
         return None
     factor, powers, raised, names = Fraction(1), {}, 1, [name for name, *_ in tokens if name]
     if all(name in _UNITS or name in _POWERS for name in names):
-        for index, (name, exponent, _) in enumerate(tokens):
+        for name, exponent, _ in tokens:
             if name is None:
                 continue
             if name in _POWERS:
                 if name.endswith("ed"):
-                    return None if index == 0 else None  # read below, with its unit
+                    return None  # read below, with its unit
                 raised = _POWERS[name]
                 continue
             power = int(exponent or raised)
@@ -225,14 +226,12 @@ def parse_unit(text):
 
 
 def same_dimension(first, second):
-    """Whether two dimensions are one, `units` being any length."""
+    """Whether two dimensions are one, `units` being any length, `square units` any area."""
     if first == second:
         return True
-    return (
-        all(len(dimension) == 1 for dimension in (first, second))
-        and first[0][1] == second[0][1]
-        and GENERIC in (first[0][0], second[0][0])
-    )
+    if not all(len(dimension) == 1 for dimension in (first, second)) or first[0][1] != second[0][1]:
+        return False
+    return {first[0][0], second[0][0]} == {GENERIC, "length"}
 
 
 def number_word(text):

@@ -168,9 +168,6 @@ def build_values(parse, verify):
         if first in (oo, -oo) or second in (oo, -oo):
             return False
         names = sorted(first.free_symbols | second.free_symbols, key=str)
-        if names and first.free_symbols != second.free_symbols:
-            if not first.free_symbols or not second.free_symbols:
-                pass
         try:
             for shift in range(4 if names else 1):
                 if not near(approximate(first, names, shift), approximate(second, names, shift)):
