@@ -134,8 +134,8 @@ def serve_comlrl(variant, options, tokenizer, sampling, serve) -> None:
     """Train with CoMLRL's MAGRPO, an epoch at a time; `serve` is called between epochs."""
     from comlrl.trainers import MAGRPOConfig, MAGRPOTrainer
 
-    from ccpo.prompts import build_solo_messages, build_solver_messages, build_thinker_messages
     from ccpo.tasks import arithmetic
+    from ccpo.team.prompts import build_solo_messages, build_solver_messages, build_thinker_messages
 
     topology = arithmetic.topology()
 

@@ -47,9 +47,9 @@ from transformers import TrainerCallback
 from transformers.utils import logging as hf_logging
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOConfig, MultiAgentGRPOTrainer
-from ccpo.checkpoints import find_defects
 from ccpo.report import write_json
 from ccpo.tasks.tiny import build_tiny_model
+from ccpo.training.checkpoints import find_defects
 
 ROLES = ("thinker", "solver")
 CLOCK = ("time", "_second", "flos")  # what differs by the clock, in the log's keys

@@ -41,11 +41,11 @@ from trl.trainer.utils import pad
 
 import ccpo
 from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, SelfEvaluatedCredit
-from ccpo.collection import PolicyGenerator
 from ccpo.ratings import MAX_RATING_TOKENS, PAIRS, rating_choices
 from ccpo.report import write_json
-from ccpo.rollout import Episodes
 from ccpo.tasks import arithmetic
+from ccpo.team.rollout import Episodes
+from ccpo.training.collection import PolicyGenerator
 
 ROLES = ("thinker", "solver")
 VERDICTS = ("wrong", "correct")
@@ -118,7 +118,7 @@ def build_episodes(n: int) -> tuple[Episodes, torch.Tensor]:
 
 @torch.no_grad()
 def score_in_full(trainer: MultiAgentGRPOTrainer, role: str, prompts: list, choices: list[list[str]]) -> torch.Tensor:
-    """What [`~ccpo.collection.PolicyGenerator.score`] gives, up to a constant per prompt, from n·9 whole rows."""
+    """What `PolicyGenerator.score` gives, up to a constant per prompt, from n·9 whole rows."""
     with trainer.as_role(role):
         tokenizer, device = trainer.processing_class, trainer.accelerator.device
         prompt_ids, _, _ = trainer._tokenize_prompts(prompts)

@@ -34,10 +34,10 @@ from transformers.utils import logging as hf_logging
 from trl import GRPOConfig, GRPOTrainer
 
 from ccpo import CounterfactualCredit, MathVerifier, MultiAgentGRPOConfig, MultiAgentGRPOTrainer, SharedCredit
-from ccpo.clock import ARMS
-from ccpo.prompts import build_solo_messages, build_solver_messages, build_thinker_messages
 from ccpo.report import write_json
 from ccpo.tasks import arithmetic
+from ccpo.team.prompts import build_solo_messages, build_solver_messages, build_thinker_messages
+from ccpo.training.clock import ARMS
 
 
 class StepTimer(TrainerCallback):

@@ -40,10 +40,10 @@ from transformers.utils import logging as hf_logging
 from vllm.lora.request import LoRARequest
 
 from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, SharedCredit
-from ccpo.policies import parameter_roles
+from ccpo.generation.scoring import evaluating, left_pad
 from ccpo.report import write_json
-from ccpo.scoring import evaluating, left_pad
 from ccpo.tasks import arithmetic
+from ccpo.training.policies import parameter_roles
 
 RANK, LENGTH, PROMPTS = 8, 12, 16
 LARGER = {"hidden_size": 512, "intermediate_size": 1792, "num_hidden_layers": 8, "num_attention_heads": 8}

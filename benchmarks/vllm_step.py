@@ -37,9 +37,9 @@ from step_time import Arm, median_ratio, take_turns
 from transformers.utils import logging as hf_logging
 
 from ccpo import CounterfactualCredit
-from ccpo.clock import ARMS
 from ccpo.report import write_json
 from ccpo.tasks import arithmetic
+from ccpo.training.clock import ARMS
 
 try:
     import vllm

@@ -14,8 +14,8 @@ from trl import GRPOConfig, GRPOTrainer, TrlParser
 
 from ccpo import CounterfactualCredit, MathVerifier, TransformersGenerator
 from ccpo.arguments import TeamArguments
-from ccpo.prompts import build_thinker_messages
 from ccpo.tasks import arithmetic
+from ccpo.team.prompts import build_thinker_messages
 
 DEFAULTS = {
     "output_dir": "outputs/drop_in_reward",

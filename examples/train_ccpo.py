@@ -24,13 +24,13 @@ from trl import ModelConfig, TrlParser
 
 from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, ThinkSolve, TransformersGenerator
 from ccpo.arguments import TeamArguments, read_model_config
-from ccpo.checks import check_arguments
-from ccpo.config import SAMPLING
 from ccpo.data import has_splits, load_problems
 from ccpo.evaluation import evaluate_team
 from ccpo.report import TeamProgressCallback, plot_curves, show_summary, summarize, write_json
 from ccpo.tasks import arithmetic
 from ccpo.tasks.tiny import TINY, build_tiny_model
+from ccpo.training.checks import check_arguments
+from ccpo.training.config import SAMPLING
 
 DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "arithmetic" / "ccpo" / "config_demo.yaml"
 TASK_OF_ITS_OWN = {"__config", "__dataset_name", "_h", "__help"}

@@ -24,7 +24,7 @@ from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOConfig, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
-from ccpo.rollout import assign_solos
+from ccpo.team.rollout import assign_solos
 
 ROLES = ("thinker", "solver")
 

@@ -4,10 +4,10 @@ import random
 
 import pytest
 
-from ccpo.answers import DEFAULT_READER, AnswerReader, gold_answer, reader_of
-from ccpo.prompts import build_solver_messages
-from ccpo.rollout import Episodes
-from ccpo.verifier import MathVerifier
+from ccpo.team.answers import DEFAULT_READER, AnswerReader, gold_answer, reader_of
+from ccpo.team.prompts import build_solver_messages
+from ccpo.team.rollout import Episodes
+from ccpo.verifier.math_verifier import MathVerifier
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from trl import ModelConfig, ScriptArguments
 
 from ccpo import MultiAgentGRPOTrainer, SharedCredit, ThinkSolve
 from ccpo.arguments import _SETTINGS, TeamArguments
-from ccpo.model_card import write_model_cards
+from ccpo.training.model_card import write_model_cards
 
 ROOT = Path(__file__).parents[1]
 CPU = ["--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--num_generations", "2"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ccpo.prompts import strip_boxed
 from ccpo.tasks import arithmetic
-from ccpo.topology import ThinkSolve
+from ccpo.team.prompts import strip_boxed
+from ccpo.team.topology import ThinkSolve
 
 TEXTS = [
     r"(7+12)*4 Thought: 7+12=19 Answer: 19*4=\boxed{76}",

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ccpo.calls import call, call_outcome, unanswered
-from ccpo.completions import completion_text
+from ccpo.team.completions import completion_text
 
 
 def plain(x, y=0):

@@ -35,7 +35,7 @@ from ccpo import (
     Solo,
     ThinkSolve,
 )
-from ccpo.checkpoints import (
+from ccpo.training.checkpoints import (
     MANIFEST,
     find_defects,
     find_last_checkpoint,

@@ -11,9 +11,9 @@ from conftest import PRINTABLE, digit_outcome, make_tokenizer
 from peft import LoraConfig
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
-from ccpo.clock import ARMS, StepClock
-from ccpo.collection import PolicyGenerator
 from ccpo.ratings import rating_choices
+from ccpo.training.clock import ARMS, StepClock
+from ccpo.training.collection import PolicyGenerator
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
 torch.set_num_threads(1)
@@ -148,7 +148,7 @@ def test_many_prompts_go_out_by_length_on_a_cpu(model_dirs, chat_dataset, make_c
     whole, calls, generate = PolicyGenerator(trainer, "solver", "answers"), [], trainer._generate_single_turn
     one = whole(prompts)
     monkeypatch.setattr(trainer, "_generate_single_turn", lambda ids, *a: calls.append(ids) or generate(ids, *a))
-    monkeypatch.setattr("ccpo.collection.CPU_BATCH", 3)
+    monkeypatch.setattr("ccpo.training.collection.CPU_BATCH", 3)
     bucketed = PolicyGenerator(trainer, "solver", "answers")
     assert bucketed(prompts) == one and bucketed.samples == whole.samples and len(set(one)) > 2
     lengths = [[len(ids) for ids in call] for call in calls]
@@ -294,7 +294,7 @@ def test_a_step_that_failed_leaves_nothing_to_the_next(model_dirs, chat_dataset,
 def clock(monkeypatch):
     """A clock whose time the test sets."""
     now = [0.0]
-    monkeypatch.setattr("ccpo.clock.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("ccpo.training.clock.time.perf_counter", lambda: now[0])
     clock = StepClock({"train": defaultdict(list)}, Accelerator())
     return clock, now
 

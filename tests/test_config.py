@@ -17,7 +17,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import ModelConfig, TrlParser
 
-import ccpo.config as config_module
+import ccpo.training.config as config_module
 from ccpo import (
     CounterfactualCredit,
     MathVerifier,
@@ -29,7 +29,7 @@ from ccpo import (
     ThinkSolve,
 )
 from ccpo.arguments import TeamArguments
-from ccpo.checks import models_by_role
+from ccpo.training.checks import models_by_role
 
 ROOT = Path(__file__).parents[1]
 PARSER = (TeamArguments, MultiAgentGRPOConfig, ModelConfig)

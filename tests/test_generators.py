@@ -24,8 +24,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ccpo.generators import OpenAIGenerator, TransformersGenerator
-from ccpo.generators.replies import error_status, read_reply
+from ccpo.generation import OpenAIGenerator, TransformersGenerator
+from ccpo.generation.replies import error_status, read_reply
 
 CHARACTERS = [chr(code) for code in range(32, 127)]
 SPECIAL = ["<pad>", "<eos>", "<end>", "<unk>"]
@@ -209,7 +209,7 @@ def test_many_prompts_go_out_by_length(batch_size, calls, monkeypatch):
     model, drawn = make_model(), []
     generate = model.generate
     monkeypatch.setattr(model, "generate", lambda **kw: drawn.append(kw["attention_mask"].sum(1)) or generate(**kw))
-    monkeypatch.setattr("ccpo.generators.local.CPU_BATCH", 3)
+    monkeypatch.setattr("ccpo.generation.local.CPU_BATCH", 3)
     options = {"max_new_tokens": 8, "batch_size": batch_size}
     greedy = TransformersGenerator(model, make_tokenizer(), temperature=0, **options)
     one_by_one = [greedy([text])[0] for text in TEXTS]

@@ -19,7 +19,7 @@ from ccpo import (
     Solo,
     ThinkSolve,
 )
-from ccpo.input_checks import GOLDS_READ, check_datasets, check_objects
+from ccpo.training.input_checks import GOLDS_READ, check_datasets, check_objects
 
 ROLES = ("thinker", "solver")
 
@@ -182,7 +182,7 @@ def test_gold_answers(solutions, message, build, chat_dataset):
 
 def test_some_unreadable_gold_answers_are_a_warning(make_config, caplog):
     golds = ["2", "x +", "3", "y +", "z +", "w +", "x +", None]
-    with caplog.at_level(logging.WARNING, "ccpo.input_checks"):
+    with caplog.at_level(logging.WARNING, "ccpo.training.input_checks"):
         check_datasets(rows(["a"] * 8, golds), None, make_config(), [SharedCredit()], ROLES)
     (text,) = [record.getMessage() for record in caplog.records]
     assert "`train_dataset`: MathVerifier cannot read the gold answers of 6 of 8 rows" in text

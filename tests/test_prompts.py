@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ccpo.prompts import (
+from ccpo.team.prompts import (
     SOLO_PROMPT,
     SOLVER_PROMPT,
     THINKER_PROMPT,

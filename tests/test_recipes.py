@@ -12,7 +12,7 @@ from trl import ModelConfig, TrlParser, get_peft_config
 
 from ccpo import MultiAgentGRPOConfig, ThinkSolve
 from ccpo.arguments import TeamArguments
-from ccpo.checks import check_arguments
+from ccpo.training.checks import check_arguments
 
 ROOT = Path(__file__).parents[1]
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate_configs").glob("*.yaml"))

@@ -10,7 +10,7 @@ from test_trainer import mixed_outcome
 from transformers import TrainerCallback
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit
-from ccpo.checkpoints import (
+from ccpo.training.checkpoints import (
     check_checkpoint,
     find_defects,
     find_last_checkpoint,

@@ -23,8 +23,8 @@ from ccpo import (
     TransformersGenerator,
 )
 from ccpo.credit import counterfactual_credit, self_evaluated_credit
-from ccpo.prompts import build_thinker_messages
 from ccpo.rewards import credit_metrics, rating_metrics
+from ccpo.team.prompts import build_thinker_messages
 
 TOPOLOGY = ThinkSolve(solver_prompt="J {problem} {thought}", solo_prompt="A {problem}")
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, Mix
 from trl import GRPOConfig, GRPOTrainer
 
 from ccpo import MultiAgentGRPOTrainer, SharedCredit
-from ccpo.policies import RolePolicies
+from ccpo.training.policies import RolePolicies
 
 KINDS = {"thinker": "qwen3", "solver": "llama"}
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)

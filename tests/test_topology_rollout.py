@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from ccpo.prompts import (
+from ccpo.team.prompts import (
     SOLO_PROMPT,
     SOLVER_PROMPT,
     THINKER_PROMPT,
@@ -15,8 +15,8 @@ from ccpo.prompts import (
     build_solver_messages,
     build_thinker_messages,
 )
-from ccpo.rollout import Episodes, assign_solos, run_episodes, run_solver
-from ccpo.topology import Role, Solo, ThinkSolve, Topology
+from ccpo.team.rollout import Episodes, assign_solos, run_episodes, run_solver
+from ccpo.team.topology import Role, Solo, ThinkSolve, Topology
 
 # ---- Topology ----
 

@@ -23,7 +23,7 @@ from ccpo import (
     ThinkSolve,
 )
 from ccpo.credit import counterfactual_credit
-from ccpo.prompts import strip_boxed
+from ccpo.team.prompts import strip_boxed
 
 ROLES = ("thinker", "solver")
 RATING_PROMPT = "{role} {outcome} {answer}"

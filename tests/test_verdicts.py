@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from verdict_pairs import RIGHT, RIGHT_TEXTS, WRONG, WRONG_TEXTS
 
-from ccpo.judging import notation, units, values
-from ccpo.judging.forms import Expr, Items, Measure, Percent, Words
-from ccpo.judging.reading import read
-from ccpo.verifier import MathVerifier
+from ccpo.verifier.judging import notation, units, values
+from ccpo.verifier.judging.forms import Expr, Items, Measure, Percent, Words
+from ccpo.verifier.judging.reading import read
+from ccpo.verifier.math_verifier import MathVerifier
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "cases" / "math_pairs.jsonl"
 

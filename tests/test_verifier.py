@@ -18,10 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from ccpo import answers
-from ccpo import verifier as verifier_module
-from ccpo.judging import worker
-from ccpo.verifier import MathVerifier
+from ccpo.team import answers
+from ccpo.verifier import math_verifier as verifier_module
+from ccpo.verifier.judging import worker
+from ccpo.verifier.math_verifier import MathVerifier
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 SOURCE = str(Path(verifier_module.__file__).resolve().parents[1])
@@ -532,7 +532,7 @@ def test_hanging_pairs_are_bounded_and_the_others_are_scored(caplog):
         predictions[3:3] = [f"\\boxed{{{hanging}}}", "5", "6"]
         expected[3:3] = [-1.0, NAN, -1.0]
     start = time.monotonic()
-    with caplog.at_level("WARNING", logger="ccpo.verifier"):
+    with caplog.at_level("WARNING", logger="ccpo.verifier.math_verifier"):
         scores = verifier.score(gold=golds, prediction=predictions)
     assert same(scores, expected), scores
     assert time.monotonic() - start < 4 * (2.0 + verifier_module.GRACE_SECONDS) + 30
@@ -587,7 +587,7 @@ def test_killed_workers_are_replaced(caplog):
         os.kill(pid, signal.SIGSTOP)
     results = []
     thread = threading.Thread(target=lambda: results.extend(verifier.score(gold=golds, prediction=predictions)))
-    with caplog.at_level("WARNING", logger="ccpo.verifier"):
+    with caplog.at_level("WARNING", logger="ccpo.verifier.math_verifier"):
         thread.start()
         assert wait_until(lambda: all(member.jobs for member in list(verifier._pool.workers)))
         for pid in old:
@@ -740,7 +740,7 @@ def test_workers_end_with_their_verifier():
 SCRIPT = """
 import os, sys, threading, time
 sys.path.insert(0, sys.argv[1])
-from ccpo.verifier import MathVerifier
+from ccpo.verifier.math_verifier import MathVerifier
 verifier = MathVerifier(timeout=2.0, num_workers=1)
 verifier.score(gold=["1/2"], prediction=["0.5"])
 print(*[member.process.pid for member in verifier._pool.workers], flush=True)

@@ -15,8 +15,8 @@ from peft import LoraConfig
 from transformers import AutoTokenizer
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
-from ccpo.collection import PolicyGenerator
 from ccpo.ratings import rating_choices
+from ccpo.training.collection import PolicyGenerator
 
 pytest.importorskip("vllm", reason="needs vLLM: run `make test-vllm`")
 

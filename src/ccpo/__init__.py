@@ -37,12 +37,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .config import MultiAgentGRPOConfig
-    from .generators import OpenAIGenerator, TransformersGenerator
+    from .generation import OpenAIGenerator, TransformersGenerator
     from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit, SharedCredit
-    from .topology import Role, Solo, ThinkSolve, Topology
-    from .trainer import MultiAgentGRPOTrainer
-    from .verifier import MathVerifier
+    from .team.topology import Role, Solo, ThinkSolve, Topology
+    from .training.config import MultiAgentGRPOConfig
+    from .training.trainer import MultiAgentGRPOTrainer
+    from .verifier.math_verifier import MathVerifier
 
 
 def __getattr__(name: str):

@@ -7,11 +7,11 @@ from typing import Any
 
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
-from .config import MultiAgentGRPOConfig
-from .fields import check_scalars
 from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit, SharedCredit
-from .topology import ThinkSolve
-from .verifier import MathVerifier
+from .team.topology import ThinkSolve
+from .training.config import MultiAgentGRPOConfig
+from .training.fields import check_scalars
+from .verifier.math_verifier import MathVerifier
 
 SCHEMES = {"shared": SharedCredit, "ccpo": CounterfactualCredit, "sepo": SelfEvaluatedCredit}
 _SETTINGS = {  # of each scheme

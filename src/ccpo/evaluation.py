@@ -8,10 +8,10 @@ from typing import Any
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from .answers import reader_of
 from .calls import call_outcome, unanswered
-from .rollout import run_episodes
-from .topology import ThinkSolve
+from .team.answers import reader_of
+from .team.rollout import run_episodes
+from .team.topology import ThinkSolve
 
 
 @dataclass(frozen=True)

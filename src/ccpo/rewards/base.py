@@ -7,14 +7,14 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 
-from ..answers import reader_of
 from ..calls import call_outcome, unanswered
-from ..completions import completion_text
-from ..generators.inputs import TEXT_FOR_A_CHAT_MODEL
-from ..prompts import problem_text
-from ..rollout import Episodes, Prompt, run_solver
-from ..topology import ThinkSolve
-from ..verifier import MathVerifier
+from ..generation.inputs import TEXT_FOR_A_CHAT_MODEL
+from ..team.answers import reader_of
+from ..team.completions import completion_text
+from ..team.prompts import problem_text
+from ..team.rollout import Episodes, Prompt, run_solver
+from ..team.topology import ThinkSolve
+from ..verifier.math_verifier import MathVerifier
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ import torch
 from ..calls import call
 from ..credit import self_evaluated_credit, shared_credit
 from ..credit.groups import check_coefficient
-from ..prompts import fill, problem_text
 from ..ratings import (
     MAX_RATING_TOKENS,
     PAIRS,
@@ -17,7 +16,8 @@ from ..ratings import (
     rating_choices,
     shares_from_log_probs,
 )
-from ..rollout import Prompt, ask
+from ..team.prompts import fill, problem_text
+from ..team.rollout import Prompt, ask
 from .base import CreditAllocator
 
 

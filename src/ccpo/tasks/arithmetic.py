@@ -26,7 +26,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 if TYPE_CHECKING:
-    from ccpo.topology import ThinkSolve
+    from ccpo.team.topology import ThinkSolve
 
 logger = logging.getLogger(__name__)
 
@@ -274,6 +274,6 @@ def warm_start(
 
 def topology() -> "ThinkSolve":
     """The Think-Solve topology with this task's short prompts."""
-    from ccpo.topology import ThinkSolve
+    from ccpo.team.topology import ThinkSolve
 
     return ThinkSolve(thinker_prompt=THINKER_PROMPT, solver_prompt=SOLVER_PROMPT, solo_prompt=SOLO_PROMPT)

@@ -10,12 +10,12 @@ import torch
 from accelerate.utils import gather, gather_object
 from trl.data_utils import is_conversational
 
-from .answers import reader_of
-from .calls import unanswered
+from ..calls import unanswered
+from ..generation.scoring import batches_by_length, common_length, score_choices
+from ..rewards import credit_metrics, rating_metrics
+from ..team.answers import reader_of
+from ..team.rollout import Episodes, Prompt, assign_solos, run_episodes
 from .config import SAMPLING
-from .rewards import credit_metrics, rating_metrics
-from .rollout import Episodes, Prompt, assign_solos, run_episodes
-from .scoring import batches_by_length, common_length, score_choices
 
 if TYPE_CHECKING:
     from .trainer import MultiAgentGRPOTrainer

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..completions import completion_text
+from ..team.completions import completion_text
 
 # Endpoints name the status of an error as a number, or in words of OpenAI's, Anthropic's or Google's.
 _STATUS_OF_WORD = {

@@ -5,9 +5,9 @@ from typing import Any
 from transformers import AutoConfig
 from trl.trainer.utils import get_config_model_id
 
+from ..rewards import CreditAllocator
 from .config import MultiAgentGRPOConfig
 from .engines import engine_settings, has_engine_per_role
-from .rewards import CreditAllocator
 
 
 def check_engines(

@@ -10,12 +10,12 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets import Dataset, IterableDataset
 
-from .cells import kind
+from ..cells import kind
+from ..rewards import CreditAllocator
+from ..team.prompts import problem_text, strip_boxed
+from ..team.topology import Topology
+from ..verifier.math_verifier import MathVerifier
 from .config import MultiAgentGRPOConfig
-from .prompts import problem_text, strip_boxed
-from .rewards import CreditAllocator
-from .topology import Topology
-from .verifier import MathVerifier
 
 logger = logging.getLogger(__name__)
 

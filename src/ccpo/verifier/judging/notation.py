@@ -294,7 +294,7 @@ RULES = (
 
 
 def normalize(text):
-    """The text in the one spelling that [`~ccpo.judging.forms`] reads."""
+    """The text in the one spelling that [`~ccpo.verifier.judging.forms`] reads."""
     for rule in RULES:
         text = rule(text)
     return text

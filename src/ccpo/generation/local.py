@@ -12,8 +12,8 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed
 
-from ..scoring import batches_by_length, evaluating, left_pad, score_choices
 from .inputs import TEXT_FOR_A_CHAT_MODEL, check_prompts, check_range
+from .scoring import batches_by_length, evaluating, left_pad, score_choices
 
 logger = logging.getLogger(__name__)
 
@@ -161,8 +161,8 @@ class TransformersGenerator:
         """
         Log-probability of each choice as the continuation of its prompt, at the generator's temperature (1 if greedy).
 
-        A prompt is run once, see [`~ccpo.scoring.score_choices`]. A choice is tokenized on its own, as it would be
-        sampled, and what follows it is not scored: no choice should be the beginning of another.
+        A prompt is run once, see [`~ccpo.generation.scoring.score_choices`]. A choice is tokenized on its own, as it
+        would be sampled, and what follows it is not scored: no choice should be the beginning of another.
 
         Args:
             prompts (`list[str]` or `list[list[dict]]`): Texts or conversations.

@@ -14,19 +14,19 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from trl import GRPOTrainer
 from trl.trainer.utils import disable_dropout_in_model, get_callable_name
 
+from ..credit import solo_baseline
+from ..credit.advantages import correlation, estimate_advantages
+from ..rewards import CreditAllocator, SharedCredit
+from ..team.topology import ThinkSolve, Topology
 from .checkpoint_mixin import CheckpointMixin
 from .checkpoints import describe
 from .checks import check_arguments, check_episode_arguments, check_modeless_optimizer, load_tokenizers, models_by_role
 from .clock import StepClock
 from .collection import Rollout, collect, log_rollout
 from .config import SAMPLING, MultiAgentGRPOConfig
-from .credit import solo_baseline
-from .credit.advantages import correlation, estimate_advantages
 from .engines import RoleEngines, as_first_engine
 from .input_checks import check_objects, datasets_by_name
 from .policies import PolicySetup, RolePolicies, activate, add_role_adapters, replaced, split_param_groups
-from .rewards import CreditAllocator, SharedCredit
-from .topology import ThinkSolve, Topology
 
 
 class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
@@ -45,7 +45,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, GRPOTrainer):
     - `create_optimizer`: parameter groups per role; `create_scheduler`, which follows once the optimizer is the one
       that steps: the hook that keeps a role out of turn from moving;
     - `train`: TRL's, with every policy made ready for it, and the checkpoint's half; `save_model` and what saves and
-      loads checkpoints: see [`~ccpo.checkpoint_mixin.CheckpointMixin`].
+      loads checkpoints: see [`~ccpo.training.checkpoint_mixin.CheckpointMixin`].
 
     With [`Solo`] all but the last are TRL's own.
 

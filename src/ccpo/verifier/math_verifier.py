@@ -16,9 +16,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..team.answers import AnswerReader, check_pattern, gold_answer, plain_integer
+from ..team.completions import completion_text
 from . import judging
-from .answers import AnswerReader, check_pattern, gold_answer, plain_integer
-from .completions import completion_text
 from .judging import worker
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class _Worker:
     """A child interpreter and the jobs it has been sent, of which it is on the first."""
 
     def __init__(self, timeout):
-        package = Path(__file__).resolve().parent
+        package = Path(__file__).resolve().parents[1]
         path = [entry for entry in sys.path if entry and Path(entry).resolve() != package]
         self.process = subprocess.Popen(
             [sys.executable, "-c", _BOOTSTRAP, judging.__file__, str(timeout), *path],
@@ -235,7 +235,7 @@ class MathVerifier:
       closing `####` counts) or solutions with boxes (the last one counts, or the last that form one answer).
     - Of a *prediction* the last `\boxed{}` that closes counts, or the last boxes that form one answer; else the
       last phrase that states an answer (`#### 34`, `Answer: 34`, "the answer is 34", `<answer>34</answer>`); else the
-      whole text if it is a bare answer itself. See [`~ccpo.answers.AnswerReader`].
+      whole text if it is a bare answer itself. See [`~ccpo.team.answers.AnswerReader`].
     - Of long texts the last 100,000 characters are read. An answer of more than 2,000 is unreadable.
 
     Pairs are judged in child interpreters that know math-verify only; one that takes too long, or dies, is replaced.
@@ -253,7 +253,7 @@ class MathVerifier:
             `"RESULT = (.+)"`. It is read instead of the built-in phrases, before any box.
 
     Attributes:
-        reader ([`~ccpo.answers.AnswerReader`]): finds the answer's place; the leak guard uses it too.
+        reader ([`~ccpo.team.answers.AnswerReader`]): finds the answer's place; the leak guard uses it too.
 
     Example:
         ```python

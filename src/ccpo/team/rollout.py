@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..calls import call
 from .answers import DEFAULT_READER, AnswerReader
-from .calls import call
 from .completions import completion_text
 from .prompts import build_solo_messages, build_solver_messages, build_thinker_messages
 from .topology import Role, ThinkSolve
@@ -26,7 +26,7 @@ class Episodes:
         solos (`list[str]`): the Solver's answers without it, length m.
         solo_rows (`list[int]`): the row whose problem each solo answers, length m.
         role_prompts (`dict[str, list]`): what each role was asked, in the order of its texts (joint only).
-        reader ([`~ccpo.answers.AnswerReader`]): what the leak guard takes for an answer's place.
+        reader ([`~ccpo.team.answers.AnswerReader`]): what the leak guard takes for an answer's place.
     """
 
     prompts: list[Prompt]
@@ -98,7 +98,7 @@ def run_solver(
         generate (`Callable`): takes prompts and returns their completions.
         num_solves (`int`, defaults to 1): K answers per thought.
         solo_rows (`Sequence[int]`): rows to answer without the thought, one solo each; repeat a row for several.
-        reader ([`~ccpo.answers.AnswerReader`]): finds what the leak guard takes out of a thought.
+        reader ([`~ccpo.team.answers.AnswerReader`]): finds what the leak guard takes out of a thought.
 
     Returns:
         [`Episodes`]
@@ -142,7 +142,7 @@ def run_episodes(
         generate (`dict[str, Callable]`): a generator per role: takes prompts, returns completions in the same order.
         num_solves (`int`, defaults to 1): K answers per thought.
         solo_rows (`Sequence[int]`): rows to answer without the thought.
-        reader ([`~ccpo.answers.AnswerReader`]): finds what the leak guard takes out of a thought.
+        reader ([`~ccpo.team.answers.AnswerReader`]): finds what the leak guard takes out of a thought.
 
     Returns:
         [`Episodes`]

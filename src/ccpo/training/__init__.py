@@ -1,0 +1,1 @@
+"""The subclass of TRL's trainer, and what only it needs."""

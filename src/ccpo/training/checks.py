@@ -1,0 +1,326 @@
+"""What can be known to be wrong before any model loads: the trainer's arguments."""
+
+import math
+import os
+from typing import Any
+
+from peft import PeftConfig
+from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
+from trl.data_utils import is_conversational
+from trl.trainer.utils import get_config_model_id
+
+from ..rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit
+from ..team.topology import Topology
+from .config import MultiAgentGRPOConfig
+from .engine_checks import check_engines
+from .engines import has_engine_per_role
+from .input_checks import check_datasets
+from .model_checks import check_tokens, check_weights
+
+
+def models_by_role(model: Any, sharing: str, roles: tuple[str, ...]) -> dict[str, Any]:
+    """
+    The model of each role, ids and objects as given.
+
+    Args:
+        model (`str`, `PreTrainedModel` or `dict`): one for all roles or one per role.
+        sharing (`str`): `policy_sharing`.
+        roles (`tuple[str, ...]`): the topology's roles.
+
+    Raises:
+        `ValueError`: a role without a model, a model without a role, or several models where one is shared.
+    """
+    if not isinstance(model, dict):
+        return dict.fromkeys(roles, model)
+    if unknown := sorted(set(model) - set(roles), key=str):
+        raise ValueError(f"`model` names the roles {unknown}, which the topology does not have; it has {list(roles)}.")
+    if missing := [role for role in roles if role not in model]:
+        raise ValueError(f"`model` has no entry for the roles {missing}. Give one model, or one per role.")
+    if len(roles) > 1:
+        first, *others = (model[role] for role in roles)
+        same = [other is first or (isinstance(other, str) and other == first) for other in others]
+        if sharing != "separate" and not all(same):
+            raise ValueError(
+                f"`policy_sharing={sharing!r}` has one model for all roles, but `model` gives several. Give one "
+                "model, or set `policy_sharing='separate'`."
+            )
+        if sharing == "separate" and any(other is first for other in others) and not isinstance(first, str):
+            raise ValueError(
+                "`model` gives the same object to several roles with `policy_sharing='separate'`. Load it once per "
+                "role, or set `policy_sharing='shared'`."
+            )
+    return model
+
+
+def check_episode_arguments(given: dict[str, Any], roles: tuple[str, ...]) -> None:
+    """Raise a `ValueError` for TRL's ways to make an episode of one role's turns, where there are several roles."""
+    for name, value in given.items():
+        if len(roles) > 1 and value is not None:
+            raise ValueError(
+                f"`{name}` is not supported with several roles ({list(roles)}): a team's episode is one pass through "
+                f"its topology, without tools or environments. Leave `{name}` out, or train one role, "
+                "`topology=Solo()`."
+            )
+
+
+def check_arguments(
+    models: dict[str, Any],
+    allocators: list[CreditAllocator],
+    args: MultiAgentGRPOConfig,
+    train_dataset: Any,
+    topology: Topology,
+    peft_config: Any,
+    eval_dataset: Any = None,
+) -> None:
+    """Raise a `ValueError` that names field, value and remedy for trainer arguments that cannot be right together."""
+    roles = topology.role_names
+    if args.start_role is not None and args.start_role not in roles:
+        raise ValueError(f"`start_role={args.start_role!r}` is not a role of the topology; it has {list(roles)}.")
+    if unknown := sorted(set(args.role_kwargs or {}) - set(roles), key=str):
+        raise ValueError(f"`role_kwargs` names {unknown}, which the topology does not have; it has {list(roles)}.")
+    if peft_config is not None and not isinstance(peft_config, PeftConfig):
+        raise TypeError(
+            f"`peft_config` must be a peft.PeftConfig such as LoraConfig(...), got {type(peft_config).__name__} "
+            f"{peft_config!r}. Build one, e.g. peft.LoraConfig(**peft_config)."
+        )
+    if args.policy_sharing == "adapters" and len(roles) > 1 and peft_config is None:
+        raise ValueError(
+            "`policy_sharing='adapters'` needs `peft_config` (got None): pass peft.LoraConfig(...), or set "
+            "`policy_sharing='separate'`."
+        )
+    if args.merge_adapters and peft_config is None and not any(hasattr(m, "peft_config") for m in models.values()):
+        raise ValueError("`merge_adapters=True` needs `peft_config` (got None): there is no adapter to merge.")
+    for role, model in models.items() if args.merge_adapters else ():
+        if not isinstance(model, str) and not get_config_model_id(model.config):
+            raise ValueError(
+                f"`merge_adapters=True` loads the base from where it came from, but the model of role {role!r} came "
+                "from nowhere. Save it with save_pretrained and pass the folder, or set `merge_adapters=False`."
+            )
+    if args.enable_jit_checkpoint:
+        raise ValueError(
+            "`enable_jit_checkpoint=True` saves inside a step, which cannot be continued exactly. Set it to False: "
+            "SIGTERM saves after the step without it."
+        )
+    solos = args.num_solos or args.num_generations
+    for allocator in allocators:
+        if len(roles) == 1 and isinstance(allocator, CounterfactualCredit | SelfEvaluatedCredit):
+            raise ValueError(
+                f"`{allocator.__name__}` divides credit between a thinker and a solver, but the topology has only "
+                f"{list(roles)}. Use `topology=ThinkSolve()` or a plain reward function."
+            )
+        if isinstance(allocator, CounterfactualCredit) and allocator.baseline == "paired":
+            if solos != args.num_generations:
+                raise ValueError(
+                    f"`baseline='paired'` needs as many solos as thoughts, got `num_solos={solos}` and "
+                    f"`num_generations={args.num_generations}`. Make them equal or use `baseline='group'`."
+                )
+    if len(roles) > 1:
+        _check_several_roles(args)
+    elif args.advantage_estimator == "counterfactual":
+        raise ValueError("`advantage_estimator='counterfactual'` needs a thinker; the topology has one role only.")
+    if train_dataset is None and len(roles) > 1:
+        raise ValueError("`train_dataset` is required, got None.")
+    if args.reward_weights is not None and not isinstance(args.reward_weights, list | tuple):
+        raise ValueError(f"`reward_weights` must be a list of numbers, got {args.reward_weights!r}.")
+    if args.reward_weights is not None and len(args.reward_weights) != len(allocators):
+        raise ValueError(
+            f"`reward_weights={args.reward_weights}` has {len(args.reward_weights)} weights for {len(allocators)} "
+            "reward functions. Give one to each, in their order."
+        )
+    if len(roles) > 1 and args.max_steps <= 0 and args.num_train_epochs <= 0:
+        raise ValueError(
+            f"`num_train_epochs={args.num_train_epochs}` and `max_steps={args.max_steps}`: nothing would be trained. "
+            "Set one of them to more than 0."
+        )
+    if train_dataset is not None:
+        check_datasets(train_dataset, eval_dataset, args, allocators, roles)
+    for role, model in models.items():
+        _check_model(role, model, args)
+    if len(roles) > 1:
+        check_weights(models, peft_config)
+    if args.use_vllm and len(roles) > 1:
+        check_engines(models, args, roles, allocators, peft_config)
+
+
+def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
+    if args.sync_ref_model and args.policy_sharing != "shared":
+        raise ValueError(
+            f"`sync_ref_model=True` needs `policy_sharing='shared'`, got {args.policy_sharing!r}: TRL's callback "
+            "syncs one reference with one model. Set `sync_ref_model=False`."
+        )
+    if args.use_adaptive_entropy:
+        raise ValueError(
+            "`use_adaptive_entropy=True` is not supported with several roles: one controller cannot hold the entropy "
+            "of several policies. Set `use_adaptive_entropy=False`."
+        )
+    _check_optimizer(args)
+    _check_ddp(args)
+    plugin = args.deepspeed_plugin  # of `args.deepspeed` or of `accelerate launch`
+    if plugin is not None and plugin.deepspeed_config.get("optimizer") is not None:
+        raise ValueError(
+            "the deepspeed config must not define an optimizer with several roles: parameter groups per role would be "
+            f"lost. It has `optimizer={plugin.deepspeed_config['optimizer']!r}`. Remove the block; lr, betas and "
+            "weight decay come from the arguments."
+        )
+    if plugin is not None and plugin.zero_stage == 3:
+        name = "stage3_gather_16bit_weights_on_model_save"
+        if plugin.deepspeed_config["zero_optimization"].get(name) is False:
+            raise ValueError(
+                f"the deepspeed config has `{name}=False`, with which the roles cannot be saved as models. Set it to "
+                "true (`zero3_save_16bit_model: true` in an accelerate config)."
+            )
+    fsdp_version = None
+    if args.fsdp:
+        fsdp_version = args.fsdp_plugin_args["fsdp_version"]
+    elif os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        fsdp_version = int(os.environ.get("FSDP_VERSION", "1"))
+    if fsdp_version == 1:
+        raise ValueError(
+            "FSDP1 flattens the parameters of several roles into one. Use FSDP2: `fsdp_version: 2` in the accelerate "
+            "config (`version: 2` in `fsdp_config`)."
+        )
+    _check_blocks(args)
+
+
+def _check_optimizer(args: MultiAgentGRPOConfig) -> None:
+    """An optimizer that leaves a role out of turn alone, and whose parameter groups can be each role's."""
+    name = str(getattr(args.optim, "value", args.optim))
+    if "layerwise" in name or "lomo" in name:
+        raise ValueError(
+            f"`optim={name!r}` is not supported with several roles: it steps inside the backward pass, and a step has "
+            "one for each role. Use e.g. 'adamw_torch'."
+        )
+    if "schedule_free" in name:
+        check_modeless_optimizer(f"optim={name!r}", args)
+
+
+def check_modeless_optimizer(given: str, args: MultiAgentGRPOConfig) -> None:
+    """Refuse, where roles take turns, an optimizer that has a training and an evaluation mode."""
+    if args.policy_sharing != "shared" and args.schedule == "alternate":
+        raise ValueError(
+            f"`{given}` does not go with `schedule='alternate'`: it rewrites the weights of every role when it "
+            "changes between training and evaluation, so that a role out of turn would move. Use e.g. "
+            "`optim='adamw_torch'`, or `schedule='joint'`."
+        )
+
+
+def _check_ddp(args: MultiAgentGRPOConfig) -> None:
+    """What makes DDP fail where the roles take turns: the weights of the other roles get no gradient."""
+    fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    if args.world_size == 1 or args.policy_sharing == "shared" or args.deepspeed_plugin is not None or fsdp:
+        return
+    reentrant = args.gradient_checkpointing and (args.gradient_checkpointing_kwargs or {}).get("use_reentrant")
+    for field, wrong, remedy in (
+        ("ddp_find_unused_parameters=False", args.ddp_find_unused_parameters is False, "Leave it out"),
+        ("ddp_static_graph=True", args.ddp_static_graph, "Leave it out"),
+        ("gradient_checkpointing_kwargs={'use_reentrant': True}", reentrant, "Set 'use_reentrant' to False"),
+    ):
+        if wrong:
+            raise ValueError(
+                f"`{field}` does not go with DDP and `policy_sharing={args.policy_sharing!r}`: while one role is "
+                f"trained, the weights of the others are unused, and DDP must look for them. {remedy}, or use ZeRO or "
+                "FSDP2."
+            )
+
+
+def _check_blocks(args: MultiAgentGRPOConfig) -> None:
+    """A block of `schedule="alternate"` holds whole optimizer steps, so that none mixes two roles' turns."""
+    batch = args.steps_per_generation * args.num_iterations  # micro-batches
+    if args.schedule != "alternate" or args.alternate_period * batch % args.gradient_accumulation_steps == 0:
+        return
+    unit = args.gradient_accumulation_steps // math.gcd(args.gradient_accumulation_steps, batch)
+    raise ValueError(
+        f"`alternate_period={args.alternate_period}` x `steps_per_generation={args.steps_per_generation}` x "
+        f"`num_iterations={args.num_iterations}` = {args.alternate_period * batch} micro-batches in a block, which is "
+        f"not a multiple of `gradient_accumulation_steps={args.gradient_accumulation_steps}`: a role's turn would end "
+        f"inside an optimizer step. Make `alternate_period` a multiple of {unit}, e.g. "
+        f"{math.ceil(args.alternate_period / unit) * unit}, or use `schedule='joint'`."
+    )
+
+
+def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig) -> None:
+    if not isinstance(model, str) and not hasattr(model, "config"):
+        raise ValueError(
+            f"`model` of role {role!r} must be an id, a folder or a model, got {model!r:.80}. Give a text, or an "
+            "object of from_pretrained."
+        )
+    if isinstance(model, str):
+        revision = (args.model_init_kwargs or {}).get("revision")
+        try:
+            AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"`model` of role {role!r}: {model!r} could not be found or read. Give a folder written by "
+                f"save_pretrained or a model id of the Hub. ({error})"
+            ) from error
+    elif args.beta != 0 and not get_config_model_id(model.config) and args.policy_sharing != "adapters":
+        raise ValueError(
+            f"`beta={args.beta}` needs a reference, which is loaded from where the model came from, but the model of "
+            f"role {role!r} came from nowhere. Save it with save_pretrained and pass the folder, or set `beta=0`."
+        )
+
+
+def load_tokenizers(
+    models: dict[str, Any], processing_class: Any, args: MultiAgentGRPOConfig, datasets: dict[str, Any]
+) -> dict[str, PreTrainedTokenizerBase]:
+    """
+    The tokenizer of each role, as TRL loads it; a pad token where there is none. `datasets` are by name.
+
+    Raises:
+        `ValueError`: conversational prompts and no chat template, a model that names no tokenizer, or a tokenizer of a
+            role that is not there.
+    """
+    if isinstance(processing_class, dict) and (unknown := sorted(set(processing_class) - set(models), key=str)):
+        raise ValueError(
+            f"`processing_class` names the roles {unknown}, which the topology does not have; it has {list(models)}. "
+            "Rename or remove them; a role without an entry gets its model's tokenizer."
+        )
+    tokenizers = {}
+    for role, model in models.items():
+        given = processing_class.get(role) if isinstance(processing_class, dict) else processing_class
+        if given is None:
+            model_id = model if isinstance(model, str) else get_config_model_id(model.config)
+            if not model_id:
+                raise ValueError(
+                    f"`processing_class` of role {role!r} is None and its model came from no id or folder. Pass it."
+                )
+            given = AutoProcessor.from_pretrained(
+                model_id,
+                revision=(args.model_init_kwargs or {}).get("revision"),
+                truncation_side="left",
+                padding_side="left",
+                trust_remote_code=args.trust_remote_code,
+            )
+        if not isinstance(given, PreTrainedTokenizerBase) and len(models) > 1:
+            raise ValueError(
+                f"`processing_class` of role {role!r} must be a tokenizer, got {type(given).__name__}: several roles "
+                "exchange text only."
+            )
+        if isinstance(given, PreTrainedTokenizerBase) and given.pad_token is None:
+            given.pad_token = given.eos_token
+        chat = [name for name, dataset in datasets.items() if is_conversational(next(iter(dataset)))]
+        if chat and getattr(given, "chat_template", None) is None:
+            raise ValueError(
+                f"`{chat[0]}` has conversational prompts, but the tokenizer of role {role!r} has no chat "
+                "template. Set `tokenizer.chat_template`, use an instruct model, or give text prompts."
+            )
+        tokenizers[role] = given
+    if len(models) > 1:
+        check_tokens(models, tokenizers, args)
+    special = {
+        role: {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        for role, tokenizer in tokenizers.items()
+    }
+    if args.policy_sharing != "separate" and len({str(ids) for ids in special.values()}) > 1:
+        raise ValueError(
+            f"`processing_class`: one model has one set of special tokens, but those of the roles differ: {special}. "
+            "Use one tokenizer, or `policy_sharing='separate'`."
+        )
+    if args.use_vllm and len(models) > 1 and not has_engine_per_role(args, tuple(models)):
+        first, *others = (tokenizer.get_vocab() for tokenizer in tokenizers.values())
+        if any(other != first for other in others):
+            raise ValueError(
+                "`processing_class`: one vLLM engine has one tokenizer, but those of the roles have other tokens. Use "
+                "one tokenizer, or `policy_sharing='separate'` with `vllm_engine_per_role=True`."
+            )
+    return tokenizers

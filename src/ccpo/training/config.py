@@ -1,0 +1,355 @@
+"""Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
+
+import contextlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from numbers import Integral, Real
+from typing import Any
+
+import yaml
+from trl import GRPOConfig
+
+from .fields import check_counts, check_generation_keys, check_scalars
+
+ROLE_KEYS = (
+    "max_completion_length",
+    "learning_rate",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "repetition_penalty",
+    "generation_kwargs",
+    "vllm_gpu_memory_utilization",
+    "vllm_server_base_url",
+    "vllm_server_host",
+    "vllm_server_port",
+    "vllm_group_port",
+)
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+_LENGTHS = ("max_new_tokens", "max_tokens")  # what `generation_kwargs` may call `max_completion_length`
+# Per field that holds a number and may be a role's own: its type, what it must satisfy, and that in words.
+_ROLE_NUMBERS = {
+    "max_completion_length": (int, lambda x: x >= 1, "an integer of at least 1"),
+    "learning_rate": (float, lambda x: x >= 0, "a finite number >= 0"),
+    "temperature": (float, lambda x: x > 0, "a finite number > 0"),
+    "top_p": (float, lambda x: 0 < x <= 1, "a number in (0, 1]; 1 switches it off"),
+    "top_k": (int, lambda x: x >= 0, "an integer >= 0; 0 switches it off"),
+    "min_p": (float, lambda x: 0 <= x <= 1, "None or a number in [0, 1]; None switches it off"),
+    "repetition_penalty": (float, lambda x: x > 0, "a finite number > 0; 1 switches it off"),
+    "vllm_gpu_memory_utilization": (float, lambda x: 0 < x <= 1, "a number in (0, 1]"),
+    "vllm_server_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
+    "vllm_group_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
+}
+_MAY_BE_NONE = {"common": ("min_p", "max_completion_length"), "role": ("min_p",)}  # None: TRL's "no limit"
+_IN_GENERATION_KWARGS = tuple(name for name in SAMPLING if name != "top_k")  # whose -1 is vLLM's "off"
+_MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")  # of the fields that hold a mapping
+_CHOICES = {
+    "policy_sharing": ("separate", "shared", "adapters"),
+    "schedule": ("alternate", "joint"),
+    "advantage_estimator": ("group", "reinforce++", "reinforce++-baseline", "counterfactual"),
+    # TRL's, which it reads in the first step
+    "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
+    "importance_sampling_level": ("token", "sequence"),
+    "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
+}
+
+
+class _MappingLoader(yaml.SafeLoader):
+    """YAML as it is written on a command line: `1e-6` is a number there, and `None` is nothing."""
+
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
+_MappingLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+_MappingLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("None$"), ["N"])
+
+
+def read_mapping(name: str, text: str) -> dict[str, Any] | str:
+    """
+    A mapping from the command line: JSON, which is left to TRL, or YAML, `{'thinker': {max_completion_length: 4096}}`.
+
+    Args:
+        name (`str`): the field, for the error.
+        text (`str`): what was given.
+
+    Raises:
+        `ValueError`: text that is neither.
+    """
+    with contextlib.suppress(ValueError):
+        return text.strip() if isinstance(json.loads(text), dict) else text
+    try:
+        value = yaml.load(text, _MappingLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"`{name}` is no mapping in JSON or YAML, got {text!r}. Check its braces and quotes. ({error})"
+        ) from error
+    return value if isinstance(value, dict) else text
+
+
+def read_number(name: str, key: str, value: Any, *, may_be_none: bool) -> Any:
+    """
+    A number that keeps its rule in `_ROLE_NUMBERS`.
+
+    Args:
+        name (`str`): what the error calls the value.
+        key (`str`): its rule.
+        value: a number, its text (YAML reads 1e-6 as text), or `None`.
+        may_be_none (`bool`): whether `None` is right.
+
+    Raises:
+        `ValueError`: a value against the rule.
+    """
+    kind, allowed, words = _ROLE_NUMBERS[key]
+    if value is None and may_be_none:
+        return None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = kind(value)
+    number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and allowed(value)):
+        raise ValueError(f"`{name}` must be {words}, got {value!r}.")
+    return kind(value)  # transformers takes no 2 for a temperature of 2.0
+
+
+def _check_sampling(name: str, options: Any, use_vllm: bool) -> None:
+    """What overrides a field of ours keeps its rule, and is read in place; the other keys are the sampler's."""
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(f"`{name}` must be a mapping, got {options!r}.")
+    for key in options or {}:
+        rule = "max_completion_length" if key in _LENGTHS else key
+        if rule == "max_completion_length" or key in _IN_GENERATION_KWARGS:
+            options[key] = read_number(f"{name}[{key!r}]", rule, options[key], may_be_none=True)
+    check_generation_keys(name, options or {}, use_vllm)
+
+
+@dataclass
+class MultiAgentGRPOConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`MultiAgentGRPOTrainer`]: [`~trl.GRPOConfig`] and what several roles need.
+
+    Args:
+        > Parameters that control the policies
+
+        policy_sharing (`str`, *optional*, defaults to `"separate"`):
+            `"separate"`: a full model per role. `"shared"`: one model plays all roles. `"adapters"`: one frozen base
+            and one LoRA adapter per role.
+        role_kwargs (`dict[str, dict]`, *optional*):
+            Per role what differs from the common value, e.g. `{"thinker": {"max_completion_length": 4096}}`. Keys:
+            `max_completion_length`, `learning_rate`, `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`,
+            `generation_kwargs`; with an engine per role `vllm_gpu_memory_utilization`, `vllm_server_base_url`,
+            `vllm_server_host`, `vllm_server_port`, `vllm_group_port`.
+        merge_adapters (`bool`, *optional*, defaults to `False`):
+            Whether `save_model` writes adapters merged into their base, as whole models. Checkpoints keep adapters.
+
+        > Parameters that control the rollout
+
+        num_solves (`int`, *optional*, defaults to `1`):
+            K, answers per thought.
+        num_solos (`int`, *optional*):
+            S, solo answers per prompt. Defaults to `num_generations`.
+
+        vllm_engine_per_role (`bool`, *optional*, defaults to `True`):
+            With `use_vllm` and separate policies: whether every role has an engine (or a server) of its own.
+            `vllm_gpu_memory_utilization` is for all engines together, in equal parts unless `role_kwargs` says
+            otherwise. `False`: one engine gets each role's weights in turn; the policies are of one architecture.
+
+        > Parameters that control the credit
+
+        advantage_estimator (`str`, *optional*, defaults to `"group"`):
+            `"group"`, `"reinforce++"`, `"reinforce++-baseline"` or `"counterfactual"`.
+        scale_rewards (`str` or `bool`, *optional*, defaults to `"none"`):
+            As in TRL, with another default: the public recipes do not divide by the group's std.
+
+        > Parameters that control the schedule
+
+        schedule (`str`, *optional*, defaults to `"alternate"`):
+            `"alternate"`: one role is trained in a block of `alternate_period` generation batches. `"joint"`: all
+            roles are trained from every generation batch.
+        alternate_period (`int`, *optional*, defaults to `10`):
+            Generation batches in a block.
+        start_role (`str`, *optional*):
+            The role trained in the first block. Defaults to the first role of the topology.
+    """
+
+    _VALID_DICT_FIELDS = GRPOConfig._VALID_DICT_FIELDS + ["role_kwargs"]
+
+    # Parameters that control the policies
+    policy_sharing: str = field(
+        default="separate",
+        metadata={
+            "help": "'separate': a full model per role; 'shared': one model plays all roles; 'adapters': one frozen "
+            "base and one LoRA adapter per role.",
+            "choices": list(_CHOICES["policy_sharing"]),
+        },
+    )
+    role_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Per role what differs from the common value, e.g. {'thinker': {'max_completion_length': 4096}}. "
+            f"Keys: {', '.join(ROLE_KEYS)}."
+        },
+    )
+    merge_adapters: bool = field(
+        default=False,
+        metadata={"help": "Whether save_model writes adapters merged into their base. Checkpoints keep adapters."},
+    )
+
+    # Parameters that control the rollout
+    num_solves: int = field(default=1, metadata={"help": "K, answers per thought."})
+    num_solos: int | None = field(
+        default=None, metadata={"help": "S, solo answers per prompt. Defaults to `num_generations`."}
+    )
+
+    vllm_engine_per_role: bool = field(
+        default=True,
+        metadata={
+            "help": "With vLLM and separate policies: an engine per role, or one with each role's weights in turn."
+        },
+    )
+
+    # Parameters that control the credit
+    advantage_estimator: str = field(
+        default="group",
+        metadata={
+            "help": "How rewards become advantages.",
+            "choices": list(_CHOICES["advantage_estimator"]),
+        },
+    )
+    scale_rewards: str = field(
+        default="none",
+        metadata={
+            "help": "As in TRL ('group', 'batch' or 'none'). The default is 'none', as in the paper's public recipes.",
+        },
+    )
+
+    # Parameters that control the schedule
+    schedule: str = field(
+        default="alternate",
+        metadata={
+            "help": "'alternate': one role is trained in a block of `alternate_period` generation batches; 'joint': "
+            "all roles are trained from every generation batch.",
+            "choices": list(_CHOICES["schedule"]),
+        },
+    )
+    alternate_period: int = field(default=10, metadata={"help": "Generation batches in a block of 'alternate'."})
+    start_role: str | None = field(
+        default=None,
+        metadata={"help": "The role trained in the first block. Defaults to the first role of the topology."},
+    )
+
+    def __post_init__(self):
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
+        for name in ("num_solves", "num_solos", "alternate_period"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
+        self._read_mappings()
+        for key in _ROLE_NUMBERS:
+            may_be_none = key in _MAY_BE_NONE["common"]
+            setattr(self, key, read_number(key, key, getattr(self, key), may_be_none=may_be_none))
+        check_scalars(self)
+        check_counts(self)
+        if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # as text from the command line
+            self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            if "divisible" not in str(error):
+                raise
+            raise ValueError(
+                f"{error} That batch is `per_device_train_batch_size={self.per_device_train_batch_size}` x "
+                f"{self.world_size} processes x `steps_per_generation={self.steps_per_generation}`, in evaluation "
+                f"`per_device_eval_batch_size={self.per_device_eval_batch_size}` x processes: change one of them, or "
+                "`num_generations`, so that it holds whole groups."
+            ) from error
+        _check_sampling("generation_kwargs", self.generation_kwargs, self.use_vllm)
+        self._check_role_kwargs()
+        if self.advantage_estimator.startswith("reinforce++") and self.scale_rewards != "none":
+            raise ValueError(
+                f"`advantage_estimator={self.advantage_estimator!r}` divides by the batch's std itself, so "
+                f"`scale_rewards` must be 'none', got {self.scale_rewards!r}."
+            )
+        if self.advantage_estimator == "counterfactual" and self.scale_rewards != "none":
+            raise ValueError(
+                "`advantage_estimator='counterfactual'` needs `scale_rewards='none'`, got "
+                f"{self.scale_rewards!r}: the solver's advantages would be divided by a std and the thinker's not. "
+                "Set `scale_rewards='none'`, or use `advantage_estimator='group'`."
+            )
+        if self.multi_objective_aggregation != "sum_then_normalize" and self.advantage_estimator != "group":
+            raise ValueError(
+                f"`multi_objective_aggregation={self.multi_objective_aggregation!r}` normalises by group, so it needs "
+                f"`advantage_estimator='group'`, got {self.advantage_estimator!r}."
+            )
+        # With two policies, the role out of turn has unused parameters.
+        if self.ddp_find_unused_parameters is None and self.policy_sharing != "shared":
+            self.ddp_find_unused_parameters = True
+
+    def _read_mappings(self):
+        for name in self._VALID_DICT_FIELDS:
+            value = getattr(self, name)
+            if isinstance(value, list | tuple | set) and name != "role_kwargs":
+                raise ValueError(f"`{name}` must be a mapping, got {value!r}. Write it as {{'key': value}}.")
+            if isinstance(value, str) and (value.strip().startswith("{") or name not in _MAY_BE_PATHS):
+                value = read_mapping(name, value)
+                if isinstance(value, str) and not value.startswith("{"):
+                    raise ValueError(
+                        f"`{name}` must be a mapping, got {value!r}. Write it in braces: {{'key': value}}."
+                    )
+                setattr(self, name, value)
+
+    def _check_role_kwargs(self):
+        if self.role_kwargs is not None and not isinstance(self.role_kwargs, dict):
+            raise ValueError(
+                f"`role_kwargs` must be a mapping of roles, got {self.role_kwargs!r}. Write it as "
+                "{'thinker': {'max_completion_length': 4096}}."
+            )
+        for role, overrides in (self.role_kwargs or {}).items():
+            if not isinstance(overrides, dict):
+                raise ValueError(f"`role_kwargs[{role!r}]` must be a mapping, got {overrides!r}.")
+            if unknown := sorted(set(overrides) - set(ROLE_KEYS), key=str):
+                raise ValueError(f"`role_kwargs[{role!r}]` has unknown keys {unknown}; known: {list(ROLE_KEYS)}.")
+            for key in _ROLE_NUMBERS.keys() & overrides.keys():
+                name, may_be_none = f"role_kwargs[{role!r}][{key!r}]", key in _MAY_BE_NONE["role"]
+                overrides[key] = read_number(name, key, overrides[key], may_be_none=may_be_none)
+            own = overrides.get("generation_kwargs")
+            _check_sampling(f"role_kwargs[{role!r}]['generation_kwargs']", own, self.use_vllm)
+        for role, overrides in (self.role_kwargs or {}).items():
+            if self.policy_sharing == "shared" and "learning_rate" in overrides:
+                raise ValueError(
+                    f"`role_kwargs[{role!r}]['learning_rate']` cannot be set with `policy_sharing='shared'`: the "
+                    "roles are one set of weights. Set `learning_rate`, or use 'separate' or 'adapters'."
+                )
+            if self.policy_sharing != "separate" and "temperature" in overrides:
+                temperatures = {r: o.get("temperature", self.temperature) for r, o in self.role_kwargs.items()}
+                if set(temperatures.values()) != {overrides["temperature"]} or len(temperatures) < 2:
+                    raise ValueError(
+                        f"`role_kwargs[{role!r}]['temperature']` needs `policy_sharing='separate'`: one model has one "
+                        f"temperature in its log-probabilities, got {self.policy_sharing!r}. Set `temperature`."
+                    )
+
+    def for_role(self, role: str, key: str) -> Any:
+        """
+        The value of `key` for a role: its override in `role_kwargs`, else the common one.
+
+        `generation_kwargs` has keys of its own, with the same rule: a role's `generation_kwargs` win, then
+        its other overrides, then the common `generation_kwargs`, then the common arguments.
+        """
+        own = (self.role_kwargs or {}).get(role, {})
+        if key != "generation_kwargs":
+            return own.get(key, getattr(self, key))
+        common = {
+            name: value
+            for name, value in (self.generation_kwargs or {}).items()
+            if ("max_completion_length" if name in _LENGTHS else name) not in own
+        }
+        return {**common, **(own.get(key) or {})}
+
+    def sampling_of(self, role: str) -> dict[str, Any]:
+        """What a role samples with, as options of [`~transformers.GenerationConfig`], without special tokens."""
+        fields = {name: self.for_role(role, name) for name in SAMPLING}
+        limit = self.for_role(role, "max_completion_length")
+        return {**fields, "max_new_tokens": limit, **self.for_role(role, "generation_kwargs")}
