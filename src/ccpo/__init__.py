@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0.dev0"
 
 _EXPORTS = {
-    "MultiAgentGRPOConfig": "config",
-    "OpenAIGenerator": "generators",
-    "TransformersGenerator": "generators",
+    "MultiAgentGRPOConfig": "training.config",
+    "OpenAIGenerator": "generation",
+    "TransformersGenerator": "generation",
     "CounterfactualCredit": "rewards",
     "CreditAllocator": "rewards",
     "SelfEvaluatedCredit": "rewards",
     "SharedCredit": "rewards",
-    "Role": "topology",
-    "Solo": "topology",
-    "ThinkSolve": "topology",
-    "Topology": "topology",
-    "MultiAgentGRPOTrainer": "trainer",
+    "Role": "team.topology",
+    "Solo": "team.topology",
+    "ThinkSolve": "team.topology",
+    "Topology": "team.topology",
+    "MultiAgentGRPOTrainer": "training.trainer",
     "MathVerifier": "verifier",
 }
 __all__ = [
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .team.topology import Role, Solo, ThinkSolve, Topology
     from .training.config import MultiAgentGRPOConfig
     from .training.trainer import MultiAgentGRPOTrainer
-    from .verifier.math_verifier import MathVerifier
+    from .verifier import MathVerifier
 
 
 def __getattr__(name: str):
