@@ -1,0 +1,162 @@
+"""Runs of canned.py in real processes on CPU, for the tests of several processes."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+WORKER = Path(__file__).with_name("canned.py")
+ROLES = ("thinker", "solver")
+LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
+
+
+needs_deepspeed = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed: no ZeRO"
+)
+
+
+def launch(
+    out: Path,
+    model,
+    num_processes: int,
+    credit="ccpo",
+    lora=None,
+    zero=0,
+    offload=False,
+    fsdp=False,
+    watch=False,
+    samples=False,
+    resume=None,
+    preempt=None,
+    **args,
+) -> dict:
+    """
+    Run the worker on `num_processes` CPU processes (gloo) and return what it wrote.
+
+    Under ZeRO stage `zero`, with the optimizer's state in a CPU's memory if `offload`, or FSDP2; `watch` writes what
+    each optimizer step leaves alone; `samples` lets the policies generate; `resume` is a checkpoint;
+    `preempt` is the step in which the last process gets SIGTERM.
+    """
+    settings = {
+        "output_dir": str(out / "run"),
+        "num_generations": 2,
+        "learning_rate": 1e-2,
+        "adam_epsilon": 1e-3,  # else Adam blows the rounding of a gradient of nearly 0 up to a whole step
+        "logging_steps": 1,
+        "report_to": "none",
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_cpu": True,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "weight_decay": 0.1,
+        "max_steps": 4,
+        "max_completion_length": 8,
+        "schedule": "joint",
+        **args,
+    }
+    if credit == "drop_in":
+        del settings["schedule"]
+    if num_processes > 1:
+        settings["ddp_backend"] = "gloo"
+    spec = {"model": model, "args": settings, "out": str(out), "credit": credit, "lora": lora, "fsdp": fsdp}
+    spec |= {"watch": watch, "samples": samples, "resume": resume, "preempt": preempt}
+    command = [sys.executable]
+    if zero:
+        config = write_zero_config(out, zero, offload)
+        command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
+        command += [f"--num_processes={num_processes}", "--main_process_port=0"]
+    elif num_processes > 1:
+        command += ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
+        command += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
+    # DeepSpeed builds an extension once; in a folder of this session, where no killed run has left its lock.
+    env.setdefault("TORCH_EXTENSIONS_DIR", str(out.parents[1] / "torch_extensions"))
+    if fsdp:
+        env |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
+        env |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+        env |= {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "FSDP_OFFLOAD_PARAMS": "false"}
+    worker = [str(WORKER), json.dumps(spec)]
+    done = subprocess.run(command + worker, env=env, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-19000:]
+    result = json.loads((out / "result.json").read_text())
+    name = "adapter_model.safetensors" if lora else "model.safetensors"
+    roles = {"thinker": out} if credit == "drop_in" else {role: out / role for role in ROLES}
+    result["weights"] = {role: load_file(folder / name) for role, folder in roles.items()}
+    return result
+
+
+def write_zero_config(out: Path, stage: int, offload: bool) -> Path:
+    """An accelerate configuration. With stage 3 every parameter is sharded, however small."""
+    deepspeed = {
+        "zero_optimization": {"stage": stage, "stage3_gather_16bit_weights_on_model_save": True},
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "train_batch_size": "auto",
+        "train_micro_batch_size_per_gpu": "auto",
+    }
+    if stage == 3:
+        deepspeed["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    if offload:
+        deepspeed["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "deepspeed.json").write_text(json.dumps(deepspeed))
+    config = {
+        "compute_environment": "LOCAL_MACHINE",
+        "distributed_type": "DEEPSPEED",
+        "deepspeed_config": {"deepspeed_config_file": str(out / "deepspeed.json"), "zero3_init_flag": False},
+        "num_machines": 1,
+        "use_cpu": True,
+    }
+    (out / "accelerate.yaml").write_text(json.dumps(config))  # JSON is YAML
+    return out / "accelerate.yaml"
+
+
+def assert_same_run(one: dict, two: dict, tolerance: float = 2e-5) -> None:
+    assert len(one["history"]) == len(two["history"])
+    for mine, theirs in zip(one["history"], two["history"], strict=True):
+        for role in mine:
+            torch.testing.assert_close(torch.tensor(mine[role]), torch.tensor(theirs[role]), rtol=0, atol=1e-5)
+    assert one["outcomes"] == two["outcomes"]
+    assert one["weights"].keys() == two["weights"].keys()
+    for role, weights in one["weights"].items():
+        assert weights.keys() == two["weights"][role].keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(
+                weight, two["weights"][role][name], rtol=0, atol=tolerance, msg=f"{role}.{name}"
+            )
+
+
+BLOCKS = {"schedule": "alternate", "alternate_period": 2, "max_steps": 6, "weight_decay": 0.5, "watch": True}
+SET_UPS = {
+    "one process, 4 steps of 2": (1, {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 4}),
+    "DDP": (2, {"per_device_train_batch_size": 4}),
+    "DDP, 4 steps of 1": (2, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4}),
+    "ZeRO-1": (2, {"per_device_train_batch_size": 4, "zero": 1}),
+    "ZeRO-2": (2, {"per_device_train_batch_size": 4, "zero": 2}),
+    "ZeRO-2, 4 steps of 1": (2, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "zero": 2}),
+    "ZeRO-2, offload": (2, {"per_device_train_batch_size": 4, "zero": 2, "offload": True}),
+    "ZeRO-3": (2, {"per_device_train_batch_size": 4, "zero": 3}),
+    "ZeRO-3, 4 steps of 1": (2, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "zero": 3}),
+    "ZeRO-3, offload": (2, {"per_device_train_batch_size": 4, "zero": 3, "offload": True}),
+    "FSDP2": (2, {"per_device_train_batch_size": 4, "fsdp": True}),
+    "FSDP2, 4 steps of 1": (2, {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "fsdp": True}),
+}
+
+
+def marks(set_up: str):
+    return [needs_deepspeed] if "ZeRO" in set_up else []
+
+
+def mode(sharing: str, model_dirs) -> tuple:
+    """Model and settings: separate policies of two architectures in turns, the others jointly."""
+    if sharing == "separate":
+        return {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}, BLOCKS
+    lora = LORA if sharing == "adapters" else None
+    return model_dirs["qwen3"], {"policy_sharing": sharing, "lora": lora, "max_steps": 3}
