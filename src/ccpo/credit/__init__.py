@@ -3,5 +3,13 @@
 from .counterfactual import counterfactual_credit, solo_baseline
 from .self_evaluated import self_evaluated_credit
 from .shared import shared_credit
+from .tree import sibling_baseline, text_values
 
-__all__ = ["counterfactual_credit", "self_evaluated_credit", "shared_credit", "solo_baseline"]
+__all__ = [
+    "counterfactual_credit",
+    "self_evaluated_credit",
+    "shared_credit",
+    "sibling_baseline",
+    "solo_baseline",
+    "text_values",
+]
