@@ -1,11 +1,13 @@
 """C3, votes, history, DACR and ARE: hand-worked tables, slow loops, reductions, properties, errors."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
 from ccpo.credit import (
+    contextual_credit,
     sibling_baseline,
     text_values,
 )
@@ -95,3 +97,71 @@ def test_tree_errors():
     for siblings in (0, 4):
         with pytest.raises(ValueError, match=f"divide the last axis of `values`, 6, got {siblings}"):
             sibling_baseline(torch.zeros(2, 6), siblings)
+
+
+# ---- C3 ----
+
+
+def test_contextual_by_hand():
+    # Think-Solve, G = 3, K = 2. v = (1, 0, -1). Thinker: 1 - (0-1)/2, 0 - (1-1)/2, -1 - (1+0)/2.
+    # Solver: each answer against the other one: 1 - 1, 1 - 1; 1 - (-1), -1 - 1; 0, 0.
+    thinker, solver = contextual_credit(tensor([[1, 1, 1, -1, -1, -1]]), branches=(1, 2))
+    same(thinker, [[1.5, 0, -1.5]])
+    same(solver, [[0, 0, 2, -2, 0, 0]])
+
+
+def test_contextual_leaves_the_unscorable_out():
+    # v = (1, NaN, -1). Thinker: 1 - (-1), 0 (unscorable), -1 - 1. Solver: 1 has no scorable sibling: 0.
+    thinker, solver = contextual_credit(tensor([[1, NAN, NAN, NAN, -1, -1]]), branches=(1, 2))
+    same(thinker, [[2, 0, -2]])
+    same(solver, [[0, 0, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize(
+    ("generations", "branches"), [(4, (1,)), (4, (1, 3)), (3, (1, 2, 3)), (2, (1, 1, 2)), (1, (1, 2))]
+)
+def test_contextual_against_a_loop_over_paths(generations, branches):
+    """Texts named by their path from the root instead of by their place in an axis."""
+    choices = [range(generations), *(range(b) for b in branches[1:])]
+    leaves = list(itertools.product(*choices))
+    outcome = outcomes(5, len(leaves), seed=len(leaves))
+    credit = contextual_credit(outcome, branches=branches)
+    for row in range(5):
+        result = dict(zip(leaves, outcome[row].tolist(), strict=True))
+        value = {
+            path: mean([r for leaf, r in result.items() if leaf[: len(path)] == path])
+            for depth in range(1, len(choices) + 1)
+            for path in itertools.product(*choices[:depth])
+        }
+        for depth, advantage in enumerate(credit, start=1):
+            slow = []
+            for path in itertools.product(*choices[:depth]):
+                others = [v for p, v in value.items() if len(p) == depth and p[:-1] == path[:-1] and p != path]
+                slow.append(zero_if_nan(value[path] - mean(others)))
+            close(advantage[row], slow)
+
+
+def test_contextual_with_one_answer_is_leave_one_out_grpo():
+    """A_i = R_i - mean of the others = G / (G - 1) times (R_i - group mean)."""
+    outcome = outcomes(6, 5, unscorable=0)
+    thinker, solver = contextual_credit(outcome, branches=(1, 1))
+    close(thinker, (outcome - outcome.mean(dim=1, keepdim=True)) * 5 / 4)
+    same(solver, torch.zeros_like(outcome))
+    same(contextual_credit(outcome, branches=(1,))[0], thinker)
+
+
+def test_contextual_properties():
+    outcome = outcomes(4, 3 * 2 * 2, seed=3)
+    credit = contextual_credit(outcome, branches=(1, 2, 2))
+    prompts, thoughts = [2, 0, 3, 1], [2, 0, 1]
+    for moved, c in zip(contextual_credit(outcome[prompts], branches=(1, 2, 2)), credit, strict=True):
+        same(moved, c[prompts])
+    swapped = outcome.unflatten(1, (3, 4))[:, thoughts].flatten(1)
+    for moved, c in zip(contextual_credit(swapped, branches=(1, 2, 2)), credit, strict=True):
+        close(moved, c.unflatten(1, (3, -1))[:, thoughts].flatten(1))
+    for value in (1.0, NAN):
+        for c in contextual_credit(torch.full((2, 12), value), branches=(1, 2, 2)):
+            same(c, torch.zeros_like(c))
+    known = contextual_credit(outcomes(4, 12, unscorable=0), branches=(1, 2, 2))
+    for c in known:  # leave-one-out advantages of a group sum to 0
+        close(c.sum(dim=1), [0.0] * 4)

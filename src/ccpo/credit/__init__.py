@@ -1,11 +1,13 @@
 """Credit schemes as pure functions of tensors: one scheme a file."""
 
+from .contextual import contextual_credit
 from .counterfactual import counterfactual_credit, solo_baseline
 from .self_evaluated import self_evaluated_credit
 from .shared import shared_credit
 from .tree import sibling_baseline, text_values
 
 __all__ = [
+    "contextual_credit",
     "counterfactual_credit",
     "self_evaluated_credit",
     "shared_credit",
