@@ -8,8 +8,11 @@ import torch
 
 from ccpo.credit import (
     contextual_credit,
+    shared_credit,
     sibling_baseline,
     text_values,
+    vote_credit,
+    vote_outcome,
 )
 
 NAN = float("nan")
@@ -165,3 +168,150 @@ def test_contextual_properties():
     known = contextual_credit(outcomes(4, 12, unscorable=0), branches=(1, 2, 2))
     for c in known:  # leave-one-out advantages of a group sum to 0
         close(c.sum(dim=1), [0.0] * 4)
+
+
+# ---- Votes ----
+
+RIGHT, WRONG, OTHER, SILENT = 0, 1, 2, -1
+FIVE = {  # Delta on outcomes 1 / 0
+    "CCC": (0, 0, 0),  # two right ones remain
+    "CCW": (0.5, 0.5, 0),  # without a C: C and W tie, 1 - 1/2; without W: 1 - 1
+    "CWW": (0, -0.5, -0.5),  # without C: 0 - 0; without a W: tie, 0 - 1/2
+    "CWV": (1 / 3, -1 / 6, -1 / 6),  # all tie: 1/3; without C: 1/3 - 0; without a wrong one: 1/3 - 1/2
+    "WWW": (0, 0, 0),
+}
+
+
+def votes(text):
+    """(1, 1, n) outcomes on ±1 and clusters of a word such as CWV; a dash abstains, which is wrong."""
+    clusters = torch.tensor([[["CWV-".index(letter) if letter != "-" else -1 for letter in text]]])
+    return tensor([[[1.0 if letter == "C" else -1.0 for letter in text]]]), clusters
+
+
+@pytest.mark.parametrize("case", FIVE)
+@pytest.mark.parametrize("scale", [1, 2], ids=["1 and 0", "1 and -1"])
+def test_five_votes_by_hand(case, scale):
+    own, clusters = votes(case)
+    own = own if scale == 2 else (own + 1) / 2
+    delta = tensor([[FIVE[case]]]) * scale
+    close(vote_credit(own, clusters, mode="marginal"), delta)
+    reward = vote_outcome(own, clusters).unsqueeze(-1)
+    close(vote_credit(own, clusters, coef=0.3), reward + 0.3 * delta)
+
+
+@pytest.mark.parametrize(
+    ("case", "outcome", "delta"),
+    [
+        ("---", -1, (0, 0, 0)),  # nobody answers: -1
+        ("C--", 1, (2, 0, 0)),  # without C nobody answers: 1 - (-1)
+        ("W-C", 0, (-1, 0, 1)),  # a tie: (1-1)/2; without W 0 - 1, without C 0 - (-1)
+        ("CCWW-", 0, (1, 1, -1, -1, 0)),  # without a C: WW wins, 0 - (-1)
+        ("C", 1, (2,)),
+        ("W", -1, (0,)),
+    ],
+)
+def test_votes_by_hand(case, outcome, delta):
+    own, clusters = votes(case)
+    same(vote_outcome(own, clusters), [[outcome]])
+    same(vote_credit(own, clusters, mode="marginal"), [[delta]])
+
+
+def test_the_outcome_of_a_cluster_is_the_mean_of_its_members():
+    # equal answers that the verifier judges apart: (1-1)/2 = 0 of the pair beats the single one
+    same(vote_outcome(tensor([[[1, -1, 1]]]), torch.tensor([[[4, 4, 9]]])), [[0]])
+    # an unscorable member is left out, a cluster of nothing else from the tie
+    same(vote_outcome(tensor([[[1, NAN, -1]], [[NAN, 1, -1]]]), torch.tensor([[[0, 0, 1]], [[0, 1, -1]]])), [[1], [1]])
+    same(vote_outcome(tensor([[[NAN, NAN, -1]]]), torch.tensor([[[0, 0, 1]]])), [[NAN]])
+
+
+def test_an_unscorable_gold_is_nan_whoever_answers():
+    own, clusters = torch.full((1, 2, 3), NAN).double(), torch.tensor([[[0, 0, 1], [-1, -1, -1]]])
+    same(vote_outcome(own, clusters), [[NAN, NAN]])
+    for mode, coef in (("team", 0.2), ("team", 0), ("marginal", 0.2)):
+        same(vote_credit(own, clusters, mode=mode, coef=coef), own)
+
+
+def slow_vote(ballots):
+    """Of (cluster, outcome) pairs."""
+    ballots = [(cluster, own) for cluster, own in ballots if cluster != SILENT]
+    if not ballots:
+        return -1.0
+    sizes = {cluster: sum(c == cluster for c, _ in ballots) for cluster, _ in ballots}
+    winners = [cluster for cluster, size in sizes.items() if size == max(sizes.values())]
+    return mean([mean([own for c, own in ballots if c == cluster]) for cluster in winners])
+
+
+@pytest.mark.parametrize("voters", [1, 2, 3, 5])
+def test_votes_against_a_loop(voters):
+    rng = torch.Generator().manual_seed(voters)
+    clusters = torch.randint(-1, 3, (4, 6, voters), generator=rng)
+    own = outcomes(4, 6, voters, seed=voters, unscorable=0)
+    outcome, delta = vote_outcome(own, clusters), vote_credit(own, clusters, mode="marginal")
+    for p, g in itertools.product(range(4), range(6)):
+        ballots = list(zip(clusters[p, g].tolist(), own[p, g].tolist(), strict=True))
+        assert outcome[p, g].item() == pytest.approx(slow_vote(ballots), abs=1e-12)
+        for k in range(voters):
+            without = slow_vote(ballots[:k] + ballots[k + 1 :])
+            assert delta[p, g, k].item() == pytest.approx(slow_vote(ballots) - without, abs=1e-12)
+
+
+@pytest.mark.parametrize("coef", [0, 0.2, 1.5])
+def test_one_voter_is_grpo_times_a_factor(coef):
+    own = outcomes(5, 4, 1, unscorable=0)
+    reward = vote_credit(own, torch.zeros(5, 4, 1, dtype=torch.long), coef=coef).squeeze(-1)
+    stock = own.squeeze(-1)
+    close(reward - reward.mean(dim=1, keepdim=True), (1 + coef) * (stock - stock.mean(dim=1, keepdim=True)))
+
+
+def test_votes_with_coefficient_0_are_shared_credit():
+    own, clusters = (
+        outcomes(3, 4, 3, seed=5),
+        torch.randint(-1, 3, (3, 4, 3), generator=torch.Generator().manual_seed(5)),
+    )
+    reward = vote_credit(own, clusters, coef=0)
+    for k in range(3):
+        same(reward[..., k], shared_credit(vote_outcome(own, clusters))["solver"])
+
+
+def test_vote_properties():
+    own, clusters = (
+        outcomes(3, 4, 5, seed=6),
+        torch.randint(-1, 3, (3, 4, 5), generator=torch.Generator().manual_seed(6)),
+    )
+    credit = vote_credit(own, clusters)
+    voters, rollouts, prompts = [3, 1, 4, 0, 2], [2, 0, 3, 1], [1, 2, 0]
+    close(vote_credit(own[..., voters], clusters[..., voters]), credit[..., voters])
+    same(vote_credit(own[:, rollouts], clusters[:, rollouts]), credit[:, rollouts])
+    same(vote_credit(own[prompts], clusters[prompts]), credit[prompts])
+    renamed = torch.where(clusters >= 0, 7 - clusters, -1)  # names of clusters mean nothing
+    close(vote_credit(own, renamed), credit)
+
+
+@pytest.mark.parametrize(
+    ("own", "clusters", "options", "error", "match"),
+    [
+        ((2, 3), (2, 3), {}, ValueError, r"`own` must have shape \(P, G, n\) with n >= 1 voters, got \(2, 3\)"),
+        ((2, 3, 0), (2, 3, 0), {}, ValueError, r"n >= 1 voters, got \(2, 3, 0\)"),
+        (
+            (2, 3, 2),
+            (2, 3, 1),
+            {},
+            ValueError,
+            r"`clusters` must have the shape of `own`, \(2, 3, 2\), got \(2, 3, 1\)",
+        ),
+        ((2, 3, 2), (2, 3, 2), {"mode": "mean"}, ValueError, "`mode` must be 'team' or 'marginal', got 'mean'"),
+        ((2, 3, 2), (2, 3, 2), {"coef": -1}, ValueError, "`coef` must be a finite number >= 0, got -1"),
+    ],
+)
+def test_vote_errors(own, clusters, options, error, match):
+    with pytest.raises(error, match=match):
+        vote_credit(torch.zeros(own), torch.zeros(clusters, dtype=torch.long), **options)
+
+
+def test_vote_dtypes_and_clusters():
+    with pytest.raises(TypeError, match="`clusters` must be a tensor of integers .*got torch.float32"):
+        vote_outcome(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
+    with pytest.raises(TypeError, match="`own` must be a floating-point tensor"):
+        vote_outcome(torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, 2, dtype=torch.long))
+    with pytest.raises(ValueError, match="`clusters` must be -1 .abstains. or a number >= 0, got -2"):
+        vote_outcome(torch.zeros(1, 1, 2), torch.tensor([[[0, -2]]]))

@@ -5,6 +5,7 @@ from .counterfactual import counterfactual_credit, solo_baseline
 from .self_evaluated import self_evaluated_credit
 from .shared import shared_credit
 from .tree import sibling_baseline, text_values
+from .vote import vote_credit, vote_outcome
 
 __all__ = [
     "contextual_credit",
@@ -14,4 +15,6 @@ __all__ = [
     "sibling_baseline",
     "solo_baseline",
     "text_values",
+    "vote_credit",
+    "vote_outcome",
 ]
