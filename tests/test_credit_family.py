@@ -1,12 +1,15 @@
 """C3, votes, history, DACR and ARE: hand-worked tables, slow loops, reductions, properties, errors."""
 
 import itertools
+import json
 import math
+import statistics
 
 import pytest
 import torch
 
 from ccpo.credit import (
+    HistoryNormalizer,
     contextual_credit,
     shared_credit,
     sibling_baseline,
@@ -315,3 +318,190 @@ def test_vote_dtypes_and_clusters():
         vote_outcome(torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="`clusters` must be -1 .abstains. or a number >= 0, got -2"):
         vote_outcome(torch.zeros(1, 1, 2), torch.tensor([[[0, -2]]]))
+
+
+# ---- History ----
+
+
+def test_history_by_hand():
+    normalizer = HistoryNormalizer(decay=0.5, min_samples=4, eps=1e-6)
+    # First batch, on 1 / 0: joint 1 1 0 0, solo 1 0 0 0, b = 1/4. No history: Delta = R - b, R_joint.
+    joint, solo = tensor([[1, 1, -1, -1]]), tensor([[1, -1, -1, -1]])
+    first = normalizer.think_solve(joint, solo)
+    same(first["thinker"], [[0.75, 0.75, -0.25, -0.25]])
+    same(first["solver"], [[1, 1, 0, 0]])
+    # Now μ_Delta = 1/4, V = 1/4 (σ 1/2); μ_joint = 1/2, σ = 1/2; μ_solo = 1/4, V = 3/16.
+    # Second batch: joint 1 0 0 0, all solos 0, b = 0: Delta = 1 0 0 0, z_Delta = (3/4)/σ, (-1/4)/σ with σ = 1/2 + ε.
+    second = normalizer.think_solve(tensor([[1, -1, -1, -1]]), tensor([[-1, -1, -1, -1]]))
+    sigma = 0.5 + 1e-6
+    high, low = math.tanh(0.75 / sigma), math.tanh(-0.25 / sigma)
+    close(second["thinker"], [[high, low, low, low]])
+    g = 1 / (1 + math.exp(-0.25 / sigma))
+    z_solo = -0.25 / (math.sqrt(3 / 16) + 1e-6)
+    up, down = (g * z / sigma + (1 - g) * z_solo for z in (0.5, -0.5))
+    close(second["solver"], [[up, down, down, down]])
+    # μ_Delta <- 1/2 · 1/4 + 1/2 · 1/4, V <- 1/2 · 1/4 + 1/2 · 3/16; the solos: μ <- 1/8, V <- 3/32
+    state = normalizer.state_dict()
+    assert state["delta"] == {"mean": 0.25, "var": 0.21875, "count": 8}
+    assert state["joint"] == {"mean": 0.375, "var": 0.21875, "count": 8}
+    assert state["solo"] == {"mean": 0.125, "var": 0.09375, "count": 8}
+
+
+class SlowHistory:
+    """The same by lists: all batches are kept, the statistics are worked out anew from them."""
+
+    def __init__(self, decay, eps):
+        self.decay, self.eps, self.batches = decay, eps, []
+
+    def z(self, x):
+        mu, sigma = self.moments()
+        return (x - mu) / (sigma + self.eps)
+
+    def moments(self):
+        mu, var = statistics.fmean(self.batches[0]), statistics.pvariance(self.batches[0])
+        for batch in self.batches[1:]:
+            mu = self.decay * mu + (1 - self.decay) * statistics.fmean(batch)
+            var = self.decay * var + (1 - self.decay) * statistics.pvariance(batch)
+        return mu, math.sqrt(var) if var > self.eps else 1.0
+
+    def take(self, values):
+        values = [v for v in values if not math.isnan(v)]
+        if values:
+            self.batches.append(values)
+
+
+@pytest.mark.parametrize("baseline", ["group", "paired"])
+def test_history_against_a_loop(baseline):
+    normalizer = HistoryNormalizer(decay=0.7, alpha=0.8, eta=3.0, min_samples=1)
+    delta, together, alone = (SlowHistory(0.7, 1e-6) for _ in range(3))
+    for step in range(4):
+        joint, solo = outcomes(3, 4, 2, seed=step), outcomes(3, 4, seed=10 + step)
+        if step == 2:  # changes nothing
+            joint, solo = torch.full_like(joint, NAN), torch.full_like(solo, NAN)
+        credit = normalizer.think_solve(joint, solo, baseline=baseline)
+        deltas, rights, solos = [], [], []
+        for p, i in itertools.product(range(3), range(4)):
+            row = [(r + 1) / 2 for r in joint[p, i].tolist()]
+            b = (mean(solo[p].tolist()) + 1) / 2 if baseline == "group" else (solo[p, i].item() + 1) / 2
+            deltas.append(mean(row) - b)
+            rights += row
+            solos.append((solo[p, i].item() + 1) / 2)
+            thinker, solver = deltas[-1], row
+            if step:
+                mu, sigma = delta.moments()
+                g = 1 / (1 + math.exp(-3.0 * mu / (sigma + 1e-6)))
+                thinker = math.tanh(0.8 * delta.z(deltas[-1]))
+                solver = [g * together.z(r) + (1 - g) * alone.z(b) for r in row]
+            close(credit["thinker"][p, i], thinker)
+            close(credit["solver"][p, i], solver)
+        for history, values in ((delta, deltas), (together, rights), (alone, solos)):
+            history.take(values)
+
+
+def test_history_of_votes_by_hand():
+    normalizer = HistoryNormalizer(min_samples=3)
+    # ±1 outcomes, CCW: Delta 1 1 0, halved 1/2 1/2 0: mean 1/3, variance 1/4 · 2/3 - ... = 1/6 - 1/9 = 1/18
+    same(normalizer.votes(tensor([[[1, 1, 0]]])), [[[0.5, 0.5, 0]]])
+    z = [(x - 1 / 3) / (math.sqrt(1 / 18) + 1e-6) for x in (0, -0.5)]
+    close(normalizer.votes(tensor([[[0, -1, NAN]]])), [[[math.tanh(z[0]), math.tanh(z[1]), NAN]]])
+    assert normalizer.state_dict()["vote_delta"]["count"] == 5
+    assert normalizer.state_dict()["delta"]["count"] == 0
+
+
+def test_history_waits_for_enough_outcomes():
+    """Nine scorable outcomes are too few, ten are enough; unscorable ones do not count."""
+    for scorable, ready in ((9, False), (10, True)):
+        normalizer = HistoryNormalizer()
+        joint = outcomes(1, 12, unscorable=0)
+        joint[0, scorable:] = NAN
+        normalizer.think_solve(joint, outcomes(1, 12, seed=1, unscorable=0))
+        normalizer.votes(joint.unsqueeze(-1))
+        joint, solo = outcomes(1, 4, seed=2, unscorable=0), outcomes(1, 4, seed=3, unscorable=0)
+        assert torch.equal(normalizer.think_solve(joint, solo)["solver"], (joint + 1) / 2) != ready
+        assert torch.equal(normalizer.votes(joint.unsqueeze(-1)), joint.unsqueeze(-1) / 2) != ready
+
+
+def test_history_of_constant_outcomes_has_a_std_of_one():
+    normalizer = HistoryNormalizer(min_samples=1)
+    ones = torch.ones(1, 4, dtype=torch.float64)
+    normalizer.think_solve(ones, -ones)  # Delta = 1, V = 0
+    # z_Delta = (0 - 1)/(1 + ε); g = sigmoid(1/(1 + ε)); z_joint = (0 - 1)/(1 + ε), z_solo = 0
+    credit = normalizer.think_solve(-ones, -ones)
+    close(credit["thinker"], [[math.tanh(-1 / (1 + 1e-6))] * 4])
+    close(credit["solver"], [[-1 / (1 + 1e-6) / (1 + math.exp(-1 / (1 + 1e-6)))] * 4])
+
+
+def test_the_gate_is_clipped():
+    normalizer = HistoryNormalizer(min_samples=1, eta=1e6)
+    ones = torch.ones(1, 4, dtype=torch.float64)
+    normalizer.think_solve(ones, -ones)
+    # g = sigmoid(20); joint 0, its z = -1/(1 + ε); solo 1, its z = 1/(1 + ε)
+    g = 1 / (1 + math.exp(-20))
+    close(normalizer.think_solve(-ones, ones)["solver"], [[(1 - 2 * g) / (1 + 1e-6)] * 4])
+
+
+def test_evaluation_and_unscorable_batches_change_no_statistics():
+    normalizer = HistoryNormalizer(min_samples=1)
+    joint, solo, delta = outcomes(2, 4, seed=1), outcomes(2, 4, seed=2), outcomes(2, 4, 3, seed=3)
+    normalizer.think_solve(joint, solo)
+    normalizer.votes(delta)
+    before = normalizer.state_dict()
+    credit = normalizer.think_solve(-joint, solo, update=False)
+    normalizer.votes(-delta, update=False)
+    none = normalizer.think_solve(torch.full((2, 4), NAN), torch.full((2, 4), NAN))
+    normalizer.votes(torch.full((2, 4, 3), NAN))
+    assert normalizer.state_dict() == before
+    assert none["thinker"].isnan().all() and none["solver"].isnan().all()
+    for role, reward in normalizer.think_solve(-joint, solo).items():  # and evaluation sees the same rewards
+        same(credit[role], reward)
+
+
+def test_history_resumes_exactly_through_json():
+    ours, theirs = HistoryNormalizer(min_samples=1), HistoryNormalizer(min_samples=1)
+    for step in range(3):
+        ours.think_solve(outcomes(2, 4, seed=step), outcomes(2, 4, seed=9 + step))
+        ours.votes(outcomes(2, 4, 3, seed=step))
+    theirs.load_state_dict(json.loads(json.dumps(ours.state_dict())))
+    for step in range(3, 5):
+        joint, solo, delta = outcomes(2, 4, seed=step), outcomes(2, 4, seed=9 + step), outcomes(2, 4, 3, seed=step)
+        reward, again = ours.think_solve(joint, solo), theirs.think_solve(joint, solo)
+        same(again["thinker"], reward["thinker"])
+        same(again["solver"], reward["solver"])
+        same(theirs.votes(delta), ours.votes(delta))
+    assert theirs.state_dict() == ours.state_dict()
+
+
+def test_permuting_rollouts_permutes_history_normalised_rewards():
+    one, other = HistoryNormalizer(min_samples=1), HistoryNormalizer(min_samples=1)
+    order = [3, 1, 0, 2]
+    for step in range(3):
+        joint, solo = outcomes(2, 4, seed=step), outcomes(2, 4, seed=9 + step)
+        reward, moved = one.think_solve(joint, solo), other.think_solve(joint[:, order], solo)
+        for role in reward:
+            close(moved[role], reward[role][:, order])
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"decay": 1.5}, "`decay` must be between 0 and 1, got 1.5"),
+        ({"alpha": -1}, "`alpha` must be a finite number >= 0, got -1"),
+        ({"eta": -1}, "`eta` must be a finite number >= 0, got -1"),
+        ({"eps": 0}, "`eps` must be a finite number above 0, got 0"),
+        ({"min_samples": 0}, "`min_samples` must be at least 1 .*got 0"),
+    ],
+)
+def test_history_errors(options, match):
+    with pytest.raises(ValueError, match=match):
+        HistoryNormalizer(**options)
+
+
+def test_history_input_errors():
+    normalizer = HistoryNormalizer()
+    with pytest.raises(ValueError, match=r"`delta` must have shape \(P, G, n\), got \(2, 3\)"):
+        normalizer.votes(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"needs as many solos as thoughts \(S = G\), got S = 2 and G = 3"):
+        normalizer.think_solve(torch.zeros(2, 3), torch.zeros(2, 2), baseline="paired")
+    with pytest.raises(ValueError, match=r"`state` must have the keys .*got \['delta'\]"):
+        normalizer.load_state_dict({"delta": {}})
+    assert all(stats["count"] == 0 for stats in normalizer.state_dict().values())

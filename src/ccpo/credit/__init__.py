@@ -2,12 +2,14 @@
 
 from .contextual import contextual_credit
 from .counterfactual import counterfactual_credit, solo_baseline
+from .history import HistoryNormalizer
 from .self_evaluated import self_evaluated_credit
 from .shared import shared_credit
 from .tree import sibling_baseline, text_values
 from .vote import vote_credit, vote_outcome
 
 __all__ = [
+    "HistoryNormalizer",
     "contextual_credit",
     "counterfactual_credit",
     "self_evaluated_credit",
