@@ -11,6 +11,7 @@ import torch
 from ccpo.credit import (
     HistoryNormalizer,
     contextual_credit,
+    cross_improvement_credit,
     shared_credit,
     sibling_baseline,
     text_values,
@@ -505,3 +506,70 @@ def test_history_input_errors():
     with pytest.raises(ValueError, match=r"`state` must have the keys .*got \['delta'\]"):
         normalizer.load_state_dict({"delta": {}})
     assert all(stats["count"] == 0 for stats in normalizer.state_dict().values())
+
+
+# ---- DACR ----
+
+
+def test_cross_improvement_by_hand():
+    # a: answer wrong, rewrite right; b: answer right, rewrite wrong.
+    # Delta_a = own(rewrite_b) - own(answer_b) = -1 - 1 = -2;  Delta_b = 1 - (-1) = 2
+    answers, rewrites = tensor([[[-1, 1]]]), tensor([[[1, -1]]])
+    total = cross_improvement_credit(answers, rewrites)
+    for text in ("answer", "critique", "rewrite"):
+        same(total[f"{text}_a"], [[0]])  # 1 + 0.5 · (-2)
+        same(total[f"{text}_b"], [[0]])  # -1 + 0.5 · 2
+    segment = cross_improvement_credit(answers, rewrites, mode="segment")
+    expected = {"answer_a": -1, "critique_a": -2, "rewrite_a": 1, "answer_b": 1, "critique_b": 2, "rewrite_b": -1}
+    assert {role: credit.item() for role, credit in segment.items()} == expected
+    # b's answer is unscorable: Delta_a is unknown, and with it all of a's total; b's own total is not
+    total = cross_improvement_credit(tensor([[[-1, NAN]]]), rewrites)
+    same(total["rewrite_a"], [[NAN]])
+    same(total["rewrite_b"], [[0]])
+
+
+@pytest.mark.parametrize("gamma", [0, 0.5, 1])
+def test_cross_improvement_against_a_loop(gamma):
+    answers, rewrites = outcomes(4, 3, 2, seed=1), outcomes(4, 3, 2, seed=2)
+    total = cross_improvement_credit(answers, rewrites, gamma=gamma)
+    segment = cross_improvement_credit(answers, rewrites, gamma=gamma, mode="segment")
+    for p, g, (me, partner) in itertools.product(range(4), range(3), (("a", "b"), ("b", "a"))):
+        own = {
+            text + agent: source[p, g, i].item()
+            for text, source in (("answer", answers), ("rewrite", rewrites))
+            for i, agent in enumerate("ab")
+        }
+        delta = own["rewrite" + partner] - own["answer" + partner]
+        reward = own["rewrite" + me] + gamma * delta if gamma else own["rewrite" + me]
+        for text in ("answer", "critique", "rewrite"):
+            close(total[f"{text}_{me}"][p, g], reward)
+        for text, slow in (("answer", own["answer" + me]), ("critique", delta), ("rewrite", own["rewrite" + me])):
+            close(segment[f"{text}_{me}"][p, g], slow)
+
+
+def test_cross_improvement_properties():
+    answers, rewrites = outcomes(4, 3, 2, seed=3), outcomes(4, 3, 2, seed=4)
+    for mode in ("total", "segment"):
+        credit = cross_improvement_credit(answers, rewrites, mode=mode)
+        moved = cross_improvement_credit(answers[:, [2, 0, 1]], rewrites[:, [2, 0, 1]], mode=mode)
+        swapped = cross_improvement_credit(answers.flip(-1), rewrites.flip(-1), mode=mode)
+        for role, value in credit.items():
+            same(moved[role], value[:, [2, 0, 1]])
+            same(swapped[role[:-1] + {"a": "b", "b": "a"}[role[-1]]], value)
+    for role, value in cross_improvement_credit(answers, rewrites, gamma=0).items():  # γ = 0: one's own rewrite
+        same(value, rewrites[..., "ab".index(role[-1])])
+
+
+def test_cross_improvement_errors():
+    pair = torch.zeros(2, 3, 2)
+    for answers, rewrites, options, match in (
+        (torch.zeros(2, 3), pair, {}, r"`answers` must have shape \(P, G, 2\).*got \(2, 3\)"),
+        (pair, torch.zeros(2, 3, 3), {}, r"`rewrites` must have shape \(P, G, 2\).*got \(2, 3, 3\)"),
+        (pair, torch.zeros(2, 4, 2), {}, r"`rewrites` must have the shape of `answers`, \(2, 3, 2\), got \(2, 4, 2\)"),
+        (pair, pair, {"gamma": -1}, "`gamma` must be a finite number >= 0, got -1"),
+        (pair, pair, {"mode": "all"}, "`mode` must be 'total' or 'segment', got 'all'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            cross_improvement_credit(answers, rewrites, **options)
+    with pytest.raises(TypeError, match="`rewrites` must be a floating-point tensor"):
+        cross_improvement_credit(pair, pair.long())

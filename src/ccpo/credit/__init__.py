@@ -2,6 +2,7 @@
 
 from .contextual import contextual_credit
 from .counterfactual import counterfactual_credit, solo_baseline
+from .cross_improvement import cross_improvement_credit
 from .history import HistoryNormalizer
 from .self_evaluated import self_evaluated_credit
 from .shared import shared_credit
@@ -12,6 +13,7 @@ __all__ = [
     "HistoryNormalizer",
     "contextual_credit",
     "counterfactual_credit",
+    "cross_improvement_credit",
     "self_evaluated_credit",
     "shared_credit",
     "sibling_baseline",
