@@ -12,12 +12,15 @@ from ccpo.credit import (
     HistoryNormalizer,
     contextual_credit,
     cross_improvement_credit,
+    robust_advantages,
+    robust_location,
     shared_credit,
     sibling_baseline,
     text_values,
     vote_credit,
     vote_outcome,
 )
+from ccpo.credit.advantages import estimate_advantages
 
 NAN = float("nan")
 
@@ -573,3 +576,115 @@ def test_cross_improvement_errors():
             cross_improvement_credit(answers, rewrites, **options)
     with pytest.raises(TypeError, match="`rewrites` must be a floating-point tensor"):
         cross_improvement_credit(pair, pair.long())
+
+
+# ---- ARE ----
+
+
+def test_robust_location_by_hand():
+    # One block (0, 0, 3), α = 0, c = 1: w = 1/(x²/2 + 1), from the median 0. First step: w = 1, 1, 2/11, so that
+    # μ = 3 · (2/11) / (2 + 2/11) = 6/24 = 1/4. The 20th step is near the fixed point 0.3105.
+    mu = 0.0
+    for _ in range(20):
+        near, far = 1 / (mu**2 / 2 + 1), 1 / ((3 - mu) ** 2 / 2 + 1)
+        mu = 3 * far / (2 * near + far)
+    close(robust_location(tensor([0, 0, 3]), alpha=0, blocks=1), mu)
+    # Three blocks of (0, 1, 2, 3, 4, 5): (0, 3), (1, 4), (2, 5). Two values lie alike around their median:
+    # 1.5, 2.5, 3.5.
+    close(robust_location(tensor([5, 3, 1, 0, 2, 4])), 2.5)
+    # Three blocks of three values are the values: their median
+    same(robust_location(tensor([7, -1, 0])), 0)
+
+
+def slow_location(x, alpha, c, blocks):
+    x = sorted(v for v in x if not math.isnan(v))
+    located = []
+    for block in (x[i::blocks] for i in range(blocks)):
+        if not block:
+            continue
+        mu = statistics.median(block)
+        for _ in range(20):
+            weight = [
+                1.0 if alpha == 2 else ((v - mu) ** 2 / (c**2 * abs(alpha - 2)) + 1) ** (alpha / 2 - 1) for v in block
+            ]
+            mu = sum(w * v for w, v in zip(weight, block, strict=True)) / sum(weight)
+        located.append(mu)
+    return statistics.median(located) if located else NAN
+
+
+@pytest.mark.parametrize("alpha", [-10, -2.0, 0, 1.0, 2])
+@pytest.mark.parametrize(("c", "blocks"), [(1.0, 3), (0.3, 1), (2.0, 5)])
+def test_robust_location_against_a_loop(alpha, c, blocks):
+    rng = torch.Generator().manual_seed(7)
+    x = torch.randn(4, 2, 7, generator=rng, dtype=torch.float64)
+    x[torch.rand(x.shape, generator=rng) < 0.2] = NAN
+    x[0, 0], x[0, 1, 1:] = NAN, NAN
+    slow = [[slow_location(row, alpha, c, blocks) for row in rows] for rows in x.tolist()]
+    close(robust_location(x, alpha=alpha, c=c, blocks=blocks), slow)
+
+
+def test_robust_location_of_alpha_2_is_the_mean():
+    x = torch.randn(5, 9, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    close(robust_location(x, alpha=2, blocks=1), x.mean(dim=-1))
+    dealt = x.sort(dim=-1).values.unflatten(-1, (3, 3))  # value i is in block i % 3
+    close(robust_location(x, alpha=2, blocks=3), dealt.mean(dim=-2).median(dim=-1).values)
+
+
+def test_robust_location_properties():
+    x = torch.randn(5, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    location = robust_location(x)
+    same(robust_location(x[:, [5, 2, 7, 0, 1, 4, 3, 6]]), location)  # no order
+    close(robust_location(x + 3), location + 3)
+    close(robust_location(-x), -location)
+    close(robust_location(2 * x, c=2.0), 2 * location)  # c has the unit of x
+    far = torch.cat([x, torch.full((5, 1), 1e6, dtype=torch.float64)], dim=1)  # one outlier moves it little
+    assert ((robust_location(far) - location).abs() < 1).all()
+    same(robust_location(tensor([[0.1] * 5, [NAN] * 5])), [0.1, NAN])
+    assert robust_location(tensor([0, 1e80, 2e80, 5e80]), alpha=-10, blocks=1).isfinite()  # weights that underflow
+    assert robust_location(x.float()).dtype == torch.float32
+
+
+def test_robust_advantages_by_hand():
+    # (-1, -1, 1, 1, 1): blocks (-1, 1), (-1, 1), (1): locations 0, 0, 1, median 0; std of 2 and 3 values: mean 1/5,
+    # squares 2 · 36/25 + 3 · 16/25 = 120/25, / 4 = 6/5
+    reward = tensor([[1, -1, 1, -1, 1], [1, 1, 1, 1, 1], [NAN] * 5, [1, NAN, NAN, NAN, NAN]])
+    a = 1 / (math.sqrt(1.2) + 1e-4)
+    close(robust_advantages(reward), [[a, -a, a, -a, a], [0] * 5, [0] * 5, [0] * 5])
+    same(robust_advantages(tensor([[1], [-1]]), blocks=1), [[0], [0]])
+    # NaN left out: (-1, 1, NaN): blocks (-1), (1): 0; std sqrt(2)
+    a = 1 / (math.sqrt(2) + 1e-4)
+    close(robust_advantages(tensor([[-1, 1, NAN]])), [[-a, a, 0]])
+    same(robust_advantages(torch.full((2, 6), 0.1)), torch.zeros(2, 6))
+
+
+def test_robust_advantages_of_alpha_2_are_grpo_scaled_by_the_group():
+    reward = outcomes(6, 8, seed=8)
+    stock = estimate_advantages(reward, "group", scale_rewards="group")
+    # TRL works out Bessel's correction in single precision
+    torch.testing.assert_close(robust_advantages(reward, alpha=2, blocks=1), stock, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"alpha": 2.1}, "`alpha` must be between -10 and 2, got 2.1"),
+        ({"alpha": -11}, "`alpha` must be between -10 and 2, got -11"),
+        ({"c": 0}, "`c` must be a finite number above 0, .*got 0"),
+        ({"blocks": 2}, "`blocks` must be odd and at most the group's size, 4, got 2"),
+        ({"blocks": 5}, "`blocks` must be odd and at most the group's size, 4, got 5"),
+        ({"blocks": -1}, "`blocks` must be odd and at most the group's size, 4, got -1"),
+    ],
+)
+def test_robust_errors(options, match):
+    for function in (robust_location, robust_advantages):
+        with pytest.raises(ValueError, match=match):
+            function(torch.zeros(2, 4), **options)
+
+
+def test_robust_shapes():
+    with pytest.raises(ValueError, match=r"`reward` must have shape \(P, N\), got \(4,\)"):
+        robust_advantages(torch.zeros(4))
+    with pytest.raises(ValueError, match=r"`x` must have a last axis of at least one value, got shape \(2, 0\)"):
+        robust_location(torch.zeros(2, 0))
+    with pytest.raises(TypeError, match="`x` must be a floating-point tensor"):
+        robust_location(torch.zeros(4, dtype=torch.long))

@@ -4,6 +4,7 @@ from .contextual import contextual_credit
 from .counterfactual import counterfactual_credit, solo_baseline
 from .cross_improvement import cross_improvement_credit
 from .history import HistoryNormalizer
+from .robust import robust_advantages, robust_location
 from .self_evaluated import self_evaluated_credit
 from .shared import shared_credit
 from .tree import sibling_baseline, text_values
@@ -14,6 +15,8 @@ __all__ = [
     "contextual_credit",
     "counterfactual_credit",
     "cross_improvement_credit",
+    "robust_advantages",
+    "robust_location",
     "self_evaluated_credit",
     "shared_credit",
     "sibling_baseline",
