@@ -3,7 +3,9 @@
 import itertools
 import json
 import math
+import re
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -229,6 +231,8 @@ def test_the_outcome_of_a_cluster_is_the_mean_of_its_members():
     # an unscorable member is left out, a cluster of nothing else from the tie
     same(vote_outcome(tensor([[[1, NAN, -1]], [[NAN, 1, -1]]]), torch.tensor([[[0, 0, 1]], [[0, 1, -1]]])), [[1], [1]])
     same(vote_outcome(tensor([[[NAN, NAN, -1]]]), torch.tensor([[[0, 0, 1]]])), [[NAN]])
+    # a tie weighs clusters alike, however many of their members are scorable: (1 - 1)/2
+    same(vote_outcome(tensor([[[1, NAN, -1, -1]]]), torch.tensor([[[0, 0, 1, 1]]])), [[0]])
 
 
 def test_an_unscorable_gold_is_nan_whoever_answers():
@@ -628,6 +632,18 @@ def test_robust_location_of_alpha_2_is_the_mean():
     close(robust_location(x, alpha=2, blocks=1), x.mean(dim=-1))
     dealt = x.sort(dim=-1).values.unflatten(-1, (3, 3))  # value i is in block i % 3
     close(robust_location(x, alpha=2, blocks=3), dealt.mean(dim=-2).median(dim=-1).values)
+
+
+def test_the_bias_on_two_valued_rewards_is_the_one_documented():
+    page = (Path(__file__).parents[1] / "docs" / "credit" / "are.md").read_text()
+    right = torch.arange(9).unsqueeze(-1)
+    groups = (torch.arange(8) < right).double() * 2 - 1  # (9, 8): 0 to 8 right ones
+    rows = re.findall(r"^\| (-?\d)[^|]* \| (\d) \| (\d) \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 4
+    for alpha, c, blocks, cells in rows:
+        location = robust_location(groups, alpha=float(alpha), c=float(c), blocks=int(blocks))
+        expected = tensor([float(cell) for cell in cells.split("|")])
+        torch.testing.assert_close(location, expected, rtol=0, atol=6e-4)
 
 
 def test_robust_location_properties():
