@@ -12,12 +12,15 @@ import torch
 
 from ccpo.credit import (
     HistoryNormalizer,
+    chain_counterfactual_credit,
     contextual_credit,
+    counterfactual_credit,
     cross_improvement_credit,
     robust_advantages,
     robust_location,
     shared_credit,
     sibling_baseline,
+    solo_baseline,
     text_values,
     vote_credit,
     vote_outcome,
@@ -704,3 +707,59 @@ def test_robust_shapes():
         robust_location(torch.zeros(2, 0))
     with pytest.raises(TypeError, match="`x` must be a floating-point tensor"):
         robust_location(torch.zeros(4, dtype=torch.long))
+
+
+# ---- CCPO for chains ----
+
+
+def test_chain_counterfactual_by_hand():
+    # G = 1, b_2 = 2, b_3 = 2: v_1 = (1+1+1-1)/4 = 1/2, v_2 = (1, 0).
+    # event: v_1 > 0 > b_1: 1/2 + 1/5; v_2: 1 with b > 0: 1; 0 is neither right nor wrong: 0
+    leaves, baselines = tensor([[1, 1, 1, -1]]), [tensor([[-0.5]]), tensor([[0.5, -1]])]
+    first, second, third = chain_counterfactual_credit(leaves, baselines, branches=(1, 2, 2))
+    close(first, [[0.7]])
+    same(second, [[1, 0]])
+    same(third, leaves)
+    # difference: 1/2 + 1/5 · (1/2 + 1/2)/2 = 0.6; 1 + 1/5 · (1 - 1/2)/2 = 1.05; 0 + 1/5 · (0 + 1)/2 = 0.1
+    first, second, _ = chain_counterfactual_credit(leaves, baselines, branches=(1, 2, 2), bonus="difference")
+    close(first, [[0.6]])
+    close(second, [[1.05, 0.1]])
+
+
+@pytest.mark.parametrize("bonus", ["event", "difference"])
+@pytest.mark.parametrize("coef", [0, 0.3])
+def test_chain_counterfactual_against_a_loop(bonus, coef):
+    leaves, branches, sizes = outcomes(4, 12, seed=1), (1, 2, 3), (2, 4)
+    baselines = [outcomes(4, size, seed=size) * 0.5 for size in sizes]
+    credit = chain_counterfactual_credit(leaves, baselines, branches=branches, bonus=bonus, coef=coef)
+    for p, (role, size) in itertools.product(range(4), enumerate(sizes)):
+        for m in range(size):
+            v, b = mean(leaves[p].tolist()[m * 12 // size : (m + 1) * 12 // size]), baselines[role][p, m].item()
+            extra = (v - b) / 2 if bonus == "difference" else float(v > 0 > b) - float(v < 0 < b)
+            close(credit[role][p, m], NAN if coef and math.isnan(b) else v + coef * extra if coef else v)
+    same(credit[2], leaves)
+
+
+@pytest.mark.parametrize("options", [{}, {"bonus": "difference"}, {"coef": 0}])
+def test_chain_counterfactual_of_two_is_the_old_function(options):
+    joint, solo = outcomes(5, 4, 3, seed=1), outcomes(5, 4, seed=2)
+    for baseline in ("group", "paired"):
+        old = counterfactual_credit(joint, solo, baseline=baseline, **options)
+        b = solo_baseline(solo, (5, 4), baseline)
+        thinker, solver = chain_counterfactual_credit(joint.flatten(1), [b], branches=(1, 3), **options)
+        same(thinker, old["thinker"])
+        same(solver, old["solver"].flatten(1))
+
+
+def test_chain_counterfactual_errors():
+    leaves, b = torch.zeros(2, 6), torch.zeros(2, 3)
+    for baselines, options, match in (
+        ([], {}, "`baselines` must have one tensor for each role but the last, 1, got 0"),
+        ([torch.zeros(2, 6)], {}, r"`baselines\[0\]` must have the shape of its role's texts, \(2, 3\), got \(2, 6\)"),
+        ([b], {"coef": -1}, "`coef` must be a finite number >= 0, got -1"),
+        ([b], {"bonus": "all"}, "`bonus` must be 'event' or 'difference', got 'all'"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            chain_counterfactual_credit(leaves, baselines, branches=(1, 2), **options)
+    with pytest.raises(TypeError, match=r"`baselines\[0\]` must be a floating-point tensor"):
+        chain_counterfactual_credit(leaves, [b.long()], branches=(1, 2))

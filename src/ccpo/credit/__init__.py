@@ -1,7 +1,7 @@
 """Credit schemes as pure functions of tensors: one scheme a file."""
 
 from .contextual import contextual_credit
-from .counterfactual import counterfactual_credit, solo_baseline
+from .counterfactual import chain_counterfactual_credit, counterfactual_credit, solo_baseline
 from .cross_improvement import cross_improvement_credit
 from .history import HistoryNormalizer
 from .robust import robust_advantages, robust_location
@@ -12,6 +12,7 @@ from .vote import vote_credit, vote_outcome
 
 __all__ = [
     "HistoryNormalizer",
+    "chain_counterfactual_credit",
     "contextual_credit",
     "counterfactual_credit",
     "cross_improvement_credit",
