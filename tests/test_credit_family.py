@@ -13,11 +13,13 @@ import torch
 from ccpo.credit import (
     HistoryNormalizer,
     chain_counterfactual_credit,
+    chain_self_evaluated_credit,
     contextual_credit,
     counterfactual_credit,
     cross_improvement_credit,
     robust_advantages,
     robust_location,
+    self_evaluated_credit,
     shared_credit,
     sibling_baseline,
     solo_baseline,
@@ -763,3 +765,111 @@ def test_chain_counterfactual_errors():
             chain_counterfactual_credit(leaves, baselines, branches=(1, 2), **options)
     with pytest.raises(TypeError, match=r"`baselines\[0\]` must be a floating-point tensor"):
         chain_counterfactual_credit(leaves, [b.long()], branches=(1, 2))
+
+
+# ---- SEPO for chains ----
+
+
+def ratings(*shape, seed=0, invalid=0.15):
+    """Random shares out of 0.1 … 0.9, NaN where invalid."""
+    rng = torch.Generator().manual_seed(seed)
+    values = torch.randint(1, 10, shape, generator=rng).double() / 10
+    return values.masked_fill(torch.rand(shape, generator=rng) < invalid, NAN)
+
+
+def test_chain_self_evaluated_by_hand():
+    # One episode, three roles, η = 1/2, reference 1/3. Rater 2 is invalid: 0.5 for all.
+    # s_1 = .5·.8 + .5·(.5+.3)/2 = .6;  s_2 = .5·.5 + .5·(.2+.3)/2 = .375;  s_3 = .5·.4 + .5·(.2+.5)/2 = .375
+    # Σ = 1.35; R = 1: 1 + 0.3 (s / 1.35 - 1/3); R = -1: -1 - 0.2 (s / 1.35 - 1/3)
+    q = tensor([[[[0.8, 0.2, 0.2], [0.1, NAN, 0.9], [0.3, 0.3, 0.4]]]])
+    options = {"branches": (1, 1, 1), "self_weight": 0.5, "credit_coef": 0.3, "center": False}
+    for outcome, coef in ((1, 0.3), (-1, -0.2)):
+        credit = chain_self_evaluated_credit(tensor([[outcome]]), q, **options)
+        for reward, s in zip(credit, (0.6, 0.375, 0.375), strict=True):
+            close(reward, [[outcome + coef * (s / 1.35 - 1 / 3)]])
+    # η = 1 and nobody claims anything: 1/3 each, no bonus
+    for reward in chain_self_evaluated_credit(tensor([[1]]), torch.zeros_like(q), **options | {"self_weight": 1}):
+        same(reward, [[1]])
+    # all raters are invalid: no bonus
+    for reward in chain_self_evaluated_credit(tensor([[1]]), q * NAN, **options):
+        same(reward, [[1]])
+
+
+@pytest.mark.parametrize("center", [True, False])
+def test_chain_self_evaluated_against_a_loop(center):
+    branches, n = (1, 2, 3), 3
+    outcome, q = outcomes(4, 12, seed=3), ratings(4, 12, n, n, seed=3)
+    q[0, 0] = NAN
+    credit = chain_self_evaluated_credit(outcome, q, branches=branches, blame_coef=0.4, center=center)
+    for p in range(4):
+        weights, leaves = [], outcome[p].tolist()
+        for leaf, raters in enumerate(q[p].tolist()):
+            fine = [not any(math.isnan(x) for x in row) for row in raters]
+            rows = [row if good else [0.5] * n for row, good in zip(raters, fine, strict=True)]
+            s = [0.3 * rows[j][j] + 0.7 * mean([rows[i][j] for i in range(n) if i != j]) for j in range(n)]
+            skip = math.isnan(leaves[leaf]) or not any(fine)
+            weights.append([NAN if skip else x / sum(s) for x in s])
+        for j, size in enumerate((2, 4, 12)):
+            reference = mean([w[j] for w in weights]) if center else 1 / n
+            bonus = [zero_if_nan(w[j] - reference) for w in weights]
+            per_leaf = [r + (0.2 if r > 0 else -0.4) * b for r, b in zip(leaves, bonus, strict=True)]
+            span = 12 // size
+            close(credit[j][p], [mean(per_leaf[m * span : (m + 1) * span]) for m in range(size)])
+
+
+@pytest.mark.parametrize("options", [{}, {"center": False}, {"self_weight": 0}, {"self_weight": 1, "blame_coef": 0.7}])
+@pytest.mark.parametrize("solves", [1, 3])
+def test_chain_self_evaluated_of_two_is_the_old_function(options, solves):
+    outcome, t, s = outcomes(5, 4, solves, seed=4), ratings(5, 4, solves, seed=5), ratings(5, 4, solves, seed=6)
+    t[0, 0], s[0, 0] = NAN, NAN
+    t[1, 1], s[1, 1] = 0, 1  # η = 1: nobody claims anything
+    old = self_evaluated_credit(outcome, t, s, **options)
+    q = torch.stack([torch.stack([t, 1 - t], dim=-1), torch.stack([s, 1 - s], dim=-1)], dim=-2).flatten(1, 2)
+    thinker, solver = chain_self_evaluated_credit(outcome.flatten(1), q, branches=(1, solves), **options)
+    same(thinker, old["thinker"])
+    same(solver, old["solver"].flatten(1))
+
+
+def test_coefficient_0_is_shared_credit_for_any_chain():
+    leaves, q = outcomes(4, 12, seed=5), ratings(4, 12, 3, 3, seed=5)
+    shared = text_values(leaves, branches=(1, 2, 3))
+    sepo = chain_self_evaluated_credit(leaves, q, branches=(1, 2, 3), credit_coef=0, blame_coef=0)
+    ccpo = chain_counterfactual_credit(leaves, [v * NAN for v in shared[:-1]], branches=(1, 2, 3), coef=0)
+    for values, one, other in zip(shared, sepo, ccpo, strict=True):
+        same(one, values)
+        same(other, values)
+
+
+def test_permuting_rollouts_permutes_the_credit_of_a_chain():
+    leaves, q, b = (
+        outcomes(4, 12, seed=7),
+        ratings(4, 12, 3, 3, seed=7),
+        [outcomes(4, 3, seed=8), outcomes(4, 6, seed=9)],
+    )
+
+    def moved(x):
+        return x.unflatten(1, (3, -1))[:, [2, 0, 1]].flatten(1, 2)
+
+    sepo = chain_self_evaluated_credit(leaves, q, branches=(1, 2, 2))
+    for there, here in zip(
+        chain_self_evaluated_credit(moved(leaves), moved(q), branches=(1, 2, 2)), sepo, strict=True
+    ):
+        close(there, moved(here))
+    ccpo = chain_counterfactual_credit(leaves, b, branches=(1, 2, 2))
+    again = chain_counterfactual_credit(moved(leaves), [moved(x) for x in b], branches=(1, 2, 2))
+    for there, here in zip(again, ccpo, strict=True):
+        same(there, moved(here))
+
+
+def test_chain_self_evaluated_errors():
+    leaves, q = torch.zeros(2, 6), torch.zeros(2, 6, 2, 2)
+    for shares, options, match in (
+        (q[..., :1], {}, r"`shares` must have shape \(P, N, n, n\) = \(2, 6, 2, 2\), got \(2, 6, 2, 1\)"),
+        (q + 2, {}, r"`shares` must lie in \[0, 1\] .*got 2.0"),
+        (q, {"branches": (1,)}, "`branches` must name at least two roles, got 1"),
+        (q, {"self_weight": 2}, "`self_weight` must be between 0 and 1, got 2"),
+        (q, {"credit_coef": -1}, "`credit_coef` must be a finite number >= 0, got -1"),
+        (q, {"blame_coef": -1}, "`blame_coef` must be a finite number >= 0, got -1"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            chain_self_evaluated_credit(leaves, shares, **{"branches": (1, 2)} | options)

@@ -5,7 +5,7 @@ from .counterfactual import chain_counterfactual_credit, counterfactual_credit, 
 from .cross_improvement import cross_improvement_credit
 from .history import HistoryNormalizer
 from .robust import robust_advantages, robust_location
-from .self_evaluated import self_evaluated_credit
+from .self_evaluated import chain_self_evaluated_credit, self_evaluated_credit
 from .shared import shared_credit
 from .tree import sibling_baseline, text_values
 from .vote import vote_credit, vote_outcome
@@ -13,6 +13,7 @@ from .vote import vote_credit, vote_outcome
 __all__ = [
     "HistoryNormalizer",
     "chain_counterfactual_credit",
+    "chain_self_evaluated_credit",
     "contextual_credit",
     "counterfactual_credit",
     "cross_improvement_credit",
