@@ -1,8 +1,11 @@
 """CCPO: the joint outcome against what the Solver does without the Thinker."""
 
+from collections.abc import Sequence
+
 import torch
 
 from .groups import as_outcomes, check_coefficient, check_floating, team_outcome
+from .tree import text_values
 
 
 def solo_baseline(solo: torch.Tensor, shape: tuple[int, int], baseline: str = "group") -> torch.Tensor:
@@ -74,16 +77,73 @@ def counterfactual_credit(
     Raises:
         `TypeError`: not a floating-point tensor. `ValueError`: a shape, option or coefficient that cannot be right.
     """
-    check_coefficient("coef", coef)
-    if bonus not in ("event", "difference"):
-        raise ValueError(f"`bonus` must be 'event' or 'difference', got {bonus!r}.")
+    _check_options(coef, bonus)
     reward = team_outcome(as_outcomes(joint))  # (P, G)
     b = solo_baseline(solo, tuple(reward.shape), baseline)  # (P, G)
+    return {"thinker": _with_bonus(reward, b, coef, bonus), "solver": joint}
+
+
+def _with_bonus(reward: torch.Tensor, b: torch.Tensor, coef: float, bonus: str) -> torch.Tensor:
+    """R + coef * bonus of the outcome R against the baseline b, both of shape (P, N)."""
     if coef == 0:
-        return {"thinker": reward, "solver": joint}
+        return reward
     if bonus == "event":
         helped, hurt = (reward > 0) & (b < 0), (reward < 0) & (b > 0)
         delta = (helped.to(reward.dtype) - hurt.to(reward.dtype)).masked_fill(b.isnan(), torch.nan)
     else:
         delta = (reward - b) / 2
-    return {"thinker": reward + coef * delta, "solver": joint}
+    return reward + coef * delta
+
+
+def chain_counterfactual_credit(
+    outcome: torch.Tensor,
+    baselines: Sequence[torch.Tensor],
+    *,
+    branches: Sequence[int],
+    coef: float = 0.2,
+    bonus: str = "event",
+) -> tuple[torch.Tensor, ...]:
+    """
+    CCPO credit of a chain of n roles; with two roles it is [`counterfactual_credit`] to the bit.
+
+        r_k = v_k + coef * bonus(v_k, b_k)  for every role but the last,      r_n = R
+
+    v_k is the mean outcome of the leaves below a text ([`~ccpo.credit.text_values`]), b_k the outcome of the team
+    without role k, and the bonus that of [`counterfactual_credit`].
+
+    Args:
+        outcome (`torch.Tensor` of shape `(P, N_n)`):
+            R, the outcome of each text of the last role: +1 right, -1 wrong, NaN unscorable.
+        baselines (`Sequence[torch.Tensor]` of length n - 1):
+            b_k of shape `(P, N_k)` for the roles 1 to n - 1, NaN where unscorable.
+        branches (`Sequence[int]` of length n): (1, b_2, …, b_n).
+        coef (`float`, defaults to 0.2): λ. With 0 every role gets its v, shared credit.
+        bonus (`str`, defaults to `"event"`): `"event"` or `"difference"`.
+
+    Returns:
+        `tuple[torch.Tensor, ...]`: for each role j its rewards, shape `(P, N_j)`. NaN where v_j, or with `coef > 0`
+        b_j, is unscorable.
+
+    Raises:
+        `TypeError`: not a floating-point tensor. `ValueError`: a shape, option or coefficient that cannot be right.
+    """
+    _check_options(coef, bonus)
+    values = text_values(outcome, branches=branches)
+    if len(baselines) != len(values) - 1:
+        raise ValueError(
+            f"`baselines` must have one tensor for each role but the last, {len(values) - 1}, got {len(baselines)}."
+        )
+    for k, (v, b) in enumerate(zip(values[:-1], baselines, strict=True)):
+        check_floating(f"baselines[{k}]", b)
+        if b.shape != v.shape:
+            raise ValueError(
+                f"`baselines[{k}]` must have the shape of its role's texts, {tuple(v.shape)}, got {tuple(b.shape)}."
+            )
+    rewards = (_with_bonus(v, b, coef, bonus) for v, b in zip(values[:-1], baselines, strict=True))
+    return (*rewards, outcome)
+
+
+def _check_options(coef: float, bonus: str) -> None:
+    check_coefficient("coef", coef)
+    if bonus not in ("event", "difference"):
+        raise ValueError(f"`bonus` must be 'event' or 'difference', got {bonus!r}.")

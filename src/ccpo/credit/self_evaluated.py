@@ -1,8 +1,11 @@
 """SEPO: both roles rate who deserves the credit, anchored to the verifier."""
 
+from collections.abc import Sequence
+
 import torch
 
 from .groups import as_outcomes, check_coefficient, check_floating
+from .tree import text_values
 
 
 def self_evaluated_credit(
@@ -77,3 +80,82 @@ def self_evaluated_credit(
         coef = credit_coef * (reward > 0).to(reward.dtype) - blame_coef * (reward < 0).to(reward.dtype)
         credit[role] = reward + coef * bonus  # (P, G, K), NaN where the outcome is
     return {"thinker": credit["thinker"].nanmean(dim=-1), "solver": credit["solver"].reshape(outcome.shape)}
+
+
+def chain_self_evaluated_credit(
+    outcome: torch.Tensor,
+    shares: torch.Tensor,
+    *,
+    branches: Sequence[int],
+    self_weight: float = 0.3,
+    credit_coef: float = 0.2,
+    blame_coef: float = 0.2,
+    center: bool = True,
+) -> tuple[torch.Tensor, ...]:
+    """
+    SEPO credit of a chain of n roles; with two roles it is [`self_evaluated_credit`] to the bit.
+
+    Role i rates role j of each episode (a leaf) with q_ij; with η = `self_weight`:
+
+        s_j = η q_jj + (1 - η) mean over i≠j of q_ij          w_j = s_j / Σ s    (1/n if Σ s is 0)
+        bonus_j = w_j - mean of w_j over the prompt's group  (`center`; else w_j - 1/n)
+        r_j = R + credit_coef * bonus_j  if R > 0,      R - blame_coef * bonus_j  if R < 0
+
+    A rater with an invalid entry (NaN) counts as 0.5 for all roles. Where all raters of an episode are invalid, its
+    bonus is 0 and it is left out of the group's mean. A text's reward is the mean over the leaves below it.
+
+    Args:
+        outcome (`torch.Tensor` of shape `(P, N_n)`): R of each episode, NaN unscorable.
+        shares (`torch.Tensor` of shape `(P, N_n, n, n)`):
+            q, the rater before the rated, in [0, 1], NaN invalid. For two roles the pairs (q, 1 - q).
+        branches (`Sequence[int]` of length n >= 2): (1, b_2, …, b_n).
+        self_weight (`float`, defaults to 0.3): η.
+        credit_coef (`float`, defaults to 0.2): λ. With both coefficients 0 every role gets its v, shared credit.
+        blame_coef (`float`, defaults to 0.2): μ.
+        center (`bool`, defaults to `True`): whether the group's mean is the reference, else 1/n.
+
+    Returns:
+        `tuple[torch.Tensor, ...]`: for each role j its rewards, shape `(P, N_j)`. NaN where all outcomes below are.
+
+    Raises:
+        `TypeError`: not a floating-point tensor. `ValueError`: a shape, share or coefficient that cannot be right.
+    """
+    check_coefficient("self_weight", self_weight, upper=1)
+    check_coefficient("credit_coef", credit_coef)
+    check_coefficient("blame_coef", blame_coef)
+    text_values(outcome, branches=branches)  # checks both
+    _check_shares(shares, outcome, len(branches))
+    weight = _weights(shares, self_weight).masked_fill(outcome.isnan().unsqueeze(-1), torch.nan)  # (P, N_n, n)
+    reference = weight.nanmean(dim=1, keepdim=True) if center else 1 / len(branches)
+    bonus = (weight - reference).nan_to_num(nan=0.0)
+    coef = credit_coef * (outcome > 0).to(outcome.dtype) - blame_coef * (outcome < 0).to(outcome.dtype)
+    rewards = (outcome + coef * bonus[..., j] for j in range(len(branches)))  # per leaf
+    return tuple(text_values(reward, branches=branches)[j] for j, reward in enumerate(rewards))
+
+
+def _check_shares(shares: torch.Tensor, outcome: torch.Tensor, n: int) -> None:
+    check_floating("shares", shares)
+    if n < 2:
+        raise ValueError(
+            f"`branches` must name at least two roles, got {n}: one role has nobody to share credit with."
+        )
+    if shares.shape != (*outcome.shape, n, n):
+        raise ValueError(
+            f"`shares` must have shape (P, N, n, n) = {(*outcome.shape, n, n)}, got {tuple(shares.shape)}."
+        )
+    outside = shares[(shares < 0) | (shares > 1)]
+    if outside.numel():
+        raise ValueError(f"`shares` must lie in [0, 1] (NaN = invalid), got {outside[0]}.")
+
+
+def _weights(shares: torch.Tensor, self_weight: float) -> torch.Tensor:
+    """w of shape (P, N, n); NaN where all raters are invalid."""
+    n = shares.shape[-1]
+    invalid = shares.isnan().any(dim=-1, keepdim=True)  # (P, N, rater, 1)
+    shares = shares.masked_fill(invalid, 0.5)
+    itself = torch.eye(n, dtype=torch.bool, device=shares.device)
+    others = shares.masked_fill(itself, 0.0).sum(dim=-2) / (n - 1)  # (P, N, rated)
+    score = self_weight * shares.diagonal(dim1=-2, dim2=-1) + (1 - self_weight) * others
+    total = score.sum(dim=-1, keepdim=True)
+    weight = torch.where(total > 0, score / total, 1 / n)
+    return weight.masked_fill(invalid.squeeze(-1).all(dim=-1, keepdim=True), torch.nan)

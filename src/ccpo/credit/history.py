@@ -1,0 +1,163 @@
+"""History normalisation: rewards against running statistics of earlier batches."""
+
+import dataclasses
+import math
+
+import torch
+
+from .counterfactual import solo_baseline
+from .groups import as_outcomes, check_coefficient, check_floating, team_outcome
+
+
+@dataclasses.dataclass
+class RunningStatistics:
+    """
+    Mean μ and variance V over batches, and how many scorable outcomes they rest on.
+
+        the first batch:  μ = m, V = v          later:  μ <- d μ + (1 - d) m,   V <- d V + (1 - d) v
+    """
+
+    mean: float = 0.0
+    var: float = 0.0
+    count: int = 0
+
+    def update(self, x: torch.Tensor, decay: float) -> None:
+        """Take in a batch by its mean and population variance, NaN left out; an all-NaN batch changes nothing."""
+        known = x[~x.isnan()]
+        if known.numel() == 0:
+            return
+        m, v = known.mean().item(), known.var(correction=0).item()
+        d = decay if self.count else 0.0
+        self.mean, self.var = d * self.mean + (1 - d) * m, d * self.var + (1 - d) * v
+        self.count += known.numel()
+
+    def std(self, eps: float) -> float:
+        """sqrt(V) if V > eps, else 1."""
+        return math.sqrt(self.var) if self.var > eps else 1.0
+
+    def normalize(self, x: torch.Tensor, eps: float) -> torch.Tensor:
+        """z = (x - μ) / (σ + eps)"""
+        return (x - self.mean) / (self.std(eps) + eps)
+
+
+class HistoryNormalizer:
+    """
+    History normalisation of CCPO v1 ([arXiv 2603.21563v1](https://huggingface.co/papers/2603.21563)), for teams of two
+    and for votes.
+
+        z = (x - μ) / (σ + eps)     μ, σ of earlier batches     σ = sqrt(V) if V > eps, else 1
+
+    The statistics of earlier batches normalise a batch, then they are updated by it. Outcomes come in as everywhere,
+    +1 right and -1 wrong, and are turned into the paper's 1 and 0 at entry: every Delta is halved.
+
+    Args:
+        decay (`float`, defaults to 0.99): d, the weight of the past, in [0, 1].
+        alpha (`float`, defaults to 1.0): α, the slope of the tanh.
+        eta (`float`, defaults to 1.0): η, the slope of the gate.
+        eps (`float`, defaults to 1e-6): ε.
+        min_samples (`int`, defaults to 10):
+            Until each statistic that a reward needs rests on so many scorable outcomes of earlier batches, nothing is
+            normalised. At least 1.
+
+    Raises:
+        `ValueError`: an argument out of range.
+    """
+
+    def __init__(
+        self, decay: float = 0.99, alpha: float = 1.0, eta: float = 1.0, eps: float = 1e-6, min_samples: int = 10
+    ) -> None:
+        check_coefficient("decay", decay, upper=1)
+        for name, value in (("alpha", alpha), ("eta", eta)):
+            check_coefficient(name, value)
+        if not (math.isfinite(eps) and eps > 0):
+            raise ValueError(f"`eps` must be a finite number above 0, got {eps}.")
+        if min_samples < 1:
+            raise ValueError(f"`min_samples` must be at least 1 (the first batch has no history), got {min_samples}.")
+        self.decay, self.alpha, self.eta, self.eps, self.min_samples = decay, alpha, eta, eps, min_samples
+        self.statistics = {name: RunningStatistics() for name in ("delta", "joint", "solo", "vote_delta")}
+
+    def _ready(self, *names: str) -> bool:
+        return all(self.statistics[name].count >= self.min_samples for name in names)
+
+    def think_solve(
+        self, joint: torch.Tensor, solo: torch.Tensor, *, baseline: str = "group", update: bool = True
+    ) -> dict[str, torch.Tensor]:
+        """
+        Rewards of a Thinker and a Solver. All of the global batch must be given, for the statistics are over it.
+
+            r_thinker = tanh(α z_Delta)                         Delta = R_joint - b
+            r_solver = g z_joint + (1 - g) z_solo               g = sigmoid(clip(η μ_Delta / (σ_Delta + ε), -20, 20))
+
+        z_solo is of the row's b; with `baseline="group"` it is constant in a group and vanishes under the group
+        estimator. Until the history has `min_samples`: r_thinker = Delta, r_solver = R_joint, of outcomes 1 and 0.
+
+        Args:
+            joint (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`): outcomes, +1, -1 or NaN; see
+                [`~ccpo.credit.counterfactual_credit`].
+            solo (`torch.Tensor` of shape `(P, S)`): outcomes without the Thinker.
+            baseline (`str`, defaults to `"group"`): `"group"` or `"paired"`.
+            update (`bool`, defaults to `True`): `False` in evaluation, which never changes the statistics.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `joint`. NaN where an
+            outcome or the b that is needed is unscorable.
+
+        Raises:
+            What [`~ccpo.credit.counterfactual_credit`] raises for the shapes and `baseline`.
+        """
+        outcome = (as_outcomes(joint).double() + 1) / 2  # (P, G, K) in {0, 1}
+        value = team_outcome(outcome)  # (P, G)
+        check_floating("solo", solo)
+        alone = (solo.double() + 1) / 2  # (P, S)
+        b = solo_baseline(alone, tuple(value.shape), baseline)  # (P, G)
+        delta, stats = value - b, self.statistics
+        thinker, solver = delta, outcome
+        if self._ready("delta", "joint", "solo"):
+            z_delta, z_joint, z_solo = (
+                stats[name].normalize(x, self.eps) for name, x in (("delta", delta), ("joint", outcome), ("solo", b))
+            )
+            slope = self.eta * stats["delta"].mean / (stats["delta"].std(self.eps) + self.eps)
+            gate = 1 / (1 + math.exp(-max(-20.0, min(20.0, slope))))
+            thinker, solver = torch.tanh(self.alpha * z_delta), gate * z_joint + (1 - gate) * z_solo.unsqueeze(-1)
+        if update:
+            for name, x in (("delta", delta), ("joint", outcome), ("solo", alone)):
+                stats[name].update(x, self.decay)
+        return {"thinker": thinker.to(joint.dtype), "solver": solver.reshape(joint.shape).to(joint.dtype)}
+
+    def votes(self, delta: torch.Tensor, *, update: bool = True) -> torch.Tensor:
+        """
+        Rewards of voters; the statistics are pooled over them.
+
+            r_k = tanh(α z_Delta_k)          until the history has `min_samples`: r_k = Delta_k, of outcomes 1 and 0
+
+        Args:
+            delta (`torch.Tensor` of shape `(P, G, n)`):
+                `vote_credit(own, clusters, mode="marginal")` of the global batch, of outcomes +1 and -1.
+            update (`bool`, defaults to `True`): `False` in evaluation.
+
+        Returns:
+            `torch.Tensor` of shape `(P, G, n)`, NaN where `delta` is.
+
+        Raises:
+            `TypeError`: not a floating-point tensor. `ValueError`: another shape.
+        """
+        check_floating("delta", delta)
+        if delta.ndim != 3:
+            raise ValueError(f"`delta` must have shape (P, G, n), got {tuple(delta.shape)}.")
+        halved, stats = delta.double() / 2, self.statistics["vote_delta"]  # of outcomes 1 and 0
+        reward = halved
+        if self._ready("vote_delta"):
+            reward = torch.tanh(self.alpha * stats.normalize(halved, self.eps))
+        if update:
+            stats.update(halved, self.decay)
+        return reward.to(delta.dtype)
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        """The statistics as plain numbers, which JSON keeps exactly."""
+        return {name: dataclasses.asdict(stats) for name, stats in self.statistics.items()}
+
+    def load_state_dict(self, state: dict[str, dict[str, float]]) -> None:
+        """Take over the statistics of a `state_dict`. Raises a `ValueError` if its names are others."""
+        if set(state) != set(self.statistics):
+            raise ValueError(f"`state` must have the keys {sorted(self.statistics)}, got {sorted(state)}.")
+        self.statistics = {name: RunningStatistics(**state[name]) for name in self.statistics}
