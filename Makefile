@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 SEED ?= 0
-# Test files side by side. The one that starts processes of its own is about half of the work.
+# Test files side by side; on two cores the two that start processes of their own are most of the work.
 WORKERS ?= 2
 # Threads that wait in a loop starve each other on a busy machine (ten times slower, measured on two cores).
 export OMP_WAIT_POLICY ?= PASSIVE
