@@ -1,11 +1,14 @@
 """Verdicts on the kinds of answers that graders get wrong: see verdict_pairs.py."""
 
 import json
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
 from verdict_pairs import RIGHT, RIGHT_TEXTS, WRONG, WRONG_TEXTS
 
+from ccpo.team.answers import DEFAULT_READER, gold_answer
 from ccpo.verifier.judging import notation, units, values
 from ccpo.verifier.judging.forms import Expr, Items, Measure, Percent, Words
 from ccpo.verifier.judging.reading import read
@@ -30,6 +33,33 @@ def test_answers_of_every_kind(verifier, boxed, texts, expected):
     pairs += [(gold, text) for gold, answers in texts.items() for text in answers]
     assert len(pairs) > 500
     assert wrongly_judged(verifier, pairs, expected) == []
+
+
+def judge(pairs):
+    """Verdicts of the judge alone, without the worker's pipes and timers; it changes SymPy for its whole process."""
+    from ccpo.verifier.judging.worker import build_judge, visible
+
+    read_gold, is_right = build_judge()
+    verdicts = []
+    for pair in pairs:
+        gold_text, text = visible(*pair)
+        gold = read_gold(gold_text)
+        verdicts.append(gold is not None and (text == gold_text or is_right(gold, text)))
+    return verdicts
+
+
+def test_the_judge_alone():
+    """In a child that coverage follows, as it cannot follow workers that end by a signal."""
+    boxed = [
+        (gold, answer, same)
+        for same, table in ((True, RIGHT), (False, WRONG))
+        for gold in table
+        for answer in table[gold]
+    ]
+    pairs = [(gold_answer(gold), DEFAULT_READER.extract(rf"\boxed{{{answer}}}") or "") for gold, answer, _ in boxed]
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        verdicts = pool.submit(judge, pairs).result()
+    assert [case for case, verdict in zip(boxed, verdicts, strict=True) if verdict != case[2]] == []
 
 
 def test_hard_pairs(verifier):
