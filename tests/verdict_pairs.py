@@ -6,6 +6,7 @@ would that seeks reward: parts of an answer, hedges, lists, echoes, signs and un
 """
 
 RIGHT = {
+    "BD": ["DB", "BD"],
     "B": [
         "B",
         "(B)",
@@ -401,6 +402,8 @@ RIGHT = {
 }
 
 WRONG = {
+    "HT": ["TH"],
+    "\\text{NO}": ["\\text{ON}"],
     "B": [
         "C",
         "A or B",

@@ -166,7 +166,10 @@ class Judge:
                     texts.append("".join(item.latex for item in items).upper())
                 case _:
                     return False
-        return texts[0] == texts[1]  # two letters may be a segment, AB as BA, but also a sequence, HT
+        first, second = texts
+        # BD and DB are two options (or a segment); HT and TH are sequences.
+        options = len(first) == 2 and set(first) <= set("ABCDEFGH")
+        return first == second or (options and sorted(first) == sorted(second))
 
     def _same_based(self, gold, answer):
         if isinstance(gold, Based) and isinstance(answer, Based):
