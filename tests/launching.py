@@ -150,7 +150,7 @@ SET_UPS = {
 }
 
 
-# Of each backend one set-up is in `make test`; what differs by a batch or by where the optimizer is, in `make test-all`.
+# `make test` has one set-up of each backend; `make test-all` those, too, that differ by batches or offload alone.
 IN_TEST_ALL = ("DDP, 4 steps of 1", "ZeRO-1", "ZeRO-2, 4 steps of 1", "ZeRO-2, offload", "ZeRO-3, 4 steps of 1")
 
 
