@@ -18,7 +18,6 @@ from pathlib import Path
 
 from ..team.answers import AnswerReader, check_pattern, gold_answer, plain_integer
 from ..team.completions import completion_text
-from . import judging
 from .judging import worker
 
 logger = logging.getLogger(__name__)
@@ -59,7 +58,14 @@ class _Worker:
         package = Path(__file__).resolve().parents[1]
         path = [entry for entry in sys.path if entry and Path(entry).resolve() != package]
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _BOOTSTRAP, judging.__file__, str(timeout), *path],
+            [
+                sys.executable,
+                "-c",
+                _BOOTSTRAP,
+                str(Path(worker.__file__).with_name("__init__.py")),
+                str(timeout),
+                *path,
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
