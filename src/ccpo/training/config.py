@@ -1,17 +1,14 @@
 """Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
 
 import contextlib
-import json
 import math
-import re
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
-import yaml
 from trl import GRPOConfig
 
-from .fields import check_counts, check_generation_keys, check_scalars
+from .fields import check_counts, check_generation_keys, check_scalars, read_mapping
 
 ROLE_KEYS = (
     "max_completion_length",
@@ -55,37 +52,6 @@ _CHOICES = {
     "importance_sampling_level": ("token", "sequence"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
 }
-
-
-class _MappingLoader(yaml.SafeLoader):
-    """YAML as it is written on a command line: `1e-6` is a number there, and `None` is nothing."""
-
-
-_EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
-_MappingLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
-_MappingLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("None$"), ["N"])
-
-
-def read_mapping(name: str, text: str) -> dict[str, Any] | str:
-    """
-    A mapping from the command line: JSON, which is left to TRL, or YAML, `{'thinker': {max_completion_length: 4096}}`.
-
-    Args:
-        name (`str`): the field, for the error.
-        text (`str`): what was given.
-
-    Raises:
-        `ValueError`: text that is neither.
-    """
-    with contextlib.suppress(ValueError):
-        return text.strip() if isinstance(json.loads(text), dict) else text
-    try:
-        value = yaml.load(text, _MappingLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(
-            f"`{name}` is no mapping in JSON or YAML, got {text!r}. Check its braces and quotes. ({error})"
-        ) from error
-    return value if isinstance(value, dict) else text
 
 
 def read_number(name: str, key: str, value: Any, *, may_be_none: bool) -> Any:

@@ -1,9 +1,13 @@
 """What a field of a configuration may hold at all: YAML and Python give values of any type."""
 
+import contextlib
+import json
+import re
 import types
 from numbers import Integral, Number
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+import yaml
 from transformers import GenerationConfig
 
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
@@ -25,6 +29,37 @@ _COUNTS = (
     "num_generations_eval",
 )
 _NOT_NEGATIVE = ("beta", "epsilon", "epsilon_high")
+
+
+class _MappingLoader(yaml.SafeLoader):
+    """YAML as it is written on a command line: `1e-6` is a number there, and `None` is nothing."""
+
+
+_EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
+_MappingLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+_MappingLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("None$"), ["N"])
+
+
+def read_mapping(name: str, text: str) -> dict[str, Any] | str:
+    """
+    A mapping from the command line: JSON, which is left to TRL, or YAML, `{'thinker': {max_completion_length: 4096}}`.
+
+    Args:
+        name (`str`): the field, for the error.
+        text (`str`): what was given.
+
+    Raises:
+        `ValueError`: text that is neither.
+    """
+    with contextlib.suppress(ValueError):
+        return text.strip() if isinstance(json.loads(text), dict) else text
+    try:
+        value = yaml.load(text, _MappingLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"`{name}` is no mapping in JSON or YAML, got {text!r}. Check its braces and quotes. ({error})"
+        ) from error
+    return value if isinstance(value, dict) else text
 
 
 def check_scalars(arguments: Any) -> None:
