@@ -1,18 +1,24 @@
 """Runs of canned.py in real processes on CPU, for the tests of several processes."""
 
+import functools
 import importlib.util
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
+from accelerate.commands import launch as launch_module
+from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("canned.py")
 ROLES = ("thinker", "solver")
+QUIET = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
 
 
@@ -34,6 +40,7 @@ def launch(
     samples=False,
     resume=None,
     preempt=None,
+    launcher=False,
     **args,
 ) -> dict:
     """
@@ -41,7 +48,8 @@ def launch(
 
     Under ZeRO stage `zero`, with the optimizer's state in a CPU's memory if `offload`, or FSDP2; `watch` writes what
     each optimizer step leaves alone; `samples` lets the policies generate; `resume` is a checkpoint;
-    `preempt` is the step in which the last process gets SIGTERM.
+    `preempt` is the step in which the last process gets SIGTERM. With `launcher` they are started by
+    accelerate (ZeRO) or torch.distributed.run; without, forked from a process that has imported everything.
     """
     settings = {
         "output_dir": str(out / "run"),
@@ -67,29 +75,77 @@ def launch(
         settings["ddp_backend"] = "gloo"
     spec = {"model": model, "args": settings, "out": str(out), "credit": credit, "lora": lora, "fsdp": fsdp}
     spec |= {"watch": watch, "samples": samples, "resume": resume, "preempt": preempt}
-    command = [sys.executable]
-    if zero:
-        config = write_zero_config(out, zero, offload)
-        command += ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", str(config)]
-        command += [f"--num_processes={num_processes}", "--main_process_port=0"]
-    elif num_processes > 1:
-        command += ["-m", "torch.distributed.run", f"--nproc_per_node={num_processes}"]
-        command += ["--master_port=0", "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
     # DeepSpeed builds an extension once; in a folder of this session, where no killed run has left its lock.
-    env.setdefault("TORCH_EXTENSIONS_DIR", str(out.parents[1] / "torch_extensions"))
+    base = {"TORCH_EXTENSIONS_DIR": str(out.parents[1] / "torch_extensions"), **os.environ, **QUIET}
+    environment = dict(base)
+    if zero:
+        environment |= zero_environment(write_zero_config(out, zero, offload), num_processes)
     if fsdp:
-        env |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
-        env |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_RESHARD_AFTER_FORWARD": "true"}
-        env |= {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "FSDP_OFFLOAD_PARAMS": "false"}
-    worker = [str(WORKER), json.dumps(spec)]
-    done = subprocess.run(command + worker, env=env, capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-19000:]
+        environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+        environment |= {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
+        environment |= {"FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP", "FSDP_RESHARD_AFTER_FORWARD": "true"}
+        environment |= {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "FSDP_OFFLOAD_PARAMS": "false"}
+    out.mkdir(parents=True, exist_ok=True)
+    if launcher:
+        start = ["accelerate.commands.accelerate_cli", "launch", "--main_process_port=0"]
+        start += ["--config_file", str(out / "accelerate.yaml"), f"--num_processes={num_processes}"]
+        if not zero:
+            start = ["torch.distributed.run", "--master_port=0", f"--nproc_per_node={num_processes}"]
+            start += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+        command = [sys.executable, "-m", *start, str(WORKER), json.dumps(spec)]
+        done = subprocess.run(command, env=base, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-19000:]
+    else:
+        places = places_of(num_processes) if num_processes > 1 or zero else [{}]
+        warm_process().run(spec, [environment | place for place in places], out / "output.txt")
     result = json.loads((out / "result.json").read_text())
     name = "adapter_model.safetensors" if lora else "model.safetensors"
     roles = {"thinker": out} if credit == "drop_in" else {role: out / role for role in ROLES}
     result["weights"] = {role: load_file(folder / name) for role, folder in roles.items()}
     return result
+
+
+class WarmProcess:
+    """tests/warm.py, which forks the processes of a run: what they import is imported once."""
+
+    def __init__(self):
+        command = [sys.executable, str(Path(__file__).with_name("warm.py"))]
+        environment = {**os.environ, **QUIET}
+        self.process = subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self.process.stdout.readline() == "ready\n"
+
+    def run(self, spec: dict, environments: list[dict], output: Path, timeout: float = 400) -> None:
+        request = {"spec": spec, "environments": environments, "output": str(output), "timeout": timeout}
+        self.process.stdin.write(json.dumps(request) + "\n")
+        self.process.stdin.flush()
+        codes = json.loads(self.process.stdout.readline())
+        assert not any(codes), (codes, output.read_text()[-20000:])
+
+
+@functools.cache
+def warm_process() -> WarmProcess:
+    return WarmProcess()
+
+
+def places_of(num_processes: int) -> list[dict]:
+    """What torch.distributed.run tells each process of where it stands."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    common = {"WORLD_SIZE": num_processes, "LOCAL_WORLD_SIZE": num_processes, "GROUP_RANK": 0}
+    common |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    places = [{"RANK": rank, "LOCAL_RANK": rank, **common} for rank in range(num_processes)]
+    return [{name: str(value) for name, value in place.items()} for place in places]
+
+
+def zero_environment(config: Path, num_processes: int) -> dict:
+    """What `accelerate launch --config_file` tells the processes, by accelerate's own reading of the file."""
+    command = ["--config_file", str(config), f"--num_processes={num_processes}", str(WORKER)]
+    with patch.object(launch_module, "deepspeed_launcher") as start:
+        launch_module.launch_command(launch_module.launch_command_parser().parse_args(command))
+    return prepare_deepspeed_cmd_env(start.call_args.args[0])[1]
 
 
 def write_zero_config(out: Path, stage: int, offload: bool) -> Path:

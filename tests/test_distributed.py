@@ -88,3 +88,12 @@ def test_one_base_is_trained_the_same_in_every_set_up(set_up, sharing, tmp_path,
     model, settings = mode(sharing, model_dirs)
     run = launch(tmp_path / "run", model, num_processes, **settings, **kwargs)
     assert_same_run(whole_run(sharing), run, tolerance=5e-5)
+
+
+@pytest.mark.parametrize("set_up", [pytest.param(name, marks=marks(name)) for name in ("DDP", "ZeRO-2")])
+def test_a_launcher_starts_the_run_of_the_forked_processes(set_up, tmp_path, model_dirs, whole_run):
+    """torch.distributed.run and `accelerate launch`; every other test forks its processes, for the time's sake."""
+    num_processes, kwargs = SET_UPS[set_up]
+    model, settings = mode("shared", model_dirs)
+    run = launch(tmp_path / "run", model, num_processes, launcher=True, **settings, **kwargs)
+    assert_same_run(whole_run("shared"), run, tolerance=5e-5)
