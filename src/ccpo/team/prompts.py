@@ -5,6 +5,8 @@ import re
 from .answers import DEFAULT_READER, AnswerReader
 from .boxes import group_end, has_boxed, strip_boxed  # noqa: F401 (`has_boxed` can be imported from here)
 
+Prompt = str | list[dict]
+
 THINKER_PROMPT = (
     "You are the Thinker of a team of two. Your partner, the Solver, reads what you write and then writes the "
     "solution. Study the problem below and write the ideas and the plan that lead to its solution. Do not carry the "
@@ -15,6 +17,45 @@ SOLVER_PROMPT = (
     "Write the solution step by step and put the final answer within \\boxed{}."
 )
 SOLO_PROMPT = "{problem}\n\nWrite the solution step by step and put the final answer within \\boxed{}."
+CRITIQUE_PROMPT = (
+    "A partner of yours answered the problem below. Check the answer step by step. Say what is wrong and how to mend "
+    "it, or say that it is right. Do not state the final answer yourself.\n\nProblem:\n{problem}\n\n"
+    "Your partner's answer:\n{answer}"
+)
+REWRITE_PROMPT = (
+    "{problem}\n\nYou wrote this answer.\n\nYour answer:\n{answer}\n\nYour partner wrote this critique of it, which "
+    "may contain mistakes.\n\nCritique:\n{critique}\n\nWrite the solution anew, step by step, and put the final "
+    "answer within \\boxed{}."
+)
+_ASK_FOR_ANSWER = "Write the solution step by step and put the final answer within \\boxed{}."
+_ASK_FOR_HELP = (
+    "Study the problem below and write what helps your partners to solve it. Do not carry the solution out to the end "
+    "and do not state the final answer."
+)
+
+
+def default_prompt(name: str, reads: tuple[str, ...], answers: bool) -> str:
+    """
+    What a role is asked that has no prompt of its own.
+
+    Args:
+        name (`str`): the role's name.
+        reads (`tuple[str, ...]`): the roles that it reads.
+        answers (`bool`): whether it is to state an answer.
+
+    Returns:
+        `str`: a template with `{problem}` and one `{name}` for each role read.
+    """
+
+    def title(role: str) -> str:
+        return role.replace("_", " ").replace("-", " ").capitalize()
+
+    texts = "".join(f"\n\nThe {title(read)} of your team wrote this:\n{{{read}}}" for read in reads)
+    caution = "\n\nWhat they wrote may contain mistakes." if reads else ""
+    if answers:
+        return f"{{problem}}{texts}{caution}\n\n{_ASK_FOR_ANSWER}"
+    return f"You are the {title(name)} of a team. {_ASK_FOR_HELP}\n\nProblem:\n{{problem}}{texts}{caution}"
+
 
 # A sentence ends at a newline or at [.!?] followed by white space, so that "1.5" and "f(x)=x!y" stay whole.
 _SENTENCE = re.compile(r"[^\n]*?(?:(?<![.!?])[.!?]+[\"')\]$]*(?=\s|$)|(?=\n)|$)[ \t]*\n*")
@@ -115,12 +156,12 @@ def problem_text(prompt: str | list[dict]) -> str:
     return prompt if isinstance(prompt, str) else prompt[_last_user(prompt)]["content"]
 
 
-def fill(template: str, **fields: str) -> str:
+def fill(template: str, /, **fields: str) -> str:
     """Put the fields into a template, in one pass, so that braces and field names inside the texts stay."""
     return re.sub("|".join(re.escape(f"{{{name}}}") for name in fields), lambda m: fields[m.group()[1:-1]], template)
 
 
-def build_messages(template: str, prompt: str | list[dict], **fields: str) -> str | list[dict]:
+def build_messages(template: str, prompt: str | list[dict], /, **fields: str) -> str | list[dict]:
     """
     A role's prompt, in the format of the dataset's.
 
@@ -143,14 +184,16 @@ def build_messages(template: str, prompt: str | list[dict], **fields: str) -> st
 _WITHOUT_ANSWER = {"system": _without_instruction, "user": strip_answer_instruction, "assistant": strip_boxed}
 
 
-def build_thinker_messages(prompt: str | list[dict], template: str = THINKER_PROMPT) -> str | list[dict]:
+def build_thinker_messages(
+    prompt: str | list[dict], template: str = THINKER_PROMPT, /, **fields: str
+) -> str | list[dict]:
     """
     The Thinker's prompt: the problem without the sentence that asks for a boxed answer. A system message loses that
     sentence too, and goes where it says nothing else. Earlier turns of a conversation are examples: what a user asks
     loses the sentence, what an assistant answers its answer's place; an answer that says nothing else goes with its
-    question.
+    question. So is the prompt of every role that is not to state an answer; `fields` are the texts that it reads.
     """
-    messages = build_messages(template, prompt, problem=strip_answer_instruction(problem_text(prompt)))
+    messages = build_messages(template, prompt, problem=strip_answer_instruction(problem_text(prompt)), **fields)
     if isinstance(messages, str):
         return messages
     kept, last = [], _last_user(prompt)

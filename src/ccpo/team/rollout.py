@@ -1,51 +1,241 @@
-"""One pass of the team over a batch of problems. The same code serves training, evaluation and the drop-in rewards."""
+"""
+One pass of a team over a batch of problems, and passes without a role. Training, evaluation and the drop-in rewards
+run the same code.
 
-from collections.abc import Callable, Sequence
+The texts of a problem are a tree: text m of role j continues text m // b_j of role j-1, and reads text
+m // (M_j / M_i) of an earlier role i, where M_j = b_1 · … · b_j is how many texts of role j a row of the batch has.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..calls import call
 from .answers import DEFAULT_READER, AnswerReader
 from .completions import completion_text
-from .prompts import build_solo_messages, build_solver_messages, build_thinker_messages
-from .topology import Role, ThinkSolve
+from .prompts import Prompt, build_messages, build_thinker_messages
+from .role import Role
+from .topology import Topology
 
-Prompt = str | list[dict]
 Generate = Callable[[list[Prompt]], list[str]]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """
+    Passes without a role.
+
+    Args:
+        places (`tuple[int, ...]`):
+            For each pass the row of the batch whose problem it answers; or, where the roles before stay as they
+            spoke, the text of the role before the removed one that it goes on from.
+        in_context (`bool`, defaults to `False`): whether the roles before the removed one stay as they spoke.
+    """
+
+    places: tuple[int, ...]
+    in_context: bool = False
+
+
+@dataclass
+class Texts:
+    """
+    What a role was asked and wrote.
+
+    Attributes:
+        prompts (`list`): what it was asked.
+        texts (`list[str]`): what it wrote.
+        rows (`list[int]`): the row of the batch that each belongs to.
+        start (`int`): how many prompts its generator had before the first of these.
+    """
+
+    prompts: list[Prompt]
+    texts: list[str]
+    rows: list[int]
+    start: int = 0
 
 
 @dataclass
 class Episodes:
     """
-    What was said, row by row. `n` rows of one thought each, K answers per thought, `m` solo answers.
+    What was said about a batch of `n` rows.
 
     Attributes:
+        topology ([`Topology`]): who speaks.
         prompts (`list`): the dataset's prompts, length n.
-        thoughts (`list[str]`): what the Thinker wrote, length n.
-        answers (`list[str]`): the Solver's answers with the thought, length n·K, the K of a thought side by side.
-        solos (`list[str]`): the Solver's answers without it, length m.
-        solo_rows (`list[int]`): the row whose problem each solo answers, length m.
-        role_prompts (`dict[str, list]`): what each role was asked, in the order of its texts (joint only).
+        branches (`tuple[int, ...]`): how many texts of each role continue one of the role before it.
+        said (`dict[str, Texts]`): role -> its texts, those of a row side by side.
+        without (`dict[str, dict[str, Texts]]`): removed role -> role -> its texts, one in each pass.
+        passes (`dict[str, Passes]`): the passes without each removed role.
         reader ([`~ccpo.team.answers.AnswerReader`]): what the leak guard takes for an answer's place.
     """
 
+    topology: Topology
     prompts: list[Prompt]
-    thoughts: list[str]
-    answers: list[str]
-    solos: list[str] = field(default_factory=list)
-    solo_rows: list[int] = field(default_factory=list)
-    role_prompts: dict[str, list[Prompt]] = field(default_factory=dict)
+    branches: tuple[int, ...]
+    said: dict[str, Texts] = field(default_factory=dict)
+    without: dict[str, dict[str, Texts]] = field(default_factory=dict)
+    passes: dict[str, Passes] = field(default_factory=dict)
     reader: AnswerReader = DEFAULT_READER
 
     @property
-    def leaked(self) -> list[bool]:
-        """Whether each thought stated an answer, which the leak guard took out before the Solver read it."""
-        return [self.reader.has(thought) for thought in self.thoughts]
+    def answers(self) -> list[str]:
+        """The texts of the last role, the leaves of the tree."""
+        return self.said[self.topology.role_names[-1]].texts
+
+    def texts_per_row(self, role: str) -> int:
+        """How many texts of a role a row has."""
+        return math.prod(self.branches[: self.topology.role_names.index(role) + 1])
+
+    def above(self, role: str, leaf: int) -> int:
+        """The text of a role that stands above a leaf."""
+        return leaf // (self.texts_per_row(self.topology.role_names[-1]) // self.texts_per_row(role))
+
+    def view(self, role: str, text: str) -> str:
+        """A role's text as others read it: the leak guard takes answers out."""
+        return self.reader.strip(text) if self.topology.guarded(role) else text
 
     @property
-    def views(self) -> list[str]:
-        """The thoughts as the Solver reads them."""
-        return [self.reader.strip(thought) for thought in self.thoughts]
+    def leaked(self) -> list[bool]:
+        """Whether each text that passes the leak guard stated an answer, which the guard took out."""
+        texts = self.said.items()
+        return [self.reader.has(t) for role, said in texts if self.topology.guarded(role) for t in said.texts]
+
+
+class _Arm:
+    """One kind of pass: the whole team's, or those without a role."""
+
+    def __init__(self, episodes: Episodes, removed: str | None, passes: Passes | None):
+        self.episodes, self.removed, self.passes = episodes, removed, passes
+        topology = episodes.topology
+        self.roles = {role.name: role for role in (topology.without(removed) if removed else topology.roles)}
+        self.said = episodes.said if removed is None else episodes.without.setdefault(removed, {})
+        self.kept: tuple[str, ...] = ()  # roles that stay as they spoke
+        if passes is not None and passes.in_context:
+            self.kept = topology.role_names[: topology.role_names.index(removed)]
+            self.above = self.kept[-1]
+        if passes is not None:
+            episodes.passes[removed] = passes
+
+    def rows(self, name: str) -> list[int]:
+        """The row of each text that the role is to write."""
+        if self.passes is None:
+            size = self.episodes.texts_per_row(name)
+            return [row for row in range(len(self.episodes.prompts)) for _ in range(size)]
+        size = self.episodes.texts_per_row(self.above) if self.kept else 1
+        return [place // size for place in self.passes.places]
+
+    def read(self, reader: str, m: int, name: str) -> str:
+        """What text m of `reader` reads of the role `name`."""
+        episodes = self.episodes
+        if self.passes is None:
+            ratio = episodes.texts_per_row(reader) // episodes.texts_per_row(name)
+            text = episodes.said[name].texts[m // ratio]
+        elif name in self.kept:
+            ratio = episodes.texts_per_row(self.above) // episodes.texts_per_row(name)
+            text = episodes.said[name].texts[self.passes.places[m] // ratio]
+        else:
+            text = self.said[name].texts[m]
+        return episodes.view(name, text)
+
+
+def build_role_prompt(topology: Topology, role: Role, prompt: Prompt, read: Mapping[str, str]) -> Prompt:
+    """
+    What a role is asked.
+
+    Args:
+        topology ([`Topology`]): says whether the role is to state an answer; if not, its problem does not ask for one.
+        role ([`Role`]): whose template.
+        prompt (`str` or `list[dict]`): the dataset's.
+        read (`Mapping[str, str]`): role read -> its text, as it is to be read.
+    """
+    if topology.is_solo:
+        return prompt
+    if topology.answers(role.name):
+        return build_messages(role.prompt, prompt, **read)
+    return build_thinker_messages(prompt, role.prompt, **read)
+
+
+def run_team(
+    topology: Topology,
+    prompts: list[Prompt],
+    generate: Mapping[str, Generate],
+    *,
+    branches: Sequence[int] | None = None,
+    removals: Mapping[str, Passes] | None = None,
+    given: Mapping[str, list[str]] | None = None,
+    reader: AnswerReader = DEFAULT_READER,
+    around: Callable[[list[tuple[str, int]]], AbstractContextManager] = lambda parts: nullcontext(),
+) -> Episodes:
+    """
+    Run the team: every role speaks, level by level. What one generator is asked on a level goes out in one call.
+
+    Args:
+        topology ([`Topology`]): who speaks, and with which prompts.
+        prompts (`list`): the dataset's prompts, length n, text or chat messages.
+        generate (`Mapping[str, Callable]`):
+            Role -> generator: takes prompts, returns completions in the same order. Roles may have the same one.
+        branches (`Sequence[int]`, *optional*): texts that continue one text, by role. Defaults to the topology's.
+        removals (`Mapping[str, Passes]`, *optional*): removed role -> the passes to run without it.
+        given (`Mapping[str, list[str]]`, *optional*): what the first role has written already.
+        reader ([`~ccpo.team.answers.AnswerReader`]): finds what the leak guard takes out.
+        around (`Callable`): a context for each call, which gets its parts: `(arm, number of prompts)`.
+
+    Returns:
+        [`Episodes`]
+
+    Raises:
+        `ValueError`: a role has no generator, or its generator returns not one completion per prompt.
+        `TypeError`: a generator returns things that are no completions.
+    """
+    given = dict(given or {})
+    if missing := [name for name in topology.role_names if name not in generate and name not in given]:
+        raise ValueError(f"`generate` has no generator for the roles {missing}; it has {sorted(generate)}.")
+    episodes = Episodes(topology, prompts, tuple(branches or topology.branches()), reader=reader)
+    arms = [_Arm(episodes, None, None)]
+    arms += [_Arm(episodes, removed, passes) for removed, passes in (removals or {}).items()]
+    asked: dict[int, int] = {}  # generator -> prompts that it has had
+    for level in range(max(topology.levels.values()) + 1):
+        calls: dict[int, list[tuple[_Arm, str]]] = {}
+        for arm in arms:
+            for name in arm.roles:
+                if topology.levels[name] != level or name in arm.kept:
+                    continue
+                if arm.removed is None and name in given:
+                    arm.said[name] = Texts([], list(given[name]), arm.rows(name))
+                else:
+                    calls.setdefault(id(generate[name]), []).append((arm, name))
+        for key, parts in calls.items():
+            start = asked.get(key, 0)
+            built = [(arm, name, _build(arm, name)) for arm, name in parts]
+            counts = [(_arm_label(topology, arm, name), len(texts.prompts)) for arm, name, texts in built]
+            everything = [prompt for _, _, texts in built for prompt in texts.prompts]
+            with around(counts):
+                completions = ask(built[0][1], generate[built[0][1]], everything)
+            for arm, name, texts in built:
+                texts.start, count = start, len(texts.prompts)
+                texts.texts, completions = completions[:count], completions[count:]
+                arm.said[name], start = texts, start + count
+            asked[key] = start
+    return episodes
+
+
+def _arm_label(topology: Topology, arm: _Arm, name: str) -> str:
+    """What the tokens of a role's texts count for."""
+    return topology.label(f"rollout/{name if arm.removed is None else f'without_{arm.removed}'}")
+
+
+def _build(arm: _Arm, name: str) -> Texts:
+    """What the role is to be asked in this arm."""
+    role, episodes, rows = arm.roles[name], arm.episodes, arm.rows(name)
+    prompts = [
+        build_role_prompt(
+            episodes.topology, role, episodes.prompts[row], {other: arm.read(name, m, other) for other in role.reads}
+        )
+        for m, row in enumerate(rows)
+    ]
+    return Texts(prompts, [], rows)
 
 
 def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) -> list[str]:
@@ -78,98 +268,10 @@ def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) ->
         raise TypeError(f"The {role}'s generator returned something else than texts. {error}") from None
 
 
-def run_solver(
-    topology: ThinkSolve,
-    prompts: list[Prompt],
-    thoughts: list[str],
-    generate: Generate,
-    *,
-    num_solves: int = 1,
-    solo_rows: Sequence[int] = (),
-    reader: AnswerReader = DEFAULT_READER,
-) -> Episodes:
-    """
-    The Solver's half of an episode: joint and solo answers, in one call since they do not depend on each other.
-
-    Args:
-        topology ([`ThinkSolve`]): the prompts' templates.
-        prompts (`list`): the dataset's prompts, length n, text or chat messages.
-        thoughts (`list[str]`): the Thinker's texts, length n.
-        generate (`Callable`): takes prompts and returns their completions.
-        num_solves (`int`, defaults to 1): K answers per thought.
-        solo_rows (`Sequence[int]`): rows to answer without the thought, one solo each; repeat a row for several.
-        reader ([`~ccpo.team.answers.AnswerReader`]): finds what the leak guard takes out of a thought.
-
-    Returns:
-        [`Episodes`]
-
-    Raises:
-        `ValueError`, `TypeError`: what the generator returns is not one completion per prompt.
-    """
-    joint = [
-        build_solver_messages(prompt, thought, topology.solver_prompt, reader)
-        for prompt, thought in zip(prompts, thoughts, strict=True)
-        for _ in range(num_solves)
-    ]
-    solo = [build_solo_messages(prompts[row], topology.solo_prompt) for row in solo_rows]
-    texts = ask("solver", generate, joint + solo)
-    return Episodes(
-        prompts=prompts,
-        thoughts=thoughts,
-        answers=texts[: len(joint)],
-        solos=texts[len(joint) :],
-        solo_rows=list(solo_rows),
-        role_prompts={"solver": joint},
-        reader=reader,
-    )
-
-
-def run_episodes(
-    topology: ThinkSolve,
-    prompts: list[Prompt],
-    generate: dict[str, Generate],
-    *,
-    num_solves: int = 1,
-    solo_rows: Sequence[int] = (),
-    reader: AnswerReader = DEFAULT_READER,
-) -> Episodes:
-    """
-    Run the topology: the Thinker reads each problem, the Solver problem and thought, and the solos the problem alone.
-
-    Args:
-        topology ([`ThinkSolve`]): who speaks and with which prompts.
-        prompts (`list`): the dataset's prompts, length n, text or chat messages; one thought is drawn for each.
-        generate (`dict[str, Callable]`): a generator per role: takes prompts, returns completions in the same order.
-        num_solves (`int`, defaults to 1): K answers per thought.
-        solo_rows (`Sequence[int]`): rows to answer without the thought.
-        reader ([`~ccpo.team.answers.AnswerReader`]): finds what the leak guard takes out of a thought.
-
-    Returns:
-        [`Episodes`]
-
-    Raises:
-        `ValueError`: a role has no generator, or its generator returns not one completion per prompt.
-    """
-    if missing := [name for name in topology.role_names if name not in generate]:
-        raise ValueError(f"`generate` has no generator for the roles {missing}; it has {sorted(generate)}.")
-
-    def speak(role: Role, read: dict[str, Episodes | list[str]]):
-        if role.name == "thinker":
-            asked["thinker"] = [build_thinker_messages(prompt, topology.thinker_prompt) for prompt in prompts]
-            return ask("thinker", generate["thinker"], asked["thinker"])
-        thoughts = read["thinker"]
-        options = {"num_solves": num_solves, "solo_rows": solo_rows, "reader": reader}
-        return run_solver(topology, prompts, thoughts, generate["solver"], **options)
-
-    asked: dict[str, list[Prompt]] = {}
-    episodes = topology.run(speak)["solver"]
-    episodes.role_prompts = {**asked, **episodes.role_prompts}
-    return episodes
-
-
 def assign_solos(rows: int, num_processes: int, group: int, num_solos: int) -> tuple[list[list[int]], list[bool]]:
     """
-    Which row answers its problem alone: every prompt gets S solos though its group may be split over processes.
+    Which row answers its problem in a pass without a role: every prompt gets S passes though its group may be split
+    over processes.
 
     Every process gets equally many, at least one, since sharded generation is a collective; the surplus is dropped.
 

@@ -1,62 +1,34 @@
-"""Who speaks, in which order, and who reads whom: frozen data, and one method that runs it."""
+r"""
+Who speaks, in which order, and who reads whom: a team as data.
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any
+A *role* is a place in the team. An *agent* is who plays it: one agent may play several roles. Roles speak in a fixed
+order, each reads texts of earlier roles, and a rule makes one answer of what the judged roles wrote.
+"""
 
-from .prompts import SOLO_PROMPT, SOLVER_PROMPT, THINKER_PROMPT
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
-
-@dataclass(frozen=True)
-class Role:
-    """
-    A place in the topology.
-
-    Args:
-        name (`str`): e.g. `"thinker"`.
-        reads (`tuple[str, ...]`): names of the earlier roles whose text it reads beside the problem.
-    """
-
-    name: str
-    reads: tuple[str, ...] = ()
+from .base import Topology
+from .prompts import CRITIQUE_PROMPT, REWRITE_PROMPT, SOLO_PROMPT, SOLVER_PROMPT, THINKER_PROMPT
+from .role import Role, as_list, read_role
 
 
 @dataclass(frozen=True)
-class Topology:
-    """
-    Roles in the order in which they speak; the last one's text is the team's answer.
+class Solo(Topology):
+    """The Solver alone, on the dataset's own prompts: stock GRPO."""
 
-    Args:
-        roles (`tuple[Role, ...]`): the roles.
-    """
+    roles: tuple[Role, ...] = (Role("solver"),)
 
-    roles: tuple[Role, ...]
+    kind: ClassVar[str] = "solo"
 
     @property
-    def role_names(self) -> tuple[str, ...]:
-        """Names of the roles, in the order in which they speak."""
-        return tuple(role.name for role in self.roles)
+    def is_solo(self) -> bool:
+        return True
 
-    @property
-    def prompts(self) -> dict[str, str]:
-        """The templates by name: what must be known to use the trained roles as they were trained."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_prompt")}
-
-    def run(self, speak: Callable[[Role, dict[str, Any]], Any]) -> dict[str, Any]:
-        """
-        One pass: every role speaks once, reading what its `reads` said.
-
-        Args:
-            speak (`Callable`):
-                Called with the role and `{name: what that role said}`; its value is what the role says.
-
-        Returns:
-            `dict[str, Any]`: what each role said.
-        """
-        said: dict[str, Any] = {}
-        for role in self.roles:
-            said[role.name] = speak(role, {name: said[name] for name in role.reads})
-        return said
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind}
 
 
 @dataclass(frozen=True)
@@ -70,10 +42,23 @@ class ThinkSolve(Topology):
         solo_prompt (`str`): template with `{problem}`.
     """
 
-    roles: tuple[Role, ...] = (Role("thinker"), Role("solver", reads=("thinker",)))
+    roles: tuple[Role, ...] = ()
     thinker_prompt: str = THINKER_PROMPT
     solver_prompt: str = SOLVER_PROMPT
     solo_prompt: str = SOLO_PROMPT
+
+    kind: ClassVar[str] = "think_solve"
+    _labels: ClassVar[dict[str, str]] = {
+        "thinker": "thought",
+        "solver": "joint_answer",
+        "without_thinker": "solo_answer",
+        "rollout/thinker": "rollout/thought",
+        "rollout/solver": "rollout/joint",
+        "rollout/without_thinker": "rollout/solo",
+        "credit/without_thinker_accuracy": "credit/solo_accuracy",
+        "credit/thinker/help_rate": "credit/help_rate",
+        "credit/thinker/hurt_rate": "credit/hurt_rate",
+    }
 
     def __post_init__(self):
         for name, wanted in (
@@ -81,16 +66,167 @@ class ThinkSolve(Topology):
             ("solver_prompt", ("{problem}", "{thought}")),
             ("solo_prompt", ("{problem}",)),
         ):
-            prompt = getattr(self, name)
-            for field in wanted:
-                if not isinstance(prompt, str) or field not in prompt:
-                    raise ValueError(f"`{name}` must contain {field}, got {prompt!r}.")
-            if "{thought}" in prompt and "{thought}" not in wanted:
-                raise ValueError(f"`{name}` cannot contain {{thought}}: there is none yet, got {prompt!r}.")
+            _check_fields(name, getattr(self, name), wanted, ("{thought}",))
+        solver_prompt = self.solver_prompt.replace("{thought}", "{thinker}")
+        without = {"thinker": self.solo_prompt}
+        solver = Role("solver", reads=("thinker",), prompt=solver_prompt, prompt_without=without)
+        self._set(roles=(Role("thinker", prompt=self.thinker_prompt), solver))
+        super().__post_init__()
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in ("thinker_prompt", "solver_prompt", "solo_prompt")}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.prompts}
 
 
 @dataclass(frozen=True)
-class Solo(Topology):
-    """The Solver alone, on the dataset's own prompts: stock GRPO."""
+class Chain(Topology):
+    """
+    Roles of which each reads the one before it; the last one's text is the team's answer.
 
-    roles: tuple[Role, ...] = (Role("solver"),)
+    Args:
+        roles (`list[str | Role]`): names or roles; one that says what it `reads` keeps that.
+    """
+
+    kind: ClassVar[str] = "chain"
+
+    def __post_init__(self):
+        roles = [Role(role) if isinstance(role, str) else read_role(role) for role in as_list("roles", self.roles)]
+        for i, role in enumerate(roles):
+            if i > 0 and not role.reads:
+                roles[i] = replace(role, reads=(roles[i - 1].name,))
+        self._set(roles=tuple(roles))
+        super().__post_init__()
+
+
+@dataclass(frozen=True)
+class Vote(Topology):
+    """
+    Voters `voter_1`, `voter_2`, … answer alone; the team's answer is what most of them say.
+
+    Args:
+        num_voters (`int`): how many, at least 1.
+        prompt (`str`): template with `{problem}`, the same for all.
+        agent (`str`, *optional*): one agent for all voters. By default each is an agent of its own.
+    """
+
+    roles: tuple[Role, ...] = ()
+    answer: str = "vote"
+    num_voters: int = 3
+    prompt: str = SOLO_PROMPT
+    agent: str | None = None
+
+    kind: ClassVar[str] = "vote"
+
+    def __init__(self, num_voters: int = 3, *, prompt: str = SOLO_PROMPT, agent: str | None = None):
+        if not isinstance(num_voters, int) or isinstance(num_voters, bool) or num_voters < 1:
+            raise ValueError(f"`num_voters` must be an integer of at least 1, got {num_voters!r}.")
+        names = [f"voter_{i}" for i in range(1, num_voters + 1)]
+        roles = tuple(Role(name, agent=agent, prompt=prompt, judged=True, states_answer=True) for name in names)
+        self._set(roles=roles, answer="vote", answer_roles=(), num_voters=num_voters, prompt=prompt, agent=agent)
+        super().__post_init__()
+
+    def to_dict(self) -> dict[str, Any]:
+        agent = {} if self.agent is None else {"agent": self.agent}
+        return {"kind": self.kind, "num_voters": self.num_voters, "prompt": self.prompt, **agent}
+
+
+@dataclass(frozen=True)
+class AnswerCritiqueRewrite(Topology):
+    r"""
+    Two agents `a` and `b` answer, criticise each other's answer and rewrite their own: the team of DACR
+    ([arXiv 2603.21574](https://huggingface.co/papers/2603.21574)). Its outcome is the mean of the two rewrites'.
+
+    Roles: `answer_a`, `answer_b`; `critique_a`, which reads `answer_b`, and `critique_b`, which reads `answer_a`;
+    `rewrite_a`, which reads `answer_a` and `critique_b`, and `rewrite_b`.
+
+    Args:
+        answer_prompt (`str`): template with `{problem}`.
+        critique_prompt (`str`): template with `{problem}` and `{answer}`, the partner's.
+        rewrite_prompt (`str`): template with `{problem}`, `{answer}`, its own, and `{critique}`, the partner's.
+    """
+
+    roles: tuple[Role, ...] = ()
+    answer: str = "mean"
+    answer_prompt: str = SOLO_PROMPT
+    critique_prompt: str = CRITIQUE_PROMPT
+    rewrite_prompt: str = REWRITE_PROMPT
+
+    kind: ClassVar[str] = "answer_critique_rewrite"
+
+    def __post_init__(self):
+        for name, wanted in (
+            ("answer_prompt", ("{problem}",)),
+            ("critique_prompt", ("{problem}", "{answer}")),
+            ("rewrite_prompt", ("{problem}", "{answer}", "{critique}")),
+        ):
+            _check_fields(name, getattr(self, name), wanted, ("{answer}", "{critique}"))
+        pairs, roles = (("a", "b"), ("b", "a")), []
+        for own, _ in pairs:
+            states = {"judged": True, "states_answer": True}
+            roles.append(Role(f"answer_{own}", agent=own, prompt=self.answer_prompt, **states))
+        for own, other in pairs:
+            prompt = self.critique_prompt.replace("{answer}", f"{{answer_{other}}}")
+            roles.append(Role(f"critique_{own}", reads=(f"answer_{other}",), agent=own, prompt=prompt))
+        for own, other in pairs:
+            prompt = self.rewrite_prompt.replace("{answer}", f"{{answer_{own}}}")
+            prompt = prompt.replace("{critique}", f"{{critique_{other}}}")
+            reads = (f"answer_{own}", f"critique_{other}")
+            roles.append(Role(f"rewrite_{own}", reads=reads, agent=own, prompt=prompt, judged=True))
+        self._set(roles=tuple(roles), answer="mean", answer_roles=("rewrite_a", "rewrite_b"))
+        super().__post_init__()
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        return {name: getattr(self, name) for name in ("answer_prompt", "critique_prompt", "rewrite_prompt")}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"kind": self.kind, **self.prompts}
+
+
+def _check_fields(name: str, template: Any, wanted: tuple[str, ...], special: tuple[str, ...]) -> None:
+    """A shipped team's template by the words that it has for what is read."""
+    for field_name in wanted:
+        if not isinstance(template, str) or field_name not in template:
+            raise ValueError(f"`{name}` must contain {field_name}, got {template!r}.")
+    for field_name in special:
+        if field_name in template and field_name not in wanted:
+            raise ValueError(f"`{name}` cannot contain {field_name}: there is none yet, got {template!r}.")
+
+
+_KINDS = {cls.kind: cls for cls in (Topology, Solo, ThinkSolve, Chain, Vote, AnswerCritiqueRewrite)}
+
+
+def make_topology(given: Any) -> Topology:
+    """
+    A team of plain values, as YAML and `team.json` have them.
+
+    Args:
+        given (`Topology`, `str` or `Mapping`):
+            A kind (`"think_solve"`, `"solo"`, `"vote"`, `"answer_critique_rewrite"`); or a mapping of the kind's
+            arguments with `kind`, which is `"team"` where it is not named: `{"roles": [{"name": …}, …]}`.
+
+    Returns:
+        [`Topology`]
+
+    Raises:
+        `ValueError`: an unknown kind or argument, or a team that cannot be.
+    """
+    if isinstance(given, Topology):
+        return given
+    values = {"kind": given} if isinstance(given, str) else given
+    if not isinstance(values, Mapping):
+        raise ValueError(f"`topology` must be a kind or a mapping, got {given!r}. Write {{roles: [...]}}.")
+    kind, values = values.get("kind", "team"), {k: v for k, v in values.items() if k != "kind"}
+    if not isinstance(kind, str) or kind not in _KINDS:
+        raise ValueError(f"`topology` must be of a kind in {list(_KINDS)}, got {kind!r}.")
+    cls = _KINDS[kind]
+    known = [name for name in inspect.signature(cls).parameters if name != "roles" or kind in ("team", "chain")]
+    known = [name for name in known if name not in ("answer", "answer_roles") or kind == "team"]
+    if unknown := [name for name in values if name not in known]:
+        raise ValueError(f"`topology` of the kind {kind!r} has the keys {unknown}; it may have {known}.")
+    if kind in ("team", "chain") and "roles" not in values:
+        raise ValueError(f"`topology` of the kind {kind!r} needs `roles`, got {dict(values)!r}.")
+    return cls(**values)

@@ -1,0 +1,211 @@
+"""A team as data: roles in their order, who reads whom, and the rule that makes one answer."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+from .prompts import default_prompt
+from .role import Role, as_list, check_names, check_role, check_used, read_answer_roles, read_role
+
+
+@dataclass(frozen=True)
+class Topology:
+    """
+    Roles in the order in which they speak, and the rule that makes the team's answer.
+
+    Args:
+        roles (`tuple[Role, ...]`): the roles; mappings of a role's fields are read, too.
+        answer (`str`, defaults to `"last"`):
+            `"last"`: the last role's text. `"vote"`: what most of the `answer_roles` say. `"mean"`: the outcome is the
+            mean of theirs.
+        answer_roles (`tuple[str, ...]`, *optional*): roles of the answer. By default the last, or all judged ones.
+
+    Raises:
+        `ValueError`: a team that cannot be, with name, value and remedy.
+    """
+
+    roles: tuple[Role, ...]
+    answer: str = "last"
+    answer_roles: tuple[str, ...] = ()
+
+    kind: ClassVar[str] = "team"
+    _labels: ClassVar[dict[str, str]] = {}
+
+    def __post_init__(self):
+        roles = tuple(read_role(role) for role in as_list("roles", self.roles))
+        self._set(roles=roles)
+        check_names(self)
+        self._set(answer_roles=read_answer_roles(self))
+        self._set(roles=roles if self.is_solo else _with_prompts(self))
+        for place, role in enumerate(self.roles):
+            check_role(self, place, role)
+        check_used(self)
+
+    def _set(self, **values: Any) -> None:
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+
+    # ---- What is asked of it ----
+
+    @cached_property
+    def role_names(self) -> tuple[str, ...]:
+        """Names of the roles, in the order in which they speak."""
+        return tuple(role.name for role in self.roles)
+
+    def __getitem__(self, name: str) -> Role:
+        return self.roles[self.role_names.index(name)]
+
+    def agent_of(self, name: str) -> str:
+        """The agent that plays a role."""
+        return self[name].agent or name
+
+    @cached_property
+    def agents(self) -> tuple[str, ...]:
+        """The agents, in the order in which they first speak."""
+        return tuple(dict.fromkeys(map(self.agent_of, self.role_names)))
+
+    def roles_of(self, agent: str) -> tuple[str, ...]:
+        """Names of the roles that an agent plays."""
+        return tuple(name for name in self.role_names if self.agent_of(name) == agent)
+
+    @cached_property
+    def levels(self) -> dict[str, int]:
+        """Role -> length of the longest path of `reads` behind it: roles of one level can speak at the same time."""
+        levels: dict[str, int] = {}
+        for role in self.roles:
+            levels[role.name] = max((levels[name] + 1 for name in role.reads), default=0)
+        return levels
+
+    @cached_property
+    def judged(self) -> tuple[str, ...]:
+        """Roles whose own text is judged."""
+        return tuple(role.name for role in self.roles if role.judged or role.name in self.answer_roles)
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether all leads to one answer at the end: every other role is read by a later one, and none is judged."""
+        return self.answer == "last" and self.judged == self.role_names[-1:]
+
+    @property
+    def is_solo(self) -> bool:
+        """Whether one role answers the dataset's own prompts, as in stock GRPO."""
+        return False
+
+    def branches(self, num_solves: int = 1) -> tuple[int, ...]:
+        """How many texts of each role continue one of the role before it; `num_solves` is the last role's number."""
+        branches = tuple(role.branches for role in self.roles)
+        if num_solves == 1:
+            return branches
+        if branches[-1] != 1 or len(branches) == 1:
+            what = "has no role before it" if len(branches) == 1 else f"has `branches={branches[-1]}`"
+            raise ValueError(
+                f"`num_solves={num_solves}` sets the branches of the last role, and {self.role_names[-1]!r} {what}. "
+                "Give one of the two."
+            )
+        if self.answer == "vote":
+            raise ValueError(
+                f"`num_solves={num_solves}` does not go with a vote: each voter speaks once. Set it to 1."
+            )
+        return (*branches[:-1], num_solves)
+
+    def guarded(self, name: str) -> bool:
+        """Whether the leak guard takes an answer out of the role's text before another reads it."""
+        return not self[name].states_answer and any(name in role.reads for role in self.roles)
+
+    def answers(self, name: str) -> bool:
+        """Whether the role's text is to state an answer: then its problem may ask for one."""
+        return self[name].states_answer or name in self.judged
+
+    def without(self, removed: str) -> tuple[Role, ...]:
+        """
+        The team without a role: who read it is asked by `prompt_without`, and who only it read does not speak.
+
+        Args:
+            removed (`str`): the role's name.
+
+        Returns:
+            `tuple[Role, ...]`: the roles that speak, in their order, with the prompts that they get.
+
+        Raises:
+            `ValueError`: no such role, one that gives the team's answer, or a reader that has no prompt without it.
+        """
+        if removed not in self.role_names:
+            raise ValueError(f"`removed` must be one of {list(self.role_names)}, got {removed!r}.")
+        if removed in self.answer_roles:
+            raise ValueError(f"The team cannot be without {removed!r}, which gives its answer.")
+        kept = []
+        for role in self.roles:
+            if role.name == removed:
+                continue
+            if removed in role.reads:
+                if removed not in role.prompt_without:
+                    raise ValueError(
+                        f"Role {role.name!r} reads {removed!r} and has no prompt without it. Set `prompt_without="
+                        f"{{{removed!r}: ...}}` of {role.name!r}."
+                    )
+                reads = tuple(name for name in role.reads if name != removed)
+                role = replace(role, reads=reads, prompt=role.prompt_without[removed])
+            kept.append(role)
+        while True:
+            read = {name for role in kept for name in role.reads}
+            idle = [role for role in kept if role.name not in read and role.name not in self.judged]
+            if not idle:
+                return tuple(kept)
+            kept = [role for role in kept if role not in idle]
+
+    def removable(self, name: str) -> bool:
+        """Whether there can be a team without the role."""
+        readers = (role for role in self.roles if name in role.reads)
+        return name not in self.answer_roles and all(name in role.prompt_without for role in readers)
+
+    def label(self, name: str) -> str:
+        """A metric's or a column's name: `credit/without_<role>_accuracy`, say; some teams have words of their own."""
+        return self._labels.get(name, name)
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The templates by name: what must be known to use the trained roles as they were trained."""
+        prompts = {}
+        for role in self.roles:
+            prompts |= {f"{role.name}_prompt": role.prompt} if role.prompt is not None else {}
+            prompts |= {f"{role.name}_prompt_without_{name}": text for name, text in role.prompt_without.items()}
+        return prompts
+
+    def to_dict(self) -> dict[str, Any]:
+        """The team in plain values, from which [`make_topology`] makes it again."""
+        roles = []
+        for role in self.roles:
+            values = {
+                "name": role.name,
+                "reads": list(role.reads),
+                "agent": role.agent,
+                "prompt": role.prompt,
+                "prompt_without": dict(role.prompt_without),
+                "branches": role.branches,
+                "judged": role.judged,
+                "states_answer": role.states_answer,
+            }
+            default = Role(role.name)
+            roles.append(
+                {k: v for k, v in values.items() if k == "name" or (v or None) != (getattr(default, k) or None)}
+            )
+        team = {"kind": self.kind, "roles": roles}
+        return team | (
+            {} if self.answer == "last" else {"answer": self.answer, "answer_roles": list(self.answer_roles)}
+        )
+
+
+def _with_prompts(topology: Topology) -> tuple[Role, ...]:
+    """The roles, those without a prompt with the default one."""
+    roles = []
+    for role in topology.roles:
+        if role.prompt is None:
+            answers = topology.answers(role.name)
+            without = {
+                removed: default_prompt(role.name, tuple(n for n in role.reads if n != removed), answers)
+                for removed in role.reads
+            }
+            prompt = default_prompt(role.name, role.reads, answers)
+            role = replace(role, prompt=prompt, prompt_without={**without, **role.prompt_without})
+        roles.append(role)
+    return tuple(roles)

@@ -1,0 +1,173 @@
+"""What a role is, and which teams cannot be."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+ANSWERS = ("last", "vote", "mean")
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+# What the completions table, the prompts' templates and PEFT call something else.
+_TAKEN = ("problem", "prompt", "completion", "outcome", "advantage", "default", "ref", "base")
+
+
+@dataclass(frozen=True)
+class Role:
+    r"""
+    A place in the team.
+
+    Args:
+        name (`str`): letters, digits, `_` and `-`, e.g. `"thinker"`.
+        reads (`tuple[str, ...]`): names of the earlier roles whose text it reads beside the problem.
+        agent (`str`, *optional*): who plays it. Defaults to the role's own name, an agent of its own.
+        prompt (`str`, *optional*):
+            Template with `{problem}` and one `{name}` for each role read; other braces, as of `\boxed{}`, stay. By
+            default a text that names the roles.
+        prompt_without (`Mapping[str, str]`):
+            Removed role -> template of what this role is asked without it. Has a default where `prompt` has.
+        branches (`int`, defaults to 1): how many texts of this role continue one text of the role before it.
+        judged (`bool`, defaults to `False`): whether the role's own text is judged. The last role's is, where it is
+            the team's answer.
+        states_answer (`bool`, defaults to `False`):
+            Whether others read this role's text with its answer in it: the leak guard lets it pass.
+    """
+
+    name: str
+    reads: tuple[str, ...] = ()
+    agent: str | None = None
+    prompt: str | None = None
+    prompt_without: Mapping[str, str] = field(default_factory=dict, hash=False)
+    branches: int = 1
+    judged: bool = False
+    states_answer: bool = False
+
+
+def as_list(name: str, value: Any) -> list:
+    if not isinstance(value, list | tuple):
+        raise ValueError(f"`{name}` must be a list, got {value!r}.")
+    return list(value)
+
+
+def read_role(role: Any) -> Role:
+    """A role, of a mapping of its fields too."""
+    if isinstance(role, Mapping):
+        known = Role.__dataclass_fields__
+        if unknown := [key for key in role if key not in known]:
+            raise ValueError(f"`roles` has a role with the keys {unknown}; a role has {list(known)}.")
+        if "name" not in role:
+            raise ValueError(f"`roles` has a role without a `name`: {dict(role)!r}.")
+        role = Role(**{key: value for key, value in role.items() if value is not None})
+    if not isinstance(role, Role):
+        raise ValueError(f"`roles` must hold roles, got {role!r}. Write Role({role!r}).")
+    return replace(role, reads=tuple(as_list(f"reads` of `{role.name}", role.reads)))
+
+
+def check_names(team) -> None:
+    if not team.roles:
+        raise ValueError("`roles` is empty. A team has at least one role.")
+    names = team.role_names
+    for role in team.roles:
+        for what, name in (("name", role.name), ("agent", role.agent)):
+            if what == "agent" and name is None:
+                continue
+            if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN:
+                taken = f", and none of {', '.join(_TAKEN)}"
+                raise ValueError(
+                    f"`{what}` of a role must be a letter and then letters, digits, '_' or '-'{taken}, got "
+                    f"{name!r}. Rename it."
+                )
+        if names.count(role.name) > 1:
+            raise ValueError(f"`roles` has {names.count(role.name)} roles named {role.name!r}. Rename one.")
+    folded = [agent.lower() for agent in team.agents]
+    for agent in team.agents:
+        if folded.count(agent.lower()) > 1:
+            raise ValueError(f"`agent` {agent!r} and another differ in case only: they name folders. Rename one.")
+        if agent in names and team.roles_of(agent) != (agent,):
+            raise ValueError(
+                f"`agent={agent!r}` of the roles {list(team.roles_of(agent))} is the name of a role, which must "
+                "then be its only one. Give the agent another name."
+            )
+
+
+def read_answer_roles(team) -> tuple[str, ...]:
+    if team.answer not in ANSWERS:
+        raise ValueError(f"`answer` must be one of {list(ANSWERS)}, got {team.answer!r}.")
+    given = tuple(as_list("answer_roles", team.answer_roles))
+    if team.answer == "last":
+        if given not in ((), team.role_names[-1:]):
+            raise ValueError(
+                f"`answer_roles={list(given)}` does not go with `answer='last'`. Leave it out, or set `answer` to "
+                "'vote' or 'mean'."
+            )
+        return team.role_names[-1:]
+    given = given or tuple(role.name for role in team.roles if role.judged)
+    if unknown := [name for name in given if name not in team.role_names]:
+        raise ValueError(f"`answer_roles` names {unknown}, which are no roles; there are {list(team.role_names)}.")
+    if not given:
+        raise ValueError(f"`answer={team.answer!r}` needs judged roles. Set `judged` of some, or `answer_roles`.")
+    if team.answer == "vote":
+        for role in team.roles:
+            if role.branches != 1 or role.name not in given:
+                raise ValueError(
+                    f"`answer='vote'`: every role is a voter with `branches=1`, and {role.name!r} has "
+                    f"`branches={role.branches}` and answers {list(given)}. Use `answer='mean'`, or change it."
+                )
+    return given
+
+
+def check_role(team, place: int, role: Role) -> None:
+    earlier = team.role_names[:place]
+    where = f"of role {role.name!r}"
+    for name in role.reads:
+        if name not in earlier:
+            what = "is no role" if name not in team.role_names else "does not speak before it"
+            raise ValueError(
+                f"`reads={list(role.reads)}` {where}: {name!r} {what}. A role reads roles that stand before it in "
+                f"`roles`, here {list(earlier)}."
+            )
+    if len(set(role.reads)) < len(role.reads):
+        raise ValueError(f"`reads={list(role.reads)}` {where} names a role twice. Name it once.")
+    number = isinstance(role.branches, int) and not isinstance(role.branches, bool)
+    if not number or role.branches < 1:
+        raise ValueError(f"`branches` {where} must be an integer of at least 1, got {role.branches!r}.")
+    if place == 0 and role.branches != 1:
+        raise ValueError(
+            f"`branches={role.branches}` {where}: the first role speaks once in each episode. Set "
+            "`num_generations`, the episodes of a prompt."
+        )
+    for name in ("judged", "states_answer"):
+        if not isinstance(getattr(role, name), bool):
+            raise ValueError(f"`{name}` {where} must be true or false, got {getattr(role, name)!r}.")
+    if not isinstance(role.prompt_without, Mapping):
+        raise ValueError(f"`prompt_without` {where} must map roles to templates, got {role.prompt_without!r}.")
+    if strangers := [name for name in role.prompt_without if name not in role.reads]:
+        raise ValueError(
+            f"`prompt_without` {where} has {strangers}, which it does not read; it reads {list(role.reads)}."
+        )
+    if role.prompt is not None:
+        _check_template(team, role, "prompt", role.prompt, role.reads)
+    for removed, template in role.prompt_without.items():
+        rest = tuple(name for name in role.reads if name != removed)
+        _check_template(team, role, f"prompt_without[{removed!r}]", template, rest)
+
+
+def _check_template(team, role: Role, name: str, template: Any, reads: tuple[str, ...]) -> None:
+    for wanted in ("problem", *reads):
+        if not isinstance(template, str) or f"{{{wanted}}}" not in template:
+            raise ValueError(f"`{name}` of role {role.name!r} must contain {{{wanted}}}, got {template!r}.")
+    for other in team.role_names:
+        if other not in reads and f"{{{other}}}" in template:
+            raise ValueError(
+                f"`{name}` of role {role.name!r} cannot contain {{{other}}}, which it does not read there, got "
+                f"{template!r}. Name it in `reads`, or take it out."
+            )
+
+
+def check_used(team) -> None:
+    read = {name for role in team.roles for name in role.reads}
+    for role in team.roles:
+        if role.name not in read and role.name not in team.judged:
+            raise ValueError(
+                f"Nobody reads or judges the text of role {role.name!r}. Name it in `reads` of a later role, set "
+                "`judged`, or leave the role out."
+            )
