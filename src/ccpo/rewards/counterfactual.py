@@ -1,36 +1,83 @@
 """CCPO as a reward function."""
 
-from ..credit import counterfactual_credit, shared_credit
+from ..credit import chain_counterfactual_credit, removal_baseline
 from ..credit.groups import check_coefficient
 from .base import CreditAllocator
+from .evidence import Evidence, TeamOutcomes
+from .history import read_history
 
 
 class CounterfactualCredit(CreditAllocator):
     """
-    CCPO as a reward function: see [`~ccpo.credit.counterfactual_credit`].
+    CCPO as a reward function: see [`~ccpo.credit.counterfactual_credit`] and, for any chain,
+    [`~ccpo.credit.chain_counterfactual_credit`].
 
     Args:
-        outcome, partner, topology: as for [`CreditAllocator`].
+        outcome, partner, partners, topology: as for [`CreditAllocator`].
         coef (`float`, defaults to 0.2): λ.
         bonus (`str`, defaults to `"event"`): `"event"` or `"difference"`.
         baseline (`str`, defaults to `"group"`): `"group"` or `"paired"`.
+        history ([`~ccpo.credit.HistoryNormalizer`] or `bool`, defaults to `False`):
+            Rewards of the paper's first version instead, normalised by running statistics of earlier batches: for
+            teams of two. `coef` and `bonus` have no part in them.
     """
 
     __name__ = "counterfactual_credit"
+    teams = "chain"
 
-    def __init__(self, outcome=None, *, coef=0.2, bonus="event", baseline="group", partner=None, topology=None):
-        super().__init__(outcome, partner=partner, topology=topology)
+    def __init__(
+        self,
+        outcome=None,
+        *,
+        coef=0.2,
+        bonus="event",
+        baseline="group",
+        history=False,
+        partner=None,
+        partners=None,
+        topology=None,
+    ):
+        super().__init__(outcome, partner=partner, partners=partners, topology=topology)
         check_coefficient("coef", coef)
         if bonus not in ("event", "difference"):
             raise ValueError(f"`bonus` must be 'event' or 'difference', got {bonus!r}.")
         if baseline not in ("group", "paired"):
             raise ValueError(f"`baseline` must be 'group' or 'paired', got {baseline!r}.")
-        self.coef, self.bonus, self.baseline = coef, bonus, baseline
+        self.coef, self.bonus, self.baseline, self.history = coef, bonus, baseline, read_history(history)
 
-    def needs_solo(self, roles):
-        return "thinker" in roles and self.coef > 0
+    def refuses(self, topology):
+        if self.history is not None and len(topology.roles) != 2:
+            return f"`history` is for teams of two, and {list(topology.role_names)} are {len(topology.roles)}."
+        return super().refuses(topology)
 
-    def allocate(self, joint, solo=None, thinker_share=None, solver_share=None):
-        if solo is None:  # nobody's credit asked for them: the Solver's is the outcome
-            return shared_credit(joint)
-        return counterfactual_credit(joint, solo, coef=self.coef, bonus=self.bonus, baseline=self.baseline)
+    def evidence(self, topology, roles):
+        if self.history is not None:
+            return Evidence(topology.role_names[:1])  # the last role's reward has a part of them, too
+        return Evidence(tuple(name for name in topology.role_names[:-1] if name in roles and self.coef > 0))
+
+    def allocate(self, outcomes):
+        names = outcomes.topology.role_names
+        if self.history is not None:
+            first, last = (outcomes.values[name] for name in names)
+            joint = last.view(*first.shape, -1)  # (P, G, K)
+            solo, update = outcomes.without[names[0]], outcomes.training
+            credit = self.history.think_solve(joint, solo, baseline=self.baseline, update=update).values()
+            return {name: reward.flatten(1) for name, reward in zip(names, credit, strict=True)}
+        baselines = [self.removal_baseline(outcomes, name) for name in names[:-1]]
+        credit = chain_counterfactual_credit(
+            outcomes.team, baselines, branches=outcomes.branches, coef=self.coef, bonus=self.bonus
+        )
+        return dict(zip(names, credit, strict=True))
+
+    def removal_baseline(self, outcomes: TeamOutcomes, role: str):
+        """b of each of a role's texts, `(P, N_k)`; `None` where the team was not seen without it."""
+        if role not in outcomes.without:
+            return None
+        return removal_baseline(outcomes.without[role], outcomes.values[role].shape[1], self.baseline)
+
+    def state_dict(self):
+        return {} if self.history is None else {"history": self.history.state_dict()}
+
+    def load_state_dict(self, state):
+        if self.history is not None:
+            self.history.load_state_dict(state["history"])

@@ -2,58 +2,67 @@
 
 import torch
 
-from ..credit.groups import team_outcome
+from .evidence import TeamOutcomes, team_outcome
 
 
-def credit_metrics(joint: torch.Tensor, solo: torch.Tensor | None) -> dict[str, float]:
+def _mean(mask: torch.Tensor, valid: torch.Tensor) -> float:
+    return mask[valid].float().mean().item()
+
+
+def accuracy(outcomes: TeamOutcomes) -> float:
+    """How much of what the team answers is right: the topology's rule on right (1) and wrong (0). NaN of nothing."""
+    right = {name: own.sign().clamp(min=0) for name, own in outcomes.own.items()}  # NaN stays
+    share = team_outcome(outcomes.topology, right, outcomes.clusters)
+    # Where nobody answers, a vote is wrong.
+    return share.clamp(min=0)[~share.isnan()].float().mean().item()
+
+
+def credit_metrics(outcomes: TeamOutcomes) -> dict[str, float]:
     """
     The outcome metrics of a batch.
 
     Args:
-        joint (`torch.Tensor` of shape `(P, G, K)`): outcomes of the team's answers, NaN unscorable.
-        solo (`torch.Tensor` of shape `(P, S)`, *optional*): outcomes of the solo answers.
+        outcomes ([`TeamOutcomes`]): the batch.
 
     Returns:
-        `dict[str, float]`: `credit/joint_accuracy`, `credit/unscorable_rate`, and with solos `credit/solo_accuracy`,
-        `credit/help_rate`, `credit/hurt_rate` (shares of the scorable thoughts with R > 0 > b and R < 0 < b). NaN
-        where nothing is scorable.
+        `dict[str, float]`: `credit/joint_accuracy`, `credit/unscorable_rate`; for each role without which the team was
+        seen `credit/without_<role>_accuracy`, `credit/<role>/help_rate` and `credit/<role>/hurt_rate` (shares of its
+        scorable texts with v > 0 > b and v < 0 < b). NaN where nothing is scorable.
     """
-
-    def mean(mask: torch.Tensor, valid: torch.Tensor) -> float:
-        return mask[valid].float().mean().item()
-
+    topology = outcomes.topology
     metrics = {
-        "credit/joint_accuracy": mean(joint > 0, ~joint.isnan()),
-        "credit/unscorable_rate": joint.isnan().float().mean().item(),
+        "credit/joint_accuracy": accuracy(outcomes),
+        "credit/unscorable_rate": outcomes.team.isnan().float().mean().item(),
     }
-    if solo is not None:
-        reward, b = team_outcome(joint), solo.nanmean(dim=1, keepdim=True)
-        valid = ~reward.isnan() & ~b.isnan()
+    for role, without in outcomes.without.items():
+        value = outcomes.values[role]
+        b = without.nanmean(dim=-1, keepdim=True)  # (P, 1) or (P, contexts, 1)
+        b = b.flatten(1).repeat_interleave(value.shape[1] // b.flatten(1).shape[1], dim=1)  # (P, N_k)
+        valid = ~value.isnan() & ~b.isnan()
         metrics |= {
-            "credit/solo_accuracy": mean(solo > 0, ~solo.isnan()),
-            "credit/help_rate": mean((reward > 0) & (b < 0), valid),
-            "credit/hurt_rate": mean((reward < 0) & (b > 0), valid),
+            topology.label(f"credit/without_{role}_accuracy"): _mean(without > 0, ~without.isnan()),
+            topology.label(f"credit/{role}/help_rate"): _mean((value > 0) & (b < 0), valid),
+            topology.label(f"credit/{role}/hurt_rate"): _mean((value < 0) & (b > 0), valid),
         }
     return metrics
 
 
-def rating_metrics(joint: torch.Tensor, thinker_share: torch.Tensor, solver_share: torch.Tensor) -> dict[str, float]:
+def shares_metrics(outcome: torch.Tensor, shares: torch.Tensor, roles: tuple[str, ...]) -> dict[str, float]:
     """
-    How well the ratings went, over the scorable episodes.
+    How well the ratings went, over the scorable leaves.
 
     Args:
-        joint (`torch.Tensor` of shape `(P, G, K)`): outcomes, NaN unscorable.
-        thinker_share, solver_share (`torch.Tensor` of shape `(P, G, K)`): ratings, NaN invalid.
+        outcome (`torch.Tensor` of shape `(P, N)`): outcomes, NaN unscorable.
+        shares (`torch.Tensor` of shape `(P, N, n, n)`): ratings, the rater before the rated; NaN invalid.
+        roles (`tuple[str, ...]`): names of the n roles.
 
     Returns:
-        `dict[str, float]`: `rating/<role>_valid_rate`, and `rating/agreement_rate`, the share of the episodes rated by
-        both in which both chose the same pair.
+        `dict[str, float]`: `rating/<role>_valid_rate`, and `rating/agreement_rate`, the share of the leaves rated by
+        all in which all chose the same.
     """
-    scorable = ~joint.isnan()
-    both = scorable & ~thinker_share.isnan() & ~solver_share.isnan()
-    agree = (thinker_share - solver_share).abs() < 0.05  # pairs are 0.1 apart
-    return {
-        "rating/thinker_valid_rate": (~thinker_share.isnan())[scorable].float().mean().item(),
-        "rating/solver_valid_rate": (~solver_share.isnan())[scorable].float().mean().item(),
-        "rating/agreement_rate": agree[both].float().mean().item(),
-    }
+    scorable, valid = ~outcome.isnan(), ~shares.isnan().any(dim=-1)  # (P, N), (P, N, n)
+    every = scorable & valid.all(dim=-1)
+    spread = shares.amax(dim=-2) - shares.amin(dim=-2)  # (P, N, n), over the raters
+    agree = (spread < 0.05).all(dim=-1)  # shares are 0.1 apart
+    rates = {f"rating/{role}_valid_rate": _mean(valid[..., i], scorable) for i, role in enumerate(roles)}
+    return {**rates, "rating/agreement_rate": _mean(agree, every)}

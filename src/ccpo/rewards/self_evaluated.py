@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from ..calls import call
-from ..credit import self_evaluated_credit, shared_credit
+from ..credit import chain_self_evaluated_credit
 from ..credit.groups import check_coefficient
 from ..ratings import (
     MAX_RATING_TOKENS,
@@ -16,9 +16,10 @@ from ..ratings import (
     rating_choices,
     shares_from_log_probs,
 )
-from ..team.prompts import fill, problem_text
-from ..team.rollout import Prompt, ask
+from ..team.prompts import Prompt, fill, problem_text
+from ..team.rollout import ask
 from .base import CreditAllocator
+from .evidence import Evidence
 
 
 class SelfEvaluatedCredit(CreditAllocator):
@@ -42,6 +43,7 @@ class SelfEvaluatedCredit(CreditAllocator):
     """
 
     __name__ = "self_evaluated_credit"
+    teams = "chain"
 
     def __init__(
         self,
@@ -56,10 +58,11 @@ class SelfEvaluatedCredit(CreditAllocator):
         rating_max_tokens=MAX_RATING_TOKENS,
         rating_prompt=None,
         partner=None,
+        partners=None,
         thinker_rater=None,
         topology=None,
     ):
-        super().__init__(outcome, partner=partner, topology=topology)
+        super().__init__(outcome, partner=partner, partners=partners, topology=topology)
         check_coefficient("self_weight", self_weight, upper=1)
         check_coefficient("credit_coef", credit_coef)
         check_coefficient("blame_coef", blame_coef)
@@ -77,16 +80,16 @@ class SelfEvaluatedCredit(CreditAllocator):
         self.rating_max_tokens, self.rating_prompt = rating_max_tokens, rating_prompt
         self.thinker_rater = thinker_rater
 
-    def needs_ratings(self, roles):
-        return self.credit_coef > 0 or self.blame_coef > 0
+    def evidence(self, topology, roles):
+        return Evidence(ratings=self.credit_coef > 0 or self.blame_coef > 0)
 
-    def _raters(self):
+    def _first_rater(self):
         if self.thinker_rater is None:
             raise ValueError(
-                "`self_evaluated_credit` needs the Thinker's own ratings, and TRL's GRPOTrainer gives reward "
-                "functions no model: pass `thinker_rater`, e.g. TransformersGenerator(model, tokenizer)."
+                f"`self_evaluated_credit` needs the {self.topology.role_names[0]}'s own ratings, and TRL's GRPOTrainer "
+                "gives reward functions no model: pass `thinker_rater`, e.g. TransformersGenerator(model, tokenizer)."
             )
-        return {"thinker": self.thinker_rater, "solver": self.partner}
+        return self.thinker_rater
 
     def rate(self, raters, episodes, outcome):
         """
@@ -171,15 +174,16 @@ class SelfEvaluatedCredit(CreditAllocator):
         log_probs = call(rater.score, prompts, [nine[verdict] for verdict in verdicts])  # (n·K, 9)
         return shares_from_log_probs(log_probs.float().cpu(), expectation=self.rating_expectation)
 
-    def allocate(self, joint, solo=None, thinker_share=None, solver_share=None):
-        if thinker_share is None:
-            return shared_credit(joint)
-        return self_evaluated_credit(
-            joint,
-            thinker_share,
-            solver_share,
+    def allocate(self, outcomes):
+        if outcomes.shares is None:
+            return outcomes.values
+        credit = chain_self_evaluated_credit(
+            outcomes.team,
+            outcomes.shares,
+            branches=outcomes.branches,
             self_weight=self.self_weight,
             credit_coef=self.credit_coef,
             blame_coef=self.blame_coef,
             center=self.center,
         )
+        return dict(zip(outcomes.topology.role_names, credit, strict=True))

@@ -1,0 +1,25 @@
+"""C3 as a reward function."""
+
+from ..credit import contextual_credit
+from .base import CreditAllocator
+
+
+class ContextualCredit(CreditAllocator):
+    """
+    C3 as a reward function: see [`~ccpo.credit.contextual_credit`]. A text is compared with those that continue the
+    same transcript.
+
+    What it gives are advantages: they go to the loss as they are.
+
+    Args:
+        outcome, partner, partners, topology: as for [`CreditAllocator`].
+    """
+
+    __name__ = "contextual_credit"
+    teams = "chain"
+    estimators = ("group",)
+    gives_advantages = True
+
+    def allocate(self, outcomes):
+        credit = contextual_credit(outcomes.team, branches=outcomes.branches)
+        return dict(zip(outcomes.topology.role_names, credit, strict=True))
