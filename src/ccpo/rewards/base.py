@@ -196,8 +196,8 @@ class CreditAllocator:
         """
         Say it once where a chat model is trained on plain texts.
 
-        TRL hands a reward function no tokenizer, and knows one, of the role in training: it is asked through `log_metric`, a method
-        of the trainer's. The partner, a [`TransformersGenerator`], says the same of its own.
+        TRL hands a reward function no tokenizer, and knows one, of the role in training: it is asked through
+        `log_metric`, a method of the trainer's. The partner, a [`TransformersGenerator`], says the same of its own.
         """
         trainer = getattr(kwargs.get("log_metric"), "__self__", None)
         processing_class = getattr(trainer, "processing_class", None)

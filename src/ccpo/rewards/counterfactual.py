@@ -57,6 +57,8 @@ class CounterfactualCredit(CreditAllocator):
 
     def allocate(self, outcomes):
         names = outcomes.topology.role_names
+        if self.history is not None and not outcomes.without:  # left out of this step, as uninformative
+            return outcomes.values
         if self.history is not None:
             first, last = (outcomes.values[name] for name in names)
             joint = last.view(*first.shape, -1)  # (P, G, K)

@@ -115,8 +115,8 @@ def check_siblings(
             last = topology.role_names[-1] in roles
             remedy = "`num_solves` >= 2" if last else f"`branches` >= 2 of {roles[-1]!r}"
             raise ValueError(
-                f"`{allocator.__name__}` compares texts that continue the same one, and those of {list(roles)} have no "
-                f"siblings: the agent {agent!r} would never be trained. Set {remedy}."
+                f"`{allocator.__name__}` compares texts that continue the same one, and those of {list(roles)} have "
+                f"no siblings: the agent {agent!r} would never be trained. Set {remedy}."
             )
 
 

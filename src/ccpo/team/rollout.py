@@ -166,7 +166,7 @@ def run_team(
     removals: Mapping[str, Passes] | None = None,
     given: Mapping[str, list[str]] | None = None,
     reader: AnswerReader = DEFAULT_READER,
-    around: Callable[[list[tuple[str, int]]], AbstractContextManager] = lambda parts: nullcontext(),
+    around: Callable[[Generate, list[tuple[str, int]]], AbstractContextManager] = lambda *call: nullcontext(),
 ) -> Episodes:
     """
     Run the team: every role speaks, level by level. What one generator is asked on a level goes out in one call.
@@ -180,7 +180,8 @@ def run_team(
         removals (`Mapping[str, Passes]`, *optional*): removed role -> the passes to run without it.
         given (`Mapping[str, list[str]]`, *optional*): what the first role has written already.
         reader ([`~ccpo.team.answers.AnswerReader`]): finds what the leak guard takes out.
-        around (`Callable`): a context for each call, which gets its parts: `(arm, number of prompts)`.
+        around (`Callable`):
+            A context for each call, which gets the generator and the call's parts: `(arm, number of prompts)`.
 
     Returns:
         [`Episodes`]
@@ -211,7 +212,7 @@ def run_team(
             built = [(arm, name, _build(arm, name)) for arm, name in parts]
             counts = [(_arm_label(topology, arm, name), len(texts.prompts)) for arm, name, texts in built]
             everything = [prompt for _, _, texts in built for prompt in texts.prompts]
-            with around(counts):
+            with around(generate[built[0][1]], counts):
                 completions = ask(built[0][1], generate[built[0][1]], everything)
             for arm, name, texts in built:
                 texts.start, count = start, len(texts.prompts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import shutil
 import signal
@@ -12,7 +13,6 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
-from peft import PeftModel
 from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -21,17 +21,17 @@ from .checkpoints import (
     RUN_STATE,
     check_checkpoint,
     find_last_checkpoint,
-    load_run_state,
     put_aside,
     rotate_complete_checkpoints,
-    run_settings,
-    run_state,
     write_manifest,
 )
-from .model_card import write_model_cards
-from .policies import load_policies, load_sharded_adapters, merge_adapter, save_policies
+from .model_card import TeamCard, write_model_cards
+from .policies import adapters_of, load_policies, load_sharded_adapters, merge_adapter, save_policies
+from .run_state import load_run_state, run_settings, run_state
 
 logger = logging.getLogger(__name__)
+
+TEAM_FILE = "team.json"  # beside the agents' folders: who speaks, with which prompts
 
 
 class CheckpointMixin:
@@ -41,7 +41,7 @@ class CheckpointMixin:
 
     Overrides, which call `super()` but where it knows one model only:
 
-    - `save_model`, `_save`, `_push_from_checkpoint`: a folder per role, gathered from every backend;
+    - `save_model`, `_save`, `_push_from_checkpoint`: a folder per agent, gathered from every backend;
     - `_save_checkpoint`, `_save_rng_state`, `_finalize_training`: our state beside the `Trainer`'s, a manifest written
       last, and older checkpoints deleted only after it;
     - `train`, `_run_epoch`, `_get_train_sampler`, `_load_*`: the counterparts;
@@ -69,8 +69,8 @@ class CheckpointMixin:
             `ValueError`: an incomplete checkpoint, or one of another set-up.
         """
         self._finished_epochs, self._saved_step = 0, None
-        if self.use_vllm and len(self.roles) > 1:
-            self.engines.mark_changed(set(self.roles))
+        if self.use_vllm and not self.topology.is_solo:
+            self.engines.mark_changed()
         if resume_from_checkpoint:
             folder = self._find_checkpoint(resume_from_checkpoint)
             self._finished_epochs = int(TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).epoch)
@@ -175,14 +175,14 @@ class CheckpointMixin:
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         untouched = []
-        if checkpoint is not None and self.is_fsdp_enabled and len(self.roles) > 1:
-            # FSDP2 wants moments for whatever is trainable, and a role whose turn has not come has none yet.
+        if checkpoint is not None and self.is_fsdp_enabled and not self.topology.is_solo:
+            # FSDP2 wants moments for whatever is trainable, and an agent whose turn has not come has none yet.
             file = Path(checkpoint) / RUN_STATE.format(rank=self.args.process_index)
-            trained = torch.load(file, map_location="cpu", weights_only=True)["trained_roles"]
+            trained = torch.load(file, map_location="cpu", weights_only=True)["agents_with_moments"]
             untouched = [
                 p
                 for group in self.optimizer.param_groups
-                if (group["role"] or "") not in trained
+                if (group["agent"] or "") not in trained
                 for p in group["params"]
             ]
         for parameter in untouched:
@@ -192,21 +192,20 @@ class CheckpointMixin:
             parameter.requires_grad_(True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
-        adapters = isinstance(self.model, PeftModel) and self.roles[0] in self.model.peft_config
-        if self.is_fsdp_enabled and adapters:
-            load_sharded_adapters(self.model, Path(resume_from_checkpoint), self.roles)
-        elif len(self.roles) == 1 or self.is_fsdp_enabled:
+        if self.is_fsdp_enabled and adapters_of(self.model, self.agents):
+            load_sharded_adapters(self.model, Path(resume_from_checkpoint), self.agents)
+        elif self.topology.is_solo or self.is_fsdp_enabled:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
         else:
-            load_policies(self.model, Path(resume_from_checkpoint), self.roles)
+            load_policies(self.model, Path(resume_from_checkpoint), self.agents)
 
     def _load_best_model(self) -> None:
-        if len(self.roles) == 1 or self.is_deepspeed_enabled:
+        if self.topology.is_solo or self.is_deepspeed_enabled:
             super()._load_best_model()
         else:
             self._load_from_checkpoint(self.state.best_model_checkpoint)
-        if self.use_vllm and len(self.roles) > 1:
-            self.engines.mark_changed(set(self.roles))
+        if self.use_vllm and not self.topology.is_solo:
+            self.engines.mark_changed()
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         sharded = self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(
@@ -217,15 +216,19 @@ class CheckpointMixin:
         super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        if len(self.roles) == 1:
+        if self.topology.is_solo:
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
             folder = Path(output_dir or self.args.output_dir)
             save_policies(self.model, folder, self.tokenizers, state_dict)
             if self.args.merge_adapters and not self._saves_checkpoint:
-                for role in self.roles:
-                    merge_adapter(folder / role, self.args, self.model.dtype)
-            write_model_cards(self, folder)
+                for agent in self.trained_agents:
+                    merge_adapter(folder / agent, self.args, self.model.dtype)
+            (folder / TEAM_FILE).write_text(json.dumps(self.topology.to_dict(), indent=2) + "\n", encoding="utf-8")
+            card = TeamCard(
+                self.topology, self._credit, self.args, self.state.global_step, self._tag_names, self.hub_model_id
+            )
+            write_model_cards(folder, card, self.model)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
         if self._saves_checkpoint:
             # `Trainer` would delete old ones before this one is known to be complete: `_save_checkpoint` does it.
@@ -233,9 +236,10 @@ class CheckpointMixin:
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         self._complete_checkpoint(Path(checkpoint_folder))  # what is pushed can be resumed from
-        if len(self.roles) > 1 and self.is_world_process_zero() and self.args.hub_strategy != "end":
-            for role in self.roles:
-                shutil.copytree(Path(checkpoint_folder) / role, Path(self.args.output_dir) / role, dirs_exist_ok=True)
+        if not self.topology.is_solo and self.is_world_process_zero() and self.args.hub_strategy != "end":
+            for agent in self.agents:
+                saved, out = Path(checkpoint_folder) / agent, Path(self.args.output_dir) / agent
+                shutil.copytree(saved, out, dirs_exist_ok=True)
         super()._push_from_checkpoint(checkpoint_folder)
 
 

@@ -7,87 +7,19 @@ import logging
 import os
 import re
 import shutil
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
-
-from .policies import RolePolicies
-
-if TYPE_CHECKING:
-    from .trainer import MultiAgentGRPOTrainer
 
 logger = logging.getLogger(__name__)
 
+FORMAT = 2  # of a checkpoint; 1 had no number, and kept roles where agents are now
 MANIFEST = "ccpo_checkpoint.json"  # written last: a checkpoint without it is half-written
 RUN_STATE = "run_state_{rank}.pth"
 ASIDE = "replaced-"  # before the name of a checkpoint over which another one is being saved
-# Arguments that decide which rows come when, whose turn it is and how a buffered batch is cut.
-_SAME_ARGUMENTS = (
-    "policy_sharing",
-    "advantage_estimator",
-    "schedule",
-    "alternate_period",
-    "start_role",
-    "num_generations",
-    "num_solves",
-    "num_solos",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "steps_per_generation",
-    "num_iterations",
-    "shuffle_dataset",
-    "seed",
-)
-_SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# The special tokens become the tokenizer's when training starts.
-_NOT_THE_MODEL = ("architectures", "dtype", "transformers_version", "use_cache", *_SPECIAL_TOKENS)
-
-
-def run_settings(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
-    """What a run must have in common with the checkpoint that it continues, by name."""
-    accelerator, dataset = trainer.accelerator, trainer.train_dataset
-    backend = str(accelerator.distributed_type.value)
-    if trainer.is_deepspeed_enabled:
-        backend = f"{backend} ZeRO-{accelerator.state.deepspeed_plugin.zero_stage}"
-    elif trainer.is_fsdp_enabled:
-        backend = f"{backend}{accelerator.state.fsdp_plugin.fsdp_version}"
-    return {
-        "topology": type(trainer.topology).__name__,
-        **trainer.topology.prompts,
-        "roles": list(trainer.roles),
-        "credit": trainer._credit,
-        "world_size": accelerator.num_processes,
-        "backend": backend,
-        "train_dataset rows": len(dataset) if hasattr(dataset, "__len__") else None,
-        "reward_funcs": list(trainer.reward_func_names),
-        **{
-            f"{role}'s {key}": value for role in trainer.roles for key, value in _model_settings(trainer, role).items()
-        },
-        **{name: getattr(trainer.args, name) for name in _SAME_ARGUMENTS},
-    }
-
-
-def _model_settings(trainer: MultiAgentGRPOTrainer, role: str) -> dict[str, Any]:
-    """The configuration of a role's model and adapter, without where it came from."""
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    model = model.policies[role] if isinstance(model, RolePolicies) else model
-    settings = json.loads(model.config.to_json_string(use_diff=False))
-    settings = {key: value for key, value in settings.items() if key not in _NOT_THE_MODEL and key[0] != "_"}
-    adapters = getattr(model, "peft_config", None)
-    adapter = (adapters.get(role) or next(iter(adapters.values()))).to_dict() if adapters else {}
-    tokenizer = getattr(trainer.tokenizers[role], "tokenizer", trainer.tokenizers[role])  # a processor has one
-    settings["tokenizer"] = {name: getattr(tokenizer, name) for name in _SPECIAL_TOKENS} | {"tokens": len(tokenizer)}
-    settings["adapter"] = {
-        key: sorted(value) if isinstance(value, set) else value
-        for key, value in adapter.items()
-        if key not in ("inference_mode", "revision", "peft_version")
-    }
-    return settings
 
 
 def describe(allocator: Any) -> str:
@@ -129,6 +61,7 @@ def write_manifest(folder: Path, settings: dict[str, Any], *, ranks: Iterable[in
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     manifest = {
+        "format": FORMAT,
         "settings": settings,
         "passes": passes,
         "versions": {name: version(name) for name in ("ccpo", "trl", "transformers", "torch", "accelerate")},
@@ -201,7 +134,13 @@ def check_checkpoint(folder: Path, settings: dict[str, Any], rank: int = 0) -> N
             "complete one in `output_dir`."
         )
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    start_anew = f"start a new run from its models, model={{{', '.join(f'{r!r}: ...' for r in settings['roles'])}}}"
+    start_anew = f"start a new run from its models, model={{{', '.join(f'{a!r}: ...' for a in settings['agents'])}}}"
+    if manifest.get("format", 1) != FORMAT:
+        was = manifest.get("versions", {}).get("ccpo", "unknown")
+        raise ValueError(
+            f"{name} is of format {manifest.get('format', 1)}, which ccpo {was} wrote, and this version continues "
+            f"format {FORMAT}. Finish that run with the version that began it, or {start_anew}."
+        )
     if not any(re.fullmatch(RUN_STATE.format(rank=r"\d+"), file) for file in manifest["files"]):
         raise ValueError(
             f"{name} has no {RUN_STATE.format(rank=rank)}: it was saved with `save_only_model=True`, without "
@@ -262,59 +201,3 @@ def rotate_complete_checkpoints(output_dir: str | Path, limit: int | None, keep:
         if excess > 0 and folder.resolve() not in kept:
             remove_checkpoint(folder)
             excess -= 1
-
-
-# ---- What transformers and TRL do not keep of a run ----
-
-
-def run_state(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
-    """
-    This process's part of what `Trainer` and TRL lose: the place in the generation batch and in the schedule, the
-    rollouts still to be trained on, metrics and losses not logged yet, and the allocators' state.
-    """
-    batch = trainer.args.steps_per_generation * trainer.num_iterations
-    groups, moments = trainer.optimizer.param_groups, trainer.optimizer.state
-    return {
-        "trained_roles": sorted({g.get("role") or "" for g in groups if any(p in moments for p in g["params"])}),
-        "step": trainer._step,
-        "buffered_inputs": trainer._buffered_inputs if trainer._step % batch else None,  # else it generates anew
-        "metrics": _plain(trainer._metrics),
-        "logs": _plain({name: values for name, values in trainer._logs.items() if name != "images"}),
-        "loss": trainer._tr_loss.item(),
-        "last_logged_step": trainer._globalstep_last_logged,
-        "allocators": [allocator.state_dict() for allocator in trainer.allocators],
-    }
-
-
-def load_run_state(trainer: MultiAgentGRPOTrainer, state: dict[str, Any]) -> None:
-    """Put back what [`run_state`] took, once the training loop has set itself up."""
-    trainer._step, batches, device = state["step"], state["buffered_inputs"], trainer.accelerator.device
-    trainer._buffered_inputs = batches and [
-        {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
-        for batch in batches
-    ]
-    for mode, metrics in state["metrics"].items():
-        for name, values in metrics.items():
-            trainer._metrics[mode][name] = values
-    for name, values in state["logs"].items():
-        if isinstance(values, dict):
-            for column, rows in values.items():
-                trainer._logs[name][column].extend(rows)
-        else:
-            trainer._logs[name].extend(values)
-    trainer._tr_loss += state["loss"]  # of steps before the checkpoint that are still to be logged
-    trainer._total_loss_scalar -= state["loss"]  # `train_loss` is about the steps of this call
-    trainer._globalstep_last_logged = state["last_logged_step"]
-    for allocator, values in zip(trainer.allocators, state["allocators"], strict=True):
-        allocator.load_state_dict(values)
-
-
-def _plain(value: Any) -> Any:
-    """Containers and scalars as `torch.load(weights_only=True)` reads them; other objects as their text."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple | deque):
-        return [_plain(item) for item in value]
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    return value.item() if hasattr(value, "item") else str(value)

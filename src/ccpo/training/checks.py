@@ -9,56 +9,23 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 from trl.data_utils import is_conversational
 from trl.trainer.utils import get_config_model_id
 
-from ..rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit
+from ..rewards import CreditAllocator
 from ..team.topology import Topology
 from .config import MultiAgentGRPOConfig
+from .credit_checks import check_credit, check_role_kwargs
 from .engine_checks import check_engines
-from .engines import has_engine_per_role
+from .engines import has_engine_per_agent
 from .input_checks import check_datasets
 from .model_checks import check_tokens, check_weights
 
 
-def models_by_role(model: Any, sharing: str, roles: tuple[str, ...]) -> dict[str, Any]:
-    """
-    The model of each role, ids and objects as given.
-
-    Args:
-        model (`str`, `PreTrainedModel` or `dict`): one for all roles or one per role.
-        sharing (`str`): `policy_sharing`.
-        roles (`tuple[str, ...]`): the topology's roles.
-
-    Raises:
-        `ValueError`: a role without a model, a model without a role, or several models where one is shared.
-    """
-    if not isinstance(model, dict):
-        return dict.fromkeys(roles, model)
-    if unknown := sorted(set(model) - set(roles), key=str):
-        raise ValueError(f"`model` names the roles {unknown}, which the topology does not have; it has {list(roles)}.")
-    if missing := [role for role in roles if role not in model]:
-        raise ValueError(f"`model` has no entry for the roles {missing}. Give one model, or one per role.")
-    if len(roles) > 1:
-        first, *others = (model[role] for role in roles)
-        same = [other is first or (isinstance(other, str) and other == first) for other in others]
-        if sharing != "separate" and not all(same):
-            raise ValueError(
-                f"`policy_sharing={sharing!r}` has one model for all roles, but `model` gives several. Give one "
-                "model, or set `policy_sharing='separate'`."
-            )
-        if sharing == "separate" and any(other is first for other in others) and not isinstance(first, str):
-            raise ValueError(
-                "`model` gives the same object to several roles with `policy_sharing='separate'`. Load it once per "
-                "role, or set `policy_sharing='shared'`."
-            )
-    return model
-
-
-def check_episode_arguments(given: dict[str, Any], roles: tuple[str, ...]) -> None:
+def check_episode_arguments(given: dict[str, Any], topology: Topology) -> None:
     """Raise a `ValueError` for TRL's ways to make an episode of one role's turns, where there are several roles."""
     for name, value in given.items():
-        if len(roles) > 1 and value is not None:
+        if not topology.is_solo and value is not None:
             raise ValueError(
-                f"`{name}` is not supported with several roles ({list(roles)}): a team's episode is one pass through "
-                f"its topology, without tools or environments. Leave `{name}` out, or train one role, "
+                f"`{name}` is not supported with several roles ({list(topology.role_names)}): a team's episode is one "
+                f"pass through its topology, without tools or environments. Leave `{name}` out, or train one role, "
                 "`topology=Solo()`."
             )
 
@@ -71,19 +38,20 @@ def check_arguments(
     topology: Topology,
     peft_config: Any,
     eval_dataset: Any = None,
+    frozen: tuple[str, ...] = (),
 ) -> None:
     """Raise a `ValueError` that names field, value and remedy for trainer arguments that cannot be right together."""
-    roles = topology.role_names
-    if args.start_role is not None and args.start_role not in roles:
+    roles, agents, team = topology.role_names, topology.agents, not topology.is_solo
+    names = list(dict.fromkeys([*roles, *agents]))
+    if args.start_role is not None and args.start_role not in names:
         raise ValueError(f"`start_role={args.start_role!r}` is not a role of the topology; it has {list(roles)}.")
-    if unknown := sorted(set(args.role_kwargs or {}) - set(roles), key=str):
-        raise ValueError(f"`role_kwargs` names {unknown}, which the topology does not have; it has {list(roles)}.")
+    check_role_kwargs(args, topology)
     if peft_config is not None and not isinstance(peft_config, PeftConfig):
         raise TypeError(
             f"`peft_config` must be a peft.PeftConfig such as LoraConfig(...), got {type(peft_config).__name__} "
             f"{peft_config!r}. Build one, e.g. peft.LoraConfig(**peft_config)."
         )
-    if args.policy_sharing == "adapters" and len(roles) > 1 and peft_config is None:
+    if args.policy_sharing == "adapters" and team and peft_config is None:
         raise ValueError(
             "`policy_sharing='adapters'` needs `peft_config` (got None): pass peft.LoraConfig(...), or set "
             "`policy_sharing='separate'`."
@@ -93,7 +61,7 @@ def check_arguments(
     for role, model in models.items() if args.merge_adapters else ():
         if not isinstance(model, str) and not get_config_model_id(model.config):
             raise ValueError(
-                f"`merge_adapters=True` loads the base from where it came from, but the model of role {role!r} came "
+                f"`merge_adapters=True` loads the base from where it came from, but the model of {role!r} came "
                 "from nowhere. Save it with save_pretrained and pass the folder, or set `merge_adapters=False`."
             )
     if args.enable_jit_checkpoint:
@@ -101,24 +69,10 @@ def check_arguments(
             "`enable_jit_checkpoint=True` saves inside a step, which cannot be continued exactly. Set it to False: "
             "SIGTERM saves after the step without it."
         )
-    solos = args.num_solos or args.num_generations
-    for allocator in allocators:
-        if len(roles) == 1 and isinstance(allocator, CounterfactualCredit | SelfEvaluatedCredit):
-            raise ValueError(
-                f"`{allocator.__name__}` divides credit between a thinker and a solver, but the topology has only "
-                f"{list(roles)}. Use `topology=ThinkSolve()` or a plain reward function."
-            )
-        if isinstance(allocator, CounterfactualCredit) and allocator.baseline == "paired":
-            if solos != args.num_generations:
-                raise ValueError(
-                    f"`baseline='paired'` needs as many solos as thoughts, got `num_solos={solos}` and "
-                    f"`num_generations={args.num_generations}`. Make them equal or use `baseline='group'`."
-                )
-    if len(roles) > 1:
+    check_credit(allocators, topology, args, tuple(agent for agent in agents if agent not in frozen))
+    if team:
         _check_several_roles(args)
-    elif args.advantage_estimator == "counterfactual":
-        raise ValueError("`advantage_estimator='counterfactual'` needs a thinker; the topology has one role only.")
-    if train_dataset is None and len(roles) > 1:
+    if train_dataset is None and team:
         raise ValueError("`train_dataset` is required, got None.")
     if args.reward_weights is not None and not isinstance(args.reward_weights, list | tuple):
         raise ValueError(f"`reward_weights` must be a list of numbers, got {args.reward_weights!r}.")
@@ -127,19 +81,19 @@ def check_arguments(
             f"`reward_weights={args.reward_weights}` has {len(args.reward_weights)} weights for {len(allocators)} "
             "reward functions. Give one to each, in their order."
         )
-    if len(roles) > 1 and args.max_steps <= 0 and args.num_train_epochs <= 0:
+    if team and args.max_steps <= 0 and args.num_train_epochs <= 0:
         raise ValueError(
             f"`num_train_epochs={args.num_train_epochs}` and `max_steps={args.max_steps}`: nothing would be trained. "
             "Set one of them to more than 0."
         )
     if train_dataset is not None:
-        check_datasets(train_dataset, eval_dataset, args, allocators, roles)
-    for role, model in models.items():
-        _check_model(role, model, args)
-    if len(roles) > 1:
-        check_weights(models, peft_config)
-    if args.use_vllm and len(roles) > 1:
-        check_engines(models, args, roles, allocators, peft_config)
+        check_datasets(train_dataset, eval_dataset, args, allocators, topology)
+    for agent, model in models.items():
+        _check_model(agent, model, args)
+    if team:
+        check_weights(models, frozen)
+    if args.use_vllm and team:
+        check_engines(models, args, topology, allocators, peft_config, frozen)
 
 
 def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
@@ -316,7 +270,7 @@ def load_tokenizers(
             f"`processing_class`: one model has one set of special tokens, but those of the roles differ: {special}. "
             "Use one tokenizer, or `policy_sharing='separate'`."
         )
-    if args.use_vllm and len(models) > 1 and not has_engine_per_role(args, tuple(models)):
+    if args.use_vllm and len(models) > 1 and not has_engine_per_agent(args, tuple(models)):
         first, *others = (tokenizer.get_vocab() for tokenizer in tokenizers.values())
         if any(other != first for other in others):
             raise ValueError(

@@ -9,19 +9,30 @@ import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
-ARMS = ("thought", "joint", "solo", "rating", "verify", "update")
+from ..team.topology import Topology
+
+RATING, VERIFY, UPDATE = "rollout/rating", "rollout/verify", "rollout/update"
+
+
+def arms_of(topology: Topology) -> tuple[str, ...]:
+    """What tokens and time are counted for: each role's texts, passes without a role, ratings, verdicts, updates."""
+    names = [f"rollout/{name}" for name in topology.role_names]
+    if topology.is_chain:
+        names += [f"rollout/without_{name}" for name in topology.role_names if topology.removable(name)]
+    return (*map(topology.label, names), RATING, VERIFY, UPDATE)
 
 
 class StepClock(TrainerCallback):
     """
     Tokens of all processes and seconds of this one per arm, logged at the end of every optimizer step as
-    `rollout/<arm>_tokens` and `rollout/<arm>_seconds`.
+    `<arm>_tokens` and `<arm>_seconds`.
 
     An arm inside another's time counts for itself only. From the last loss to the end of the step is `update`, too.
 
     Args:
         metrics (`dict[str, dict[str, list]]`): the trainer's metrics; those of `"train"` get the figures.
         accelerator ([`~accelerate.Accelerator`]): sums the tokens.
+        arms (`tuple[str, ...]`): [`arms_of`] the team.
 
     Attributes:
         tokens (`dict[str, dict[str, int | torch.Tensor]]`): of this process, in the current step (`"train"`) or an
@@ -29,8 +40,8 @@ class StepClock(TrainerCallback):
         seconds (`dict[str, float]`): of the current step.
     """
 
-    def __init__(self, metrics: dict, accelerator: Accelerator):
-        self.metrics, self.accelerator = metrics, accelerator
+    def __init__(self, metrics: dict, accelerator: Accelerator, arms: tuple[str, ...]):
+        self.metrics, self.accelerator, self.arms = metrics, accelerator, arms
         self.tokens: dict[str, dict[str, int | torch.Tensor]] = {"train": defaultdict(int), "eval": defaultdict(int)}
         self.seconds: dict[str, float] = defaultdict(float)
         self._inner = 0.0  # seconds that arms inside the current one took
@@ -57,9 +68,9 @@ class StepClock(TrainerCallback):
 
     def total_tokens(self, mode: str) -> dict[str, int]:
         """Tokens of each arm over all processes since the last call; a collective call."""
-        own = torch.tensor([int(self.tokens[mode][arm]) for arm in ARMS], device=self.accelerator.device)
+        own = torch.tensor([int(self.tokens[mode][arm]) for arm in self.arms], device=self.accelerator.device)
         self.tokens[mode].clear()
-        return dict(zip(ARMS, self.accelerator.reduce(own, reduction="sum").tolist(), strict=True))
+        return dict(zip(self.arms, self.accelerator.reduce(own, reduction="sum").tolist(), strict=True))
 
     def on_step_begin(self, args, state, control, **kwargs):
         self.tokens["train"].clear()  # of a step that failed
@@ -68,9 +79,9 @@ class StepClock(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         tokens_by_arm = self.total_tokens("train")  # an accelerator has finished the optimizer's step then
         if self._loss_done is not None:
-            self.seconds["update"] += time.perf_counter() - self._loss_done
+            self.seconds[UPDATE] += time.perf_counter() - self._loss_done
             self._loss_done = None
         for arm, tokens in tokens_by_arm.items():
-            self.metrics["train"][f"rollout/{arm}_tokens"].append(tokens)
-            self.metrics["train"][f"rollout/{arm}_seconds"].append(self.seconds[arm])
+            self.metrics["train"][f"{arm}_tokens"].append(tokens)
+            self.metrics["train"][f"{arm}_seconds"].append(self.seconds[arm])
         self.seconds.clear()

@@ -1,6 +1,7 @@
 """Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
 
 import contextlib
+import logging
 import math
 from dataclasses import dataclass, field
 from numbers import Integral, Real
@@ -8,7 +9,10 @@ from typing import Any
 
 from trl import GRPOConfig
 
+from ..rewards.schemes import ESTIMATORS
 from .fields import check_counts, check_generation_keys, check_scalars, read_mapping
+
+logger = logging.getLogger(__name__)
 
 ROLE_KEYS = (
     "max_completion_length",
@@ -19,12 +23,14 @@ ROLE_KEYS = (
     "min_p",
     "repetition_penalty",
     "generation_kwargs",
+    "trainable",
     "vllm_gpu_memory_utilization",
     "vllm_server_base_url",
     "vllm_server_host",
     "vllm_server_port",
     "vllm_group_port",
 )
+AGENT_KEYS = ("learning_rate", "trainable", *(key for key in ROLE_KEYS if key.startswith("vllm_")))
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 _LENGTHS = ("max_new_tokens", "max_tokens")  # what `generation_kwargs` may call `max_completion_length`
 # Per field that holds a number and may be a role's own: its type, what it must satisfy, and that in words.
@@ -46,7 +52,8 @@ _MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")  # of the fie
 _CHOICES = {
     "policy_sharing": ("separate", "shared", "adapters"),
     "schedule": ("alternate", "joint"),
-    "advantage_estimator": ("group", "reinforce++", "reinforce++-baseline", "counterfactual"),
+    "advantage_estimator": ESTIMATORS,
+    "removal": ("prompt", "context"),
     # TRL's, which it reads in the first step
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "importance_sampling_level": ("token", "sequence"),
@@ -102,19 +109,25 @@ class MultiAgentGRPOConfig(GRPOConfig):
             `"separate"`: a full model per role. `"shared"`: one model plays all roles. `"adapters"`: one frozen base
             and one LoRA adapter per role.
         role_kwargs (`dict[str, dict]`, *optional*):
-            Per role what differs from the common value, e.g. `{"thinker": {"max_completion_length": 4096}}`. Keys:
-            `max_completion_length`, `learning_rate`, `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`,
-            `generation_kwargs`; with an engine per role `vllm_gpu_memory_utilization`, `vllm_server_base_url`,
-            `vllm_server_host`, `vllm_server_port`, `vllm_group_port`.
+            Per role or agent what differs from the common value; a role's wins over its agent's. Keys:
+            `max_completion_length`, `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`,
+            `generation_kwargs`; of an agent `learning_rate` and `trainable` (`False`: it plays and is never updated),
+            and with an engine of its own `vllm_gpu_memory_utilization`, `vllm_server_base_url`, `vllm_server_host`,
+            `vllm_server_port`, `vllm_group_port`.
         merge_adapters (`bool`, *optional*, defaults to `False`):
             Whether `save_model` writes adapters merged into their base, as whole models. Checkpoints keep adapters.
 
         > Parameters that control the rollout
 
         num_solves (`int`, *optional*, defaults to `1`):
-            K, answers per thought.
+            K, texts of the last role that continue one of the role before it.
+        removal (`str`, *optional*, defaults to `"prompt"`):
+            How the team is seen without a role. `"prompt"`: in fresh passes for each prompt. `"context"`: the roles
+            before it stay as they spoke, and the passes go on from there.
         num_solos (`int`, *optional*):
-            S, solo answers per prompt. Defaults to `num_generations`.
+            S, passes without a role: per prompt, by default `num_generations`; or per context, by default 1.
+        skip_uninformative_solos (`bool`, *optional*, defaults to `False`):
+            Leave out the passes without a role where its credit is provably shared credit; it gets that, then.
 
         vllm_engine_per_role (`bool`, *optional*, defaults to `True`):
             With `use_vllm` and separate policies: whether every role has an engine (or a server) of its own.
@@ -124,7 +137,10 @@ class MultiAgentGRPOConfig(GRPOConfig):
         > Parameters that control the credit
 
         advantage_estimator (`str`, *optional*, defaults to `"group"`):
-            `"group"`, `"reinforce++"`, `"reinforce++-baseline"` or `"counterfactual"`.
+            `"group"`, `"reinforce++"`, `"reinforce++-baseline"`, `"counterfactual"` or `"robust"`.
+        robust_alpha (`float`), robust_c (`float`), robust_blocks (`int`), *optional*, default to `-2.0`, `1.0`, `3`:
+            Shape, scale and number of blocks of the location that `"robust"` subtracts. It is biased where rewards
+            take two values.
         scale_rewards (`str` or `bool`, *optional*, defaults to `"none"`):
             As in TRL, with another default: the public recipes do not divide by the group's std.
 
@@ -136,7 +152,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
         alternate_period (`int`, *optional*, defaults to `10`):
             Generation batches in a block.
         start_role (`str`, *optional*):
-            The role trained in the first block. Defaults to the first role of the topology.
+            The agent, or a role of it, trained in the first block. Defaults to the first that is trained.
     """
 
     _VALID_DICT_FIELDS = GRPOConfig._VALID_DICT_FIELDS + ["role_kwargs"]
@@ -153,7 +169,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
     role_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Per role what differs from the common value, e.g. {'thinker': {'max_completion_length': 4096}}. "
+            "help": "Per role what differs from the common value, e.g. {'solver': {'max_completion_length': 4096}}. "
             f"Keys: {', '.join(ROLE_KEYS)}."
         },
     )
@@ -163,9 +179,25 @@ class MultiAgentGRPOConfig(GRPOConfig):
     )
 
     # Parameters that control the rollout
-    num_solves: int = field(default=1, metadata={"help": "K, answers per thought."})
+    num_solves: int = field(
+        default=1, metadata={"help": "K, texts of the last role that continue one of the role before it."}
+    )
+    removal: str = field(
+        default="prompt",
+        metadata={
+            "help": "How the team is seen without a role: 'prompt', in fresh passes; 'context', going on from what "
+            "the roles before it said.",
+            "choices": list(_CHOICES["removal"]),
+        },
+    )
     num_solos: int | None = field(
-        default=None, metadata={"help": "S, solo answers per prompt. Defaults to `num_generations`."}
+        default=None,
+        metadata={
+            "help": "S, passes without a role: per prompt, by default `num_generations`; per context, by default 1."
+        },
+    )
+    skip_uninformative_solos: bool = field(
+        default=False, metadata={"help": "Leave out passes without a role whose credit is provably shared credit."}
     )
 
     vllm_engine_per_role: bool = field(
@@ -183,6 +215,9 @@ class MultiAgentGRPOConfig(GRPOConfig):
             "choices": list(_CHOICES["advantage_estimator"]),
         },
     )
+    robust_alpha: float = field(default=-2.0, metadata={"help": "'robust': shape, in [-10, 2]; 2 is the mean."})
+    robust_c: float = field(default=1.0, metadata={"help": "'robust': scale, above 0."})
+    robust_blocks: int = field(default=3, metadata={"help": "'robust': odd number of blocks."})
     scale_rewards: str = field(
         default="none",
         metadata={
@@ -202,7 +237,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
     alternate_period: int = field(default=10, metadata={"help": "Generation batches in a block of 'alternate'."})
     start_role: str | None = field(
         default=None,
-        metadata={"help": "The role trained in the first block. Defaults to the first role of the topology."},
+        metadata={"help": "The agent, or a role of it, trained in the first block. Defaults to the first."},
     )
 
     def __post_init__(self):
@@ -242,9 +277,10 @@ class MultiAgentGRPOConfig(GRPOConfig):
         if self.advantage_estimator == "counterfactual" and self.scale_rewards != "none":
             raise ValueError(
                 "`advantage_estimator='counterfactual'` needs `scale_rewards='none'`, got "
-                f"{self.scale_rewards!r}: the solver's advantages would be divided by a std and the thinker's not. "
+                f"{self.scale_rewards!r}: the last role's advantages would be divided by a std and the others' not. "
                 "Set `scale_rewards='none'`, or use `advantage_estimator='group'`."
             )
+        self._check_robust()
         if self.multi_objective_aggregation != "sum_then_normalize" and self.advantage_estimator != "group":
             raise ValueError(
                 f"`multi_objective_aggregation={self.multi_objective_aggregation!r}` normalises by group, so it needs "
@@ -253,6 +289,29 @@ class MultiAgentGRPOConfig(GRPOConfig):
         # With two policies, the role out of turn has unused parameters.
         if self.ddp_find_unused_parameters is None and self.policy_sharing != "shared":
             self.ddp_find_unused_parameters = True
+
+    def _check_robust(self):
+        if self.advantage_estimator != "robust":
+            return
+        if not -10 <= self.robust_alpha <= 2:
+            raise ValueError(f"`robust_alpha` must be a number in [-10, 2], got {self.robust_alpha!r}.")
+        if not (math.isfinite(self.robust_c) and self.robust_c > 0):
+            raise ValueError(f"`robust_c` must be a finite number above 0, got {self.robust_c!r}.")
+        blocks = self.robust_blocks
+        if not isinstance(blocks, int) or blocks < 1 or blocks % 2 == 0 or blocks > self.num_generations:
+            raise ValueError(
+                f"`robust_blocks` must be an odd number from 1 to `num_generations={self.num_generations}`, got "
+                f"{blocks!r}."
+            )
+        if self.scale_rewards != "none":
+            raise ValueError(
+                "`advantage_estimator='robust'` divides by the group's std itself, so `scale_rewards` must be 'none', "
+                f"got {self.scale_rewards!r}."
+            )
+        logger.warning(
+            "`advantage_estimator='robust'` is biased where rewards take two values, as right and wrong do: it pulls "
+            "the location to the more frequent one (docs/credit/are.md has the numbers)."
+        )
 
     def _read_mappings(self):
         for name in self._VALID_DICT_FIELDS:
@@ -271,7 +330,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
         if self.role_kwargs is not None and not isinstance(self.role_kwargs, dict):
             raise ValueError(
                 f"`role_kwargs` must be a mapping of roles, got {self.role_kwargs!r}. Write it as "
-                "{'thinker': {'max_completion_length': 4096}}."
+                "{'<role>': {'max_completion_length': 4096}}."
             )
         for role, overrides in (self.role_kwargs or {}).items():
             if not isinstance(overrides, dict):
@@ -281,6 +340,10 @@ class MultiAgentGRPOConfig(GRPOConfig):
             for key in _ROLE_NUMBERS.keys() & overrides.keys():
                 name, may_be_none = f"role_kwargs[{role!r}][{key!r}]", key in _MAY_BE_NONE["role"]
                 overrides[key] = read_number(name, key, overrides[key], may_be_none=may_be_none)
+            if not isinstance(overrides.get("trainable", True), bool):
+                raise ValueError(
+                    f"`role_kwargs[{role!r}]['trainable']` must be true or false, got {overrides['trainable']!r}."
+                )
             own = overrides.get("generation_kwargs")
             _check_sampling(f"role_kwargs[{role!r}]['generation_kwargs']", own, self.use_vllm)
         for role, overrides in (self.role_kwargs or {}).items():
@@ -289,22 +352,20 @@ class MultiAgentGRPOConfig(GRPOConfig):
                     f"`role_kwargs[{role!r}]['learning_rate']` cannot be set with `policy_sharing='shared'`: the "
                     "roles are one set of weights. Set `learning_rate`, or use 'separate' or 'adapters'."
                 )
-            if self.policy_sharing != "separate" and "temperature" in overrides:
-                temperatures = {r: o.get("temperature", self.temperature) for r, o in self.role_kwargs.items()}
-                if set(temperatures.values()) != {overrides["temperature"]} or len(temperatures) < 2:
-                    raise ValueError(
-                        f"`role_kwargs[{role!r}]['temperature']` needs `policy_sharing='separate'`: one model has one "
-                        f"temperature in its log-probabilities, got {self.policy_sharing!r}. Set `temperature`."
-                    )
 
-    def for_role(self, role: str, key: str) -> Any:
+    def own(self, role: str, agent: str | None = None) -> dict[str, Any]:
+        """What `role_kwargs` says of a role: its entry over its agent's."""
+        entries = self.role_kwargs or {}
+        return {**entries.get(agent, {}), **entries.get(role, {})}
+
+    def for_role(self, role: str, key: str, agent: str | None = None) -> Any:
         """
-        The value of `key` for a role: its override in `role_kwargs`, else the common one.
+        The value of `key` for a role: its override in `role_kwargs`, else its agent's, else the common one.
 
         `generation_kwargs` has keys of its own, with the same rule: a role's `generation_kwargs` win, then
         its other overrides, then the common `generation_kwargs`, then the common arguments.
         """
-        own = (self.role_kwargs or {}).get(role, {})
+        own = self.own(role, agent)
         if key != "generation_kwargs":
             return own.get(key, getattr(self, key))
         common = {
@@ -314,8 +375,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
         }
         return {**common, **(own.get(key) or {})}
 
-    def sampling_of(self, role: str) -> dict[str, Any]:
+    def sampling_of(self, role: str, agent: str | None = None) -> dict[str, Any]:
         """What a role samples with, as options of [`~transformers.GenerationConfig`], without special tokens."""
-        fields = {name: self.for_role(role, name) for name in SAMPLING}
-        limit = self.for_role(role, "max_completion_length")
-        return {**fields, "max_new_tokens": limit, **self.for_role(role, "generation_kwargs")}
+        fields = {name: self.for_role(role, name, agent) for name in SAMPLING}
+        limit = self.for_role(role, "max_completion_length", agent)
+        return {**fields, "max_new_tokens": limit, **self.for_role(role, "generation_kwargs", agent)}

@@ -6,18 +6,26 @@ from transformers import AutoConfig
 from trl.trainer.utils import get_config_model_id
 
 from ..rewards import CreditAllocator
+from ..team.topology import Topology
 from .config import MultiAgentGRPOConfig
-from .engines import engine_settings, has_engine_per_role
+from .engines import engine_settings, has_engine_per_agent
 
 
 def check_engines(
     models: dict[str, Any],
     args: MultiAgentGRPOConfig,
-    roles: tuple[str, ...],
+    topology: Topology,
     allocators: list[CreditAllocator],
     peft_config: Any,
+    frozen: tuple[str, ...] = (),
 ) -> None:
     """Engines that can be built, and told apart."""
+    roles = topology.agents
+    if frozen and args.policy_sharing == "adapters":
+        raise ValueError(
+            f"`use_vllm=True` pushes adapters merged into their base, and {list(frozen)} play the base alone. Use "
+            "`policy_sharing='separate'`, or `use_vllm=False`."
+        )
     for role, model in models.items():
         if not isinstance(model, str) and not get_config_model_id(model.config):
             raise ValueError(
@@ -25,12 +33,14 @@ def check_engines(
                 "Save it with save_pretrained and pass the folder, or set `use_vllm=False`."
             )
     given = {role: [key for key in keys if key.startswith("vllm_")] for role, keys in (args.role_kwargs or {}).items()}
-    if not has_engine_per_role(args, roles) and any(given.values()):
+    if not has_engine_per_agent(args, roles) and any(given.values()):
         raise ValueError(
             f"`role_kwargs` sets {given}, but all roles use one engine. Set the common arguments instead, or use "
             "`policy_sharing='separate'` and `vllm_engine_per_role=True`."
         )
-    if args.vllm_structured_outputs_regex is not None and any(a.needs_ratings(roles) for a in allocators):
+    if args.vllm_structured_outputs_regex is not None and any(
+        a.evidence(topology, topology.role_names).ratings for a in allocators
+    ):
         raise ValueError(
             f"`vllm_structured_outputs_regex={args.vllm_structured_outputs_regex!r}` would be forced on ratings, too. "
             "Leave it out, or use a credit without ratings."
@@ -40,7 +50,7 @@ def check_engines(
             f"`use_vllm=True` cannot push `modules_to_save={peft_config.modules_to_save}` of several adapters. Set it "
             "to None, or use `policy_sharing='separate'`."
         )
-    if has_engine_per_role(args, roles):
+    if has_engine_per_agent(args, roles):
         if args.vllm_mode == "colocate" and args.vllm_enable_sleep_mode:
             raise ValueError(
                 "`vllm_enable_sleep_mode=True` allows one engine in a process, and every role has one. Set "

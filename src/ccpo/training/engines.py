@@ -1,10 +1,11 @@
-"""vLLM for several roles, through TRL's `VLLMGeneration`: which engine a role uses, and when it gets its weights."""
+"""vLLM for several agents, through TRL's `VLLMGeneration`: whose engine is which, and when it gets its weights."""
 
 from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,12 +14,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from trl.trainer import grpo_trainer
 
-from .policies import RolePolicies
+from ..team.topology import Topology
 
 if TYPE_CHECKING:
     from trl.generation.vllm_generation import VLLMGeneration
-
-    from .trainer import MultiAgentGRPOTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -26,116 +25,157 @@ MAX_SEQUENCES = 1024
 SERVER_KEYS = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_group_port")
 
 
-def has_engine_per_role(args: Any, roles: tuple[str, ...]) -> bool:
-    """Whether every role has an engine: separate policies, unless one engine gets each role's weights in turn."""
-    return len(roles) > 1 and args.policy_sharing == "separate" and args.vllm_engine_per_role
+def has_engine_per_agent(args: Any, agents: tuple[str, ...]) -> bool:
+    """Whether every agent has an engine: separate policies, unless one engine gets each agent's weights in turn."""
+    return len(agents) > 1 and args.policy_sharing == "separate" and args.vllm_engine_per_role
 
 
-def engine_settings(args: Any, role: str, roles: tuple[str, ...]) -> dict[str, Any]:
+def engine_settings(args: Any, agent: str, agents: tuple[str, ...]) -> dict[str, Any]:
     """
-    What is a role's engine's alone: its server and ports, or its share of the GPU's memory.
+    What is an agent's engine's alone: its server and ports, or its share of the GPU's memory.
 
     `vllm_gpu_memory_utilization` is for all engines together, in equal parts unless `role_kwargs` says otherwise.
     """
-    settings = {name: args.for_role(role, name) for name in SERVER_KEYS}
-    share = (args.role_kwargs or {}).get(role, {}).get("vllm_gpu_memory_utilization")
-    settings["vllm_gpu_memory_utilization"] = args.vllm_gpu_memory_utilization / len(roles) if share is None else share
+    settings = {name: args.for_role(agent, name) for name in SERVER_KEYS}
+    share = (args.role_kwargs or {}).get(agent, {}).get("vllm_gpu_memory_utilization")
+    settings["vllm_gpu_memory_utilization"] = (
+        args.vllm_gpu_memory_utilization / len(agents) if share is None else share
+    )
     return settings
 
 
-def engine_kwargs(args: Any, role: str, roles: tuple[str, ...]) -> dict[str, Any]:
-    """The arguments of `VLLMGeneration` in which a role's engine differs from TRL's, which is for one role's rows."""
-    own = has_engine_per_role(args, roles)
-    settings = engine_settings(args, role, roles) if own else {}
+def engine_kwargs(args: Any, agent: str, agents: tuple[str, ...], calls: dict[str, int]) -> dict[str, Any]:
+    """
+    The arguments of `VLLMGeneration` in which an agent's engine differs from TRL's, which is for one role's rows.
+
+    `calls` says how many texts for each row an agent's largest call has.
+    """
+    own = has_engine_per_agent(args, agents)
+    settings = engine_settings(args, agent, agents) if own else {}
     rows = args.per_device_train_batch_size * args.vllm_tensor_parallel_size * args.steps_per_generation  # TRL's
-    calls = args.num_solves  # each answer, or its rating
-    if not own or role != "thinker":  # joint and solo answers go out together
-        calls += -(-(args.num_solos or args.num_generations) // args.num_generations)
-    if args.policy_sharing == "shared":  # both roles' ratings, too
-        calls = max(calls, 2 * args.num_solves)
+    texts = calls[agent] if own else max(calls.values())
     settings = {name.removeprefix("vllm_"): value for name, value in settings.items()}
     # vLLM reserves memory by this number, and has no more tokens than 4096 in a batch: what exceeds it queues.
-    return settings | {"max_num_seqs": max(rows, min(rows * calls, MAX_SEQUENCES))}
+    return settings | {"max_num_seqs": max(rows, min(rows * texts, MAX_SEQUENCES))}
+
+
+def texts_in_a_call(topology: Topology, args: Any) -> dict[str, int]:
+    """
+    Agent -> how many texts for each row its largest call has: those of one level, removals and ratings counted.
+
+    With one shared policy a call holds all agents' texts.
+    """
+    branches, names = topology.branches(args.num_solves), topology.role_names
+    size = {name: math.prod(branches[: i + 1]) for i, name in enumerate(names)}
+    group = args.num_generations
+    passes = 0
+    if topology.is_chain and len(names) > 1:
+        passes = -(-(args.num_solos or group) // group) if args.removal == "prompt" else args.num_solos or 1
+    texts: dict[str, int] = {}
+    shared = args.policy_sharing == "shared"
+    for agent in topology.agents:
+        roles = names if shared else topology.roles_of(agent)
+        levels = {topology.levels[name] for name in roles}
+        # A role's later ones speak without each role before it, in one call with it.
+        removed = {
+            name: passes * len([k for k in names[: names.index(name)] if topology.removable(k)]) for name in roles
+        }
+        largest = max(
+            sum(size[name] + removed[name] for name in roles if topology.levels[name] == level) for level in levels
+        )
+        texts[agent] = max(largest, size[names[-1]] * len(roles) if topology.is_chain else 0)
+    return texts
 
 
 @contextmanager
-def as_first_engine(args: Any, roles: tuple[str, ...]) -> Iterator[None]:
-    """TRL builds its one engine inside `GRPOTrainer.__init__`: meanwhile, with the first role's arguments."""
-    build = grpo_trainer.VLLMGeneration
-    if len(roles) > 1:
-        grpo_trainer.VLLMGeneration = lambda **kwargs: build(**{**kwargs, **engine_kwargs(args, roles[0], roles)})
+def as_first_engine(topology: Topology, args: Any) -> Iterator[None]:
+    """TRL builds its one engine inside `GRPOTrainer.__init__`: meanwhile, with the first agent's arguments."""
+    build, agents = grpo_trainer.VLLMGeneration, topology.agents
+    if not topology.is_solo:
+        calls = texts_in_a_call(topology, args)
+        grpo_trainer.VLLMGeneration = lambda **kwargs: build(
+            **{**kwargs, **engine_kwargs(args, agents[0], agents, calls)}
+        )
     try:
         yield
     finally:
         grpo_trainer.VLLMGeneration = build
 
 
-class RoleEngines:
+class AgentEngines:
     """
-    The engines of all roles, and whose weights each holds.
+    The engines of all agents, and whose weights each holds.
 
-    Weights are pushed when a role is to generate and its engine holds older ones, or another role's.
+    Weights are pushed when an agent is to generate and its engine holds older ones, or another agent's.
 
     Args:
-        trainer ([`MultiAgentGRPOTrainer`]): the trainer, whose `vllm_generation` is the first role's engine.
+        first (`VLLMGeneration`): the first agent's engine, which TRL has built.
+        topology ([`Topology`]), args ([`MultiAgentGRPOConfig`]): who there is, and how engines are shared.
+        tokenizers (`dict[str, PreTrainedTokenizerBase]`): per agent.
+        policy (`Callable[[str], nn.Module]`): the model of an agent as it is now.
+        is_main_process (`bool`): whether this process warns.
 
     Attributes:
-        pushes (`dict[str, int]`): how often each role's weights were pushed.
+        pushes (`dict[str, int]`): how often each agent's weights were pushed.
     """
 
-    def __init__(self, trainer: MultiAgentGRPOTrainer):
-        self.trainer = trainer
-        self.pushes = dict.fromkeys(trainer.roles, 0)
-        self._changed = set(trainer.roles)  # whose weights moved since they were pushed
+    def __init__(
+        self,
+        first: VLLMGeneration,
+        topology: Topology,
+        args: Any,
+        tokenizers: dict[str, Any],
+        policy: Callable[[str], nn.Module],
+        is_main_process: bool,
+    ):
+        self.args, self.agents, self.tokenizers, self.policy = args, topology.agents, tokenizers, policy
+        self.pushes = dict.fromkeys(self.agents, 0)
+        self._changed = set(self.agents)  # whose weights moved since they were pushed
         self._held: dict[int, str] = {}  # engine -> whose weights it has
-        first = trainer.vllm_generation
-        self.engines = dict.fromkeys(trainer.roles, first)
-        if has_engine_per_role(trainer.args, trainer.roles):
-            for role in trainer.roles[1:]:
-                self.engines[role] = self._build_like(first, role)
-                self._check_log_probs(role)
-        elif trainer.args.vllm_mode == "server" and trainer.args.policy_sharing == "separate":
-            dtypes = {role: str(self._policy(role).dtype) for role in trainer.roles}
+        self.engines = dict.fromkeys(self.agents, first)
+        if has_engine_per_agent(args, self.agents):
+            calls = texts_in_a_call(topology, args)
+            for agent in self.agents[1:]:
+                self.engines[agent] = self._build_like(first, agent, calls)
+                if is_main_process:
+                    self._check_log_probs(agent)
+        elif args.vllm_mode == "server" and args.policy_sharing == "separate":
+            dtypes = {agent: str(policy(agent).dtype) for agent in self.agents}
             if len(set(dtypes.values())) > 1:
                 raise ValueError(
                     f"`vllm_engine_per_role=False` sends one server each role's weights in one dtype, but the models "
                     f"have {dtypes}. Load them in one dtype."
                 )
 
-    def _build_like(self, first: VLLMGeneration, role: str) -> VLLMGeneration:
-        """An engine with the arguments that TRL gave the first one, but for what is the role's."""
+    def _build_like(self, first: VLLMGeneration, agent: str, calls: dict[str, int]) -> VLLMGeneration:
+        """An engine with the arguments that TRL gave the first one, but for what is the agent's."""
         kwargs = {name: getattr(first, name) for name in inspect.signature(type(first)).parameters}
-        kwargs |= {"model": self._policy(role), "processing_class": self.trainer.tokenizers[role]}
-        return type(first)(**kwargs | engine_kwargs(self.trainer.args, role, self.trainer.roles))
+        kwargs |= {"model": self.policy(agent), "processing_class": self.tokenizers[agent]}
+        return type(first)(**kwargs | engine_kwargs(self.args, agent, self.agents, calls))
 
-    def _check_log_probs(self, role: str) -> None:
-        """Warn, as TRL does of the first role's server, of one whose log-probabilities are of another distribution."""
-        corrects = self.trainer.args.vllm_mode == "server" and self.trainer.args.vllm_importance_sampling_correction
-        if corrects and self.trainer.accelerator.is_main_process:
-            mode = self.engines[role].vllm_client.get_server_info()["model_config"]["logprobs_mode"]
+    def _check_log_probs(self, agent: str) -> None:
+        """Warn, as TRL does of its server, of one whose log-probabilities are of another distribution."""
+        if self.args.vllm_mode == "server" and self.args.vllm_importance_sampling_correction:
+            mode = self.engines[agent].vllm_client.get_server_info()["model_config"]["logprobs_mode"]
             if mode != "processed_logprobs":
                 logger.warning(
                     "The vLLM server of role %r runs with `--logprobs-mode %s`, which biases the importance sampling "
                     "correction. Restart it with `--logprobs-mode processed_logprobs`, or set "
                     "`vllm_importance_sampling_correction=False`.",
-                    role,
+                    agent,
                     mode,
                 )
 
-    def _policy(self, role: str) -> nn.Module:
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        return model.policies[role] if isinstance(model, RolePolicies) else model
+    def mark_changed(self, agents: set[str] | None = None) -> None:
+        """An optimizer step moves these agents; all where none is named."""
+        self._changed |= set(self.agents) if agents is None or self.args.policy_sharing == "shared" else agents
 
-    def mark_changed(self, roles: set[str]) -> None:
-        """An optimizer step moves these roles."""
-        self._changed |= set(self.trainer.roles) if self.trainer.args.policy_sharing == "shared" else roles
-
-    def prepare(self, role: str, settings: dict[str, Any]) -> VLLMGeneration:
-        """The role's engine with the role's sampling `settings` and newest weights."""
-        engine, shared = self.engines[role], self.trainer.args.policy_sharing == "shared"
-        engine.model, engine.processing_class = self._policy(role), self.trainer.tokenizers[role]
+    def prepare(self, agent: str, settings: dict[str, Any]) -> VLLMGeneration:
+        """The agent's engine with a role's sampling `settings` and the newest weights."""
+        engine, shared = self.engines[agent], self.args.policy_sharing == "shared"
+        engine.model, engine.processing_class = self.policy(agent), self.tokenizers[agent]
         vars(engine).update(settings)
-        owner = self.trainer.roles[0] if shared else role
+        owner = self.agents[0] if shared else agent
         asleep = getattr(engine, "_llm_weights_sleeping", False)  # without any weights
         if asleep or self._held.get(id(engine)) != owner or owner in self._changed:
             with _base_kept(engine.model):

@@ -76,7 +76,7 @@ def check_datasets(
     eval_dataset: Any,
     args: MultiAgentGRPOConfig,
     allocators: list[CreditAllocator],
-    roles: tuple[str, ...],
+    topology: Topology,
 ) -> None:
     """
     Check the rows of the datasets; of a stream, those of the first generation batch.
@@ -86,7 +86,7 @@ def check_datasets(
         eval_dataset (as `train_dataset`, or a `dict` of such, *optional*): to evaluate on.
         args ([`MultiAgentGRPOConfig`]): whose batch is to be filled.
         allocators (`list`): those with a [`MathVerifier`] need gold answers in the column `solution`.
-        roles (`tuple[str, ...]`): the topology's roles; several need a problem in every prompt.
+        topology ([`Topology`]): a team needs a problem in every prompt.
 
     Raises:
         `ValueError`: no such dataset, no rows, too few, a missing column, or a cell that is no prompt or gold answer.
@@ -109,13 +109,13 @@ def check_datasets(
         if len(rows) == 0:
             raise ValueError(f"`{name}` is empty (0 rows). Check its split and filters.")
         images = sorted({"image", "images"} & set(rows[0]))
-        if images and len(roles) > 1:
+        if images and not topology.is_solo:
             raise ValueError(
                 f"`{name}` has the column {images[0]!r}, and several roles exchange text only: the images would be "
                 f"dropped. Remove it, `{name}.remove_columns({images!r})`, or train one role, `topology=Solo()`."
             )
         _check_format(name, rows[0])
-        _check_prompts(name, _column(name, rows, "prompt"), roles)
+        _check_prompts(name, _column(name, rows, "prompt"), topology)
         if verifiers:
             golds = _column(name, rows, "solution")
             # One process reads them for all: near the verifier's time limit they might disagree, and one go on alone.
@@ -179,7 +179,7 @@ def _check_batch(available: int, needed: int, args: MultiAgentGRPOConfig) -> Non
     )
 
 
-def _check_prompts(name: str, prompts: list, roles: tuple[str, ...]) -> None:
+def _check_prompts(name: str, prompts: list, topology: Topology) -> None:
     """Every prompt is text, or every prompt is chat messages; of a team's, each states a problem."""
     for i, prompt in enumerate(prompts):
         if isinstance(prompt, str) or (prompt and isinstance(prompt, list)):
@@ -188,7 +188,7 @@ def _check_prompts(name: str, prompts: list, roles: tuple[str, ...]) -> None:
             fault = f"is {kind(prompt)}"
         if fault is None and type(prompt) is not type(prompts[0]):
             fault = f"is {kind(prompt)}, and that of row 0 {kind(prompts[0])}: give only texts or only chat messages"
-        if fault is None and len(roles) > 1:
+        if fault is None and not topology.is_solo:
             fault = _team_fault(prompt)
         if fault is not None:
             raise ValueError(

@@ -1,21 +1,19 @@
-"""The model card of each role: which pair it belongs to, how it was trained, with which versions."""
+"""The model card of each agent: which team it belongs to, how it was trained, with which versions."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from trl.trainer.utils import get_config_model_id
 
-from .policies import RolePolicies
-
-if TYPE_CHECKING:
-    from .trainer import MultiAgentGRPOTrainer
+from ..team.topology import Topology
+from .policies import policy_of
 
 _PACKAGES = ("ccpo", "trl", "transformers", "torch", "accelerate", "peft", "deepspeed", "datasets", "tokenizers")
 _NOT_RECIPE = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "deepspeed", "fsdp", "fsdp_config")
@@ -24,18 +22,18 @@ _TEXT = """---
 {metadata}
 ---
 
-# The {role} of a team of {count}
+# The {agent} of a team of {count}
 
-Trained by `ccpo.MultiAgentGRPOTrainer`, step {step}. Its role is to be used together with the others:
+Trained by `ccpo.MultiAgentGRPOTrainer`, step {step}. It is to be used together with the others:
 
-| role | started from | this folder |
-| --- | --- | --- |
+| agent | roles | started from | this folder |
+| --- | --- | --- | --- |
 {team}
 
 ```python
 from {library} import {auto_class}
 
-{role} = {auto_class}.from_pretrained("{source}"{subfolder})
+{variable} = {auto_class}.from_pretrained("{source}"{subfolder})
 ```
 
 ## Recipe
@@ -62,52 +60,77 @@ _Dumper.add_representer(
 )
 
 
-def write_model_cards(trainer: MultiAgentGRPOTrainer, folder: Path) -> None:
+@dataclass
+class TeamCard:
     """
-    Write `folder/<role>/README.md` for every role.
+    What the cards of a team's agents say.
+
+    Attributes:
+        topology ([`Topology`]): who speaks.
+        credit (`list[str]`): the allocators with their settings.
+        args ([`MultiAgentGRPOConfig`]): the recipe.
+        step (`int`): optimizer steps.
+        tags (`list[str]`): for the Hub.
+        hub_id (`str`, *optional*): the repository.
+    """
+
+    topology: Topology
+    credit: list[str]
+    args: Any
+    step: int
+    tags: list[str]
+    hub_id: str | None = None
+
+
+def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
+    """
+    Write `folder/<agent>/README.md` for every agent.
 
     Args:
-        trainer ([`MultiAgentGRPOTrainer`]): the trainer.
-        folder (`Path`): where `save_model` wrote the roles.
+        folder (`Path`): where `save_model` wrote the agents.
+        card ([`TeamCard`]): what they say.
+        model (`nn.Module`): the policies, for where each came from.
     """
-    hub_id, model = trainer.hub_model_id, trainer.model
-    policies = model.policies if isinstance(model, RolePolicies) else dict.fromkeys(trainer.roles, model)
-    origins = {role: get_config_model_id(policies[role].config) or None for role in trainer.roles}
-    recipe = yaml.dump(_recipe(trainer), Dumper=_Dumper, sort_keys=False, allow_unicode=True).strip()
+    agents = card.topology.agents
+    origins = {agent: get_config_model_id(policy_of(model, agent).config) or None for agent in agents}
+    recipe = yaml.dump(_recipe(card), Dumper=_Dumper, sort_keys=False, allow_unicode=True).strip()
     fence = max(re.findall("`{3,}", recipe), key=len, default="``") + "`"  # longer than any in a prompt
-    for role in trainer.roles:
-        is_adapter = (folder / role / "adapter_config.json").is_file()
+    for agent in agents:
+        is_adapter = (folder / agent / "adapter_config.json").is_file()
         metadata = ModelCardData(
             library_name="peft" if is_adapter else "transformers",
-            base_model=_on_the_hub(origins[role]),
-            tags=[*trainer._tag_names, trainer.args.policy_sharing, role],
+            base_model=_on_the_hub(origins[agent]),
+            tags=[*card.tags, card.args.policy_sharing, agent],
         )
         rows = (
-            f"| {r} | {origins[r] or 'an object in memory'} | {'yes' if r == role else ''} |" for r in trainer.roles
+            f"| {a} | {', '.join(card.topology.roles_of(a))} | {origins[a] or 'an object in memory'} | "
+            f"{'yes' if a == agent else ''} |"
+            for a in agents
         )
         text = _TEXT.format(
             metadata=metadata.to_yaml(),
-            role=role,
-            count=len(trainer.roles),
-            step=trainer.state.global_step,
+            agent=agent,
+            variable=agent.replace("-", "_"),
+            count=len(agents),
+            step=card.step,
             team="\n".join(rows),
             library="peft" if is_adapter else "transformers",
             auto_class="AutoPeftModelForCausalLM" if is_adapter else "AutoModelForCausalLM",
-            source=hub_id or f"path/to/{role}",
-            subfolder=f', subfolder="{role}"' if hub_id else "",
+            source=card.hub_id or f"path/to/{agent}",
+            subfolder=f', subfolder="{agent}"' if card.hub_id else "",
             recipe=recipe,
             fence=fence,
             versions="\n".join(f"- {name} {_version(name)}" for name in _PACKAGES),
         )
-        ModelCard(text).save(folder / role / "README.md")
+        ModelCard(text).save(folder / agent / "README.md")
 
 
-def _recipe(trainer: MultiAgentGRPOTrainer) -> dict[str, Any]:
-    args, values = trainer.args, trainer.args.to_dict()  # tokens are masked there
+def _recipe(card: TeamCard) -> dict[str, Any]:
+    args, values = card.args, card.args.to_dict()  # tokens are masked there
     recipe: dict[str, Any] = {
-        "topology": type(trainer.topology).__name__,
-        **trainer.topology.prompts,
-        "credit": trainer._credit,
+        "topology": type(card.topology).__name__,
+        **card.topology.prompts,
+        "credit": card.credit,
         "policy_sharing": args.policy_sharing,
         "schedule": args.schedule,
     }

@@ -7,30 +7,26 @@ from torch import nn
 from transformers import AutoConfig
 
 
-def check_weights(models: dict[str, Any], peft_config: Any) -> None:
+def check_weights(models: dict[str, Any], frozen: tuple[str, ...] = ()) -> None:
     """
-    Refuse model objects that have nothing to train, or that have weights in common.
+    Refuse model objects that have weights in common.
 
     Args:
-        models (`dict`): per role; ids and folders are loaded later, and are neither. One object of several roles is
-            one model, which the trainer copies or shares.
-        peft_config (`PeftConfig`, *optional*): brings the weights to train.
+        models (`dict`): per agent; ids and folders are loaded later. One object of several agents is one model, which
+            the trainer copies or shares.
+        frozen (`tuple[str, ...]`): agents that are never updated: they may share weights with each other.
 
     Raises:
         `ValueError`: with the roles.
     """
     objects = {role: model for role, model in models.items() if isinstance(model, nn.Module)}
-    for role, model in objects.items() if peft_config is None else ():
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ValueError(
-                f"`model` of role {role!r} is a {type(model).__name__} without a weight to train: all are frozen. "
-                "Load an adapter with `is_trainable=True`, unfreeze the weights, or pass `peft_config`."
-            )
     for (first, one), (second, other) in combinations(objects.items(), 2):
+        if first in frozen and second in frozen:
+            continue
         if one is not other and {id(p) for p in one.parameters()} & {id(p) for p in other.parameters()}:
             raise ValueError(
-                f"`model` of the roles {first!r} and {second!r} are two objects on the same weights, which both roles "
-                "would move. Load the model once per role, or use `policy_sharing='adapters'` with `peft_config`."
+                f"`model` of {first!r} and {second!r} are two objects on the same weights, which both "
+                "would move. Load the model once per agent, or use `policy_sharing='adapters'` with `peft_config`."
             )
 
 

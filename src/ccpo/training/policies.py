@@ -1,4 +1,4 @@
-"""Role -> weights: separate models in one container, one shared model, or one LoRA adapter per role."""
+"""Agent -> weights: separate models in one container, one shared model, or one LoRA adapter per agent."""
 
 import copy
 from collections.abc import Iterator
@@ -14,31 +14,31 @@ from transformers.trainer_utils import TrainerMemoryTracker
 from trl import GRPOTrainer
 
 
-class RolePolicies(nn.Module):
+class AgentPolicies(nn.Module):
     """
     Several policies as one module, so that one optimizer and one (DDP, DeepSpeed, FSDP) wrapper hold them all.
 
-    `forward` is the active role's. Whatever else is asked of it (`config`, `generate`, `dtype`, …) the active role's
+    `forward` is the active agent's. Whatever else is asked of it (`config`, `generate`, `dtype`, …) the active agent's
     model answers, so that TRL finds a model where it expects one.
 
     Args:
-        policies (`dict[str, PreTrainedModel]`): a model per role.
+        policies (`dict[str, PreTrainedModel]`): a model per agent.
     """
 
     def __init__(self, policies: dict[str, nn.Module]):
         super().__init__()
         self.policies = nn.ModuleDict(policies)
-        self.active_role = next(iter(policies))
+        self.active_agent = next(iter(policies))
 
         # FSDP wraps what these name, in all policies.
         names = (getattr(policy, "_no_split_modules", None) or () for policy in policies.values())
         self._no_split_modules = sorted({name for names_of_one in names for name in names_of_one})
 
     def forward(self, *args, **kwargs):
-        return self.policies[self.active_role](*args, **kwargs)
+        return self.policies[self.active_agent](*args, **kwargs)
 
     def generate(self, *args, **kwargs):  # a method of its own, since FSDP wraps the one that it finds
-        return self.policies[self.active_role].generate(*args, **kwargs)
+        return self.policies[self.active_agent].generate(*args, **kwargs)
 
     def tie_weights(self, *args, **kwargs):
         for policy in self.policies.values():
@@ -50,7 +50,7 @@ class RolePolicies(nn.Module):
         except AttributeError:
             if name == "policies" or name.startswith("_"):  # not built yet, or private to nn.Module and wrappers
                 raise
-            return getattr(self.policies[self.active_role], name)
+            return getattr(self.policies[self.active_agent], name)
 
     @property
     def is_activation_checkpointing(self) -> bool:
@@ -78,59 +78,77 @@ def _checkpointing(policy: nn.Module, name: str) -> Any:
     return getattr(policy, new if hasattr(policy, new) else name.format("gradient_checkpointing"))
 
 
-def activate(model: nn.Module, role: str, roles: tuple[str, ...]) -> None:
+def activate(model: nn.Module, agent: str, agents: tuple[str, ...]) -> None:
     """
-    Make the model the role's: switch the container or the adapter; a shared model is every role's already.
+    Make the model the agent's: switch the container or the adapter; a shared model is every agent's already. An agent
+    without an adapter plays the base.
 
-    PEFT's `set_adapter` switches the gradients of the other adapters off, and DDP and the optimizer must keep both, so
-    every role's adapter stays trainable. Which role moves is decided by who gets a gradient.
+    PEFT's `set_adapter` switches the gradients of the other adapters off, and DDP and the optimizer must keep all, so
+    every agent's adapter stays trainable. Which agent moves is decided by who gets a gradient.
     """
-    if isinstance(model, RolePolicies):
-        model.active_role = role
-    elif isinstance(model, PeftModel) and role in model.peft_config:
-        model.set_adapter(role)
-        model.set_requires_grad(list(roles), requires_grad=True)
-
-
-def parameter_roles(model: nn.Module, roles: tuple[str, ...]) -> Iterator[tuple[torch.Tensor, str | None]]:
-    """Each parameter with the role it belongs to; `None` for weights that all roles share."""
-    for name, parameter in model.named_parameters():
-        if isinstance(model, RolePolicies):
-            yield parameter, name.split(".")[1]  # "policies.<role>.…"
+    if isinstance(model, AgentPolicies):
+        model.active_agent = agent
+    elif adapters := adapters_of(model, agents):
+        if agent in adapters:
+            model.base_model.enable_adapter_layers()
+            model.set_adapter(agent)
         else:
-            yield parameter, next((role for role in roles if f".{role}." in f".{name}."), None)
+            model.base_model.disable_adapter_layers()
+        model.set_requires_grad(adapters, requires_grad=True)
 
 
-def split_param_groups(optimizer: torch.optim.Optimizer, model: nn.Module, args: Any, roles: tuple[str, ...]) -> None:
+def adapters_of(model: nn.Module, agents: tuple[str, ...]) -> list[str]:
+    """The agents that have an adapter of their own on the one base; none where there are no such adapters."""
+    return [agent for agent in agents if agent in model.peft_config] if isinstance(model, PeftModel) else []
+
+
+def policy_of(model: nn.Module, agent: str) -> nn.Module:
+    """The agent's model; the one model where agents share it or have adapters on it."""
+    return model.policies[agent] if isinstance(model, AgentPolicies) else model
+
+
+def parameter_agents(model: nn.Module, agents: tuple[str, ...]) -> Iterator[tuple[torch.Tensor, str | None]]:
+    """Each parameter with the agent that it belongs to; `None` for weights that several share."""
+    own = adapters_of(model, agents)
+    only = agents[0] if len(agents) == 1 else None
+    for name, parameter in model.named_parameters():
+        if isinstance(model, AgentPolicies):
+            yield parameter, name.split(".")[1]  # "policies.<agent>.…"
+        else:
+            yield parameter, next((agent for agent in own if f".{agent}." in f".{name}."), only)
+
+
+def split_param_groups(
+    optimizer: torch.optim.Optimizer, model: nn.Module, agents: tuple[str, ...], learning_rates: dict[str, float]
+) -> None:
     """
-    Give every role its own parameter groups, each with the role's name and, if `role_kwargs` has one, its
-    learning rate; in place.
+    Give every agent its own parameter groups, each with the agent's name and its learning rate; in place.
 
     Args:
         optimizer (`torch.optim.Optimizer`): the optimizer as `Trainer` made it, before its first step.
         model (`nn.Module`): the policies.
-        args ([`MultiAgentGRPOConfig`]): for the learning rates.
-        roles (`tuple[str, ...]`): the topology's roles.
+        agents (`tuple[str, ...]`): the topology's agents.
+        learning_rates (`dict[str, float]`): of the agents that have one of their own.
 
     Raises:
-        `ValueError`: an optimizer that does not hold every role's parameters, or holds others.
+        `ValueError`: an optimizer that does not hold every trained agent's parameters, or holds others.
     """
-    owner = {id(parameter): role for parameter, role in parameter_roles(model, roles) if parameter.requires_grad}
+    owner = {id(parameter): agent for parameter, agent in parameter_agents(model, agents) if parameter.requires_grad}
     if any(id(parameter) not in owner for group in optimizer.param_groups for parameter in group["params"]):
         raise ValueError("`optimizers` holds parameters that are not trainable parameters of the policies.")
     groups = []
     for group in optimizer.param_groups:
-        for role in dict.fromkeys(owner[id(parameter)] for parameter in group["params"]):
-            places = [i for i, parameter in enumerate(group["params"]) if owner[id(parameter)] == role]
-            lr = (args.role_kwargs or {}).get(role, {}).get("learning_rate", group["lr"])
+        for agent in dict.fromkeys(owner[id(parameter)] for parameter in group["params"]):
+            places = [i for i, parameter in enumerate(group["params"]) if owner[id(parameter)] == agent]
+            lr = learning_rates.get(agent, group["lr"])
             kept = copy.deepcopy({name: value for name, value in group.items() if name != "params"})
             listed = {name: [group[name][i] for i in places] for name in ("params", "param_names") if name in group}
-            groups.append({**kept, **listed, "role": role, "lr": lr})
-    held = {group["role"] for group in groups}
-    if missing := [role for role in dict.fromkeys(owner.values()) if role not in held]:
+            groups.append({**kept, **listed, "agent": agent, "lr": lr})
+    held = {group["agent"] for group in groups}
+    if missing := [agent for agent in dict.fromkeys(owner.values()) if agent not in held]:
         raise ValueError(
-            f"`optimizers` holds no parameter of the roles {missing}. Build it from all policies, or leave it out and "
-            "let the trainer build it."
+            f"`optimizers` holds no parameter of the agents {missing}. Build it from all policies, or leave it out "
+            "and let the trainer build it."
         )
     optimizer.param_groups[:] = groups
 
@@ -151,21 +169,23 @@ class PolicySetup(GRPOTrainer):
 
     Args:
         trainer ([`MultiAgentGRPOTrainer`]): the trainer of all policies, built.
-        role (`str`): whose policy.
         model (`str` or `PreTrainedModel`): an id, a folder or an object.
-        tokenizer (`PreTrainedTokenizerBase`): the role's.
+        tokenizer (`PreTrainedTokenizerBase`): the agent's.
+        temperature (`float`): at which it samples.
         peft_config, quantization_config: as in TRL.
 
     Raises:
         What `GRPOTrainer.__init__` raises of a model that it cannot train.
     """
 
-    def __init__(self, trainer: GRPOTrainer, role: str, model: Any, tokenizer: Any, peft_config, quantization_config):
+    def __init__(
+        self, trainer: GRPOTrainer, model: Any, tokenizer: Any, temperature: float, peft_config, quantization_config
+    ):
         self._trainer, self._tag_names = trainer, trainer._tag_names
         # The engines and all that is written or sent anywhere are the one trainer's.
         silent = {"use_vllm": False, "push_to_hub": False, "log_completions": False, "report_to": []}
         silent["skip_memory_metrics"] = True
-        with replaced(trainer.args, temperature=trainer.args.for_role(role, "temperature"), **silent):
+        with replaced(trainer.args, temperature=temperature, **silent):
             super().__init__(
                 model=model,
                 reward_funcs=[_judge_nothing] * len(trainer.reward_funcs),
@@ -218,15 +238,26 @@ def replaced(args: Any, **values: Any) -> Iterator[None]:
         vars(args).update(before)
 
 
-def add_role_adapters(model: PeftModel, roles: tuple[str, ...]) -> None:
-    """Replace the adapter that TRL made, "default", by one of the same kind and dtype per role."""
+def add_agent_adapters(model: PeftModel, agents: tuple[str, ...]) -> None:
+    """
+    Replace the adapter that TRL made, "default", by one of the same kind, dtype and start per agent.
+
+    Raises:
+        `ValueError`: an agent with the name of a module of the model.
+    """
+    places = {part for name, _ in model.named_parameters() for part in name.split(".")}
+    for agent in agents:
+        if agent in places:
+            raise ValueError(
+                f"`agent` {agent!r} is also the name of a module of the model, and names its adapter. Rename it."
+            )
     dtypes = {name: p.dtype for name, p in model.named_parameters() if ".default." in f"{name}."}
-    for role in roles:
-        model.add_adapter(role, copy.deepcopy(model.peft_config["default"]))
+    for agent in agents:
+        model.add_adapter(agent, copy.deepcopy(model.peft_config["default"]))
         for name, dtype in dtypes.items():
-            parameter = model.get_parameter(name.replace(".default", f".{role}"))
+            parameter = model.get_parameter(name.replace(".default", f".{agent}"))
             parameter.data = parameter.data.to(dtype)  # TRL's choice for QLoRA and ZeRO-3
-    activate(model, roles[0], roles)
+    activate(model, agents[0], agents)
     model.delete_adapter("default")
 
 
@@ -234,46 +265,47 @@ def save_policies(
     model: nn.Module, output_dir: Path, tokenizers: dict[str, Any], state_dict: dict | None = None
 ) -> None:
     """
-    Write `output_dir/<role>` for every role: weights or adapter, configuration and tokenizer.
+    Write `output_dir/<agent>` for every agent: weights or adapter, configuration and tokenizer. An agent that plays
+    the base of others' adapters gets its tokenizer alone.
 
     Args:
         model (`nn.Module`): the policies.
         output_dir (`Path`): where to.
-        tokenizers (`dict[str, PreTrainedTokenizerBase]`): per role.
+        tokenizers (`dict[str, PreTrainedTokenizerBase]`): per agent.
         state_dict (`dict`, *optional*): the gathered weights, where a backend shards them.
     """
-    roles = tuple(tokenizers)
-    if isinstance(model, PeftModel) and roles[0] in model.peft_config:
-        model.save_pretrained(output_dir, state_dict=state_dict, selected_adapters=list(roles))  # a folder per adapter
+    agents = tuple(tokenizers)
+    if adapters := adapters_of(model, agents):
+        model.save_pretrained(output_dir, state_dict=state_dict, selected_adapters=adapters)  # a folder per adapter
     else:
-        for role in roles:
+        for agent in agents:
             policy, weights = model, state_dict
-            if isinstance(model, RolePolicies):
-                policy, prefix = model.policies[role], f"policies.{role}."
+            if isinstance(model, AgentPolicies):
+                policy, prefix = model.policies[agent], f"policies.{agent}."
                 if state_dict is not None:
                     weights = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
             if weights is not None:  # gathered, tied weights are two tensors
                 tied = getattr(policy, "all_tied_weights_keys", {})
                 weights = {name: weight for name, weight in weights.items() if name not in tied}
-            policy.save_pretrained(output_dir / role, state_dict=weights)
-    for role, tokenizer in tokenizers.items():
-        tokenizer.save_pretrained(output_dir / role)
+            policy.save_pretrained(output_dir / agent, state_dict=weights)
+    for agent, tokenizer in tokenizers.items():
+        tokenizer.save_pretrained(output_dir / agent)
 
 
-def load_policies(model: nn.Module, folder: Path, roles: tuple[str, ...]) -> None:
+def load_policies(model: nn.Module, folder: Path, agents: tuple[str, ...]) -> None:
     """Load what [`save_policies`] wrote into policies that are neither wrapped nor sharded; in place, bit for bit."""
-    for role in roles:
-        policy = model.policies[role] if isinstance(model, RolePolicies) else model
+    for agent in adapters_of(model, agents) or agents:
+        policy = policy_of(model, agent)
         if isinstance(policy, PeftModel):
-            adapter = role if role in policy.peft_config else policy.active_adapter
-            weights = load_peft_weights(str(folder / role), device="cpu")
+            adapter = agent if agent in policy.peft_config else policy.active_adapter
+            weights = load_peft_weights(str(folder / agent), device="cpu")
             set_peft_model_state_dict(policy, weights, adapter_name=adapter)
         else:
-            saved = type(policy).from_pretrained(folder / role, dtype=policy.dtype)
+            saved = type(policy).from_pretrained(folder / agent, dtype=policy.dtype)
             policy.load_state_dict(saved.state_dict())
 
 
-def load_sharded_adapters(model: PeftModel, folder: Path, roles: tuple[str, ...]) -> None:
+def load_sharded_adapters(model: PeftModel, folder: Path, agents: tuple[str, ...]) -> None:
     """
     Load the adapters that [`save_policies`] wrote into a model sharded by FSDP2; in place, bit for bit.
 
@@ -282,13 +314,13 @@ def load_sharded_adapters(model: PeftModel, folder: Path, roles: tuple[str, ...]
     Raises:
         `ValueError`: the folder has other weights than the adapter.
     """
-    for role in roles:
-        saved = load_peft_weights(str(folder / role), device="cpu")
+    for agent in adapters_of(model, agents):
+        saved = load_peft_weights(str(folder / agent), device="cpu")
         mine = {
-            name.replace(f".{role}", "", 1): p for name, p in model.named_parameters() if f".{role}." in f"{name}."
+            name.replace(f".{agent}", "", 1): p for name, p in model.named_parameters() if f".{agent}." in f"{name}."
         }
         if mine.keys() != saved.keys():
-            raise ValueError(f"{folder / role} has other adapter weights: {sorted(mine.keys() ^ saved.keys())}.")
+            raise ValueError(f"{folder / agent} has other adapter weights: {sorted(mine.keys() ^ saved.keys())}.")
         for name, parameter in mine.items():
             weight = saved[name].to(parameter.device)
             if isinstance(parameter, DTensor):
@@ -301,7 +333,7 @@ def merge_adapter(folder: Path, args: Any, dtype: torch.dtype) -> None:
     Replace the adapter in a folder by the model that it makes of its base, which is loaded from where it came from.
 
     Args:
-        folder (`Path`): a role's folder, as [`save_policies`] wrote it.
+        folder (`Path`): an agent's folder, as [`save_policies`] wrote it.
         args ([`MultiAgentGRPOConfig`]): configuration.
         dtype (`torch.dtype`): of the merged weights.
     """

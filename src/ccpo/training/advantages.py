@@ -1,0 +1,149 @@
+"""[`AdvantagesMixin`]: from outcomes to credit, and from credit to advantages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from accelerate.utils import gather
+from trl.data_utils import is_conversational
+from trl.trainer.utils import get_callable_name
+
+from ..calls import call_outcome
+from ..credit import removal_baseline
+from ..credit.advantages import correlation, estimate_advantages, within_group_correlation
+from .collection import Rollout
+
+
+class AdvantagesMixin:
+    """Over a trainer of several roles: rewards of each role's texts, and the estimator's advantages in TRL's place."""
+
+    def _init_role_rewards(self, role_rewards: dict[str, list] | None) -> None:
+        """
+        Read the rewards of one role's own.
+
+        Raises:
+            `ValueError`: an unknown role, or what is no function.
+        """
+        self._role_rewards: dict[str, list[tuple[Callable, float]]] = {}
+        given = {} if role_rewards is None else role_rewards
+        if given and self.topology.is_solo:
+            raise ValueError("`role_rewards` is for teams. With one role, give its functions as `reward_funcs`.")
+        if not isinstance(given, dict) or (unknown := sorted(set(given) - set(self.roles), key=str)):
+            names = "" if not isinstance(given, dict) else f" It names {unknown}."
+            raise ValueError(
+                f"`role_rewards` must map roles, {list(self.roles)}, to reward functions, got {given!r:.80}.{names}"
+            )
+        for role, functions in given.items():
+            pairs = []
+            for entry in functions if isinstance(functions, list) else [functions]:
+                function, weight = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, 1.0)
+                if not callable(function) or isinstance(function, type) or not isinstance(weight, int | float):
+                    raise ValueError(
+                        f"`role_rewards[{role!r}]` must hold reward functions, or pairs of one and its weight, got "
+                        f"{entry!r:.80}."
+                    )
+                pairs.append((function, float(weight)))
+            self._role_rewards[role] = pairs
+
+    def _rewards_of(self, role: str) -> dict[str, Any]:
+        """The attributes in which TRL keeps its reward functions' names and weights, as this role has them."""
+        own = self._role_rewards.get(role, [])
+        weights = torch.tensor([weight for _, weight in own], dtype=self.reward_weights.dtype)
+        return {
+            "reward_func_names": [*self.reward_func_names, *(get_callable_name(function) for function, _ in own)],
+            "reward_weights": torch.cat([self.reward_weights, weights.to(self.reward_weights.device)]),
+            "reward_funcs": [*self.reward_funcs, *(function for function, _ in own)],
+        }
+
+    def _allocate(self, rollout: Rollout, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Rewards `(P, N, F)` of each role over the global batch, a column per allocator and per reward of its own."""
+        columns = [
+            allocator.allocate(outcomes) for allocator, outcomes in zip(self.allocators, rollout.outcomes, strict=True)
+        ]
+        rewards = {role: torch.stack([credit[role] for credit in columns], dim=-1) for role in self.roles}
+        for role in self._role_rewards:
+            own = self._own_rewards(role, rollout, inputs)
+            rewards[role] = torch.cat([rewards[role], own.view(*rewards[role].shape[:2], -1)], dim=-1)
+        return rewards
+
+    def _own_rewards(self, role: str, rollout: Rollout, inputs: list[dict[str, Any]]) -> torch.Tensor:
+        """What a role's own reward functions say of its texts, gathered, `(W·n, E)`."""
+        said = rollout.episodes.said[role]
+        rows = [inputs[row] for row in said.rows]
+        chat = is_conversational(inputs[0])
+        completions = [[{"role": "assistant", "content": text}] if chat else text for text in said.texts]
+        columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "completion")}
+        columns["completion_ids"] = [ids for _, ids, _ in rollout.samples[role]]
+        columns["trainer_state"] = self.state
+        values = [
+            call_outcome(function, len(rows), prompts=said.prompts, completions=completions, **columns)
+            for function, _ in self._role_rewards[role]
+        ]
+        return gather(torch.tensor(values, device=self.accelerator.device).T.contiguous())
+
+    def _combine(self, rewards: torch.Tensor, role: str | None = None) -> torch.Tensor:
+        """The weighted sum over the last axis, as TRL does it: NaN only where every column is."""
+        weights = self.reward_weights if role is None else self._role_state[role]["reward_weights"]
+        total = (rewards * weights.to(rewards.device)).nansum(dim=-1)
+        return total.masked_fill(rewards.isnan().all(dim=-1), torch.nan)
+
+    def _set_advantages(self, output: dict, role: str, rewards: torch.Tensor, rollout: Rollout) -> torch.Tensor:
+        """
+        The estimator's advantages in place of TRL's, which are `"group"`'s.
+
+        Returns:
+            `torch.Tensor` of shape `(P, N)`: the role's advantages over the global batch.
+        """
+        estimator = self.args.advantage_estimator
+        shared = self._shared(rollout, role)  # (P, N)
+        advantages = gather(output["advantages"]).view(shared.shape)
+        options = {}
+        if estimator == "robust":
+            options = {name: getattr(self.args, f"robust_{name}") for name in ("alpha", "c", "blocks")}
+        if all(allocator.gives_advantages for allocator in self.allocators):
+            advantages = self._combine(rewards, role).nan_to_num(nan=0.0)
+        elif estimator == "counterfactual" and role != self.roles[-1]:
+            baseline = torch.stack(
+                [
+                    removal_baseline(seen.without[role], shared.shape[1], getattr(allocator, "baseline", "group"))
+                    for allocator, seen in zip(self.allocators, rollout.outcomes, strict=True)
+                ],
+                dim=-1,
+            )
+            advantages = estimate_advantages(shared, estimator, baseline=self._combine(baseline))
+        elif estimator not in ("group", "counterfactual"):
+            advantages = estimate_advantages(self._combine(rewards, role), estimator, **options)
+        output["advantages"] = self._local(advantages)
+        reference = estimate_advantages(
+            shared,
+            "group" if estimator == "counterfactual" else estimator,
+            scale_rewards=self.scale_rewards,
+            **options,
+        )
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics[f"credit/{role}/shared_correlation"].append(correlation(advantages, reference))
+        metrics[f"credit/{role}/within_group_correlation"].append(within_group_correlation(advantages, shared))
+        return advantages
+
+    def _shared(self, rollout: Rollout, role: str) -> torch.Tensor:
+        """What shared credit gives a role's texts, `(P, N)`."""
+        return self._combine(torch.stack([outcomes.values[role] for outcomes in rollout.outcomes], dim=-1))
+
+    def _local(self, values: torch.Tensor) -> torch.Tensor:
+        """This process's part of values over the global batch, `(P, N)` -> `(P * N / W,)`."""
+        return values.reshape(self.accelerator.num_processes, -1)[self.accelerator.process_index].clone()
+
+    def _estimate_solo(self, output: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """One role on the dataset's prompts: TRL's output, with the advantages of another estimator if asked for."""
+        if self.args.advantage_estimator != "group":
+            group = self.num_generations if self.model.training else self.num_generations_eval
+            rewards = self._combine(self._rewards_per_func).view(-1, group)
+            options = {}
+            if self.args.advantage_estimator == "robust":
+                options = {name: getattr(self.args, f"robust_{name}") for name in ("alpha", "c", "blocks")}
+            advantages = estimate_advantages(rewards, self.args.advantage_estimator, **options)
+            output["advantages"] = self._local(advantages)
+            logged = list(self._logs["advantages"])[: -advantages.numel()] + advantages.flatten().tolist()
+            self._logs["advantages"].clear()
+            self._logs["advantages"].extend(logged)
+        return output

@@ -1,0 +1,87 @@
+"""[`TableMixin`]: what a generation batch is logged as, metrics and the completions table."""
+
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+
+from ..calls import unanswered
+from ..rewards import credit_metrics, shares_metrics
+from ..rewards.evidence import at_leaves
+from .collection import Rollout
+
+
+class TableMixin:
+    """Over a trainer of several roles: the credit metrics, and one row of the completions table per leaf."""
+
+    def _log_rollout(self, rollout: Rollout, rewards: dict, advantages: dict) -> None:
+        """
+        Log a batch.
+
+        Args:
+            rollout ([`~ccpo.training.collection.Rollout`]): what was said and how it went.
+            rewards (`dict`): role -> rewards `(P, N, F)`.
+            advantages (`dict`): role in turn -> advantages `(P, N)`.
+        """
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        for name, value in self._credit_metrics(rollout).items():
+            metrics[name].append(value)
+        self._log_table(rollout, rewards, advantages)
+
+    def _credit_metrics(self, rollout: Rollout) -> dict[str, float]:
+        episodes, topology, state = rollout.episodes, self.topology, self.accelerator
+        judge = self._judge()
+        seen = rollout.outcomes[judge]
+        values = credit_metrics(seen)
+        for rated in rollout.outcomes:
+            if rated.shares is not None:
+                values |= shares_metrics(rated.team, rated.shares, topology.role_names)
+        answers = [text for role in topology.answer_roles for text in episodes.said[role].texts]
+        leaked, missing = episodes.leaked, unanswered(self.allocators[judge].outcome, answers)
+        counts = torch.tensor([sum(leaked), sum(missing or [])], device=state.device)
+        leaks, without = state.reduce(counts, reduction="sum").tolist()
+        total = len(answers) * state.num_processes
+        if leaked:
+            values["credit/leak_rate"] = leaks / (len(leaked) * state.num_processes)
+        if missing is not None:
+            values["credit/no_answer_rate"] = without / total
+            if self.model.training and state.is_main_process:
+                self.allocators[judge].warn_of_no_answers(without, total)
+        if not self.model.training:  # an optimizer step logs its own at its end
+            values |= {f"{arm}_tokens": count for arm, count in self._clock.total_tokens("eval").items()}
+        return values
+
+    def _log_table(self, rollout: Rollout, rewards: dict, advantages: dict) -> None:
+        episodes, topology = rollout.episodes, self.topology
+        names, last = topology.role_names, topology.role_names[-1]
+        firsts = {}  # removed role -> row -> the answer of its first pass
+        for removed, said in episodes.without.items():
+            rows = said[last].rows
+            firsts[removed] = dict(zip(reversed(rows), reversed(said[last].texts), strict=True))
+        texts = []
+        for leaf, row in enumerate(episodes.said[last].rows):
+            spoken = [episodes.said[name].texts[episodes.above(name, leaf)] for name in names]
+            texts.append((episodes.prompts[row], *spoken, *(first.get(row) for first in firsts.values())))
+        prompts, *columns = zip(*gather_object(texts), strict=True)
+        texts_by_name = dict(zip([*names, *(f"without_{name}" for name in firsts)], columns, strict=True))
+        answers = texts_by_name[last]
+        self._logs["prompt"].extend(prompts)
+        self._logs["completion"].extend(answers)
+        table: dict[str, Any] = {topology.label(name): values for name, values in texts_by_name.items()}
+        seen = rollout.outcomes[self._judge()]
+        leaves = seen.team.shape[1]
+        table["outcome"] = seen.team.flatten().tolist()
+        for role in topology.judged if topology.answer != "last" else ():
+            table[f"{role}_outcome"] = at_leaves(seen.own[role], leaves).flatten().tolist()
+        for role in names:
+            for kind, values in (("credit", self._combine(rewards[role], role)), ("advantage", advantages.get(role))):
+                in_turn = role in advantages  # out of turn, the credit lacks what only its own turn draws
+                table[f"{role}_{kind}"] = (
+                    at_leaves(values, leaves).flatten().tolist() if in_turn else [None] * len(answers)
+                )
+        for name in sorted(set(gather_object(list(rollout.extras)))):
+            table[name] = gather_object(rollout.extras.get(name, [None] * len(texts)))
+        for name, values in table.items():
+            self._logs["extra"][name].extend(values)
+        shown = advantages[last].flatten().tolist() if last in advantages else [float("nan")] * len(answers)
+        self._logs["advantages"].extend(shown)
