@@ -8,13 +8,21 @@ import pytest
 import torch
 from trl.trainer.utils import nanstd
 
-from ccpo.credit import counterfactual_credit, self_evaluated_credit, shared_credit, solo_baseline
-from ccpo.credit.advantages import correlation, estimate_advantages
+from ccpo.credit import (
+    contextual_credit,
+    counterfactual_credit,
+    robust_advantages,
+    self_evaluated_credit,
+    shared_credit,
+    solo_baseline,
+    text_values,
+)
+from ccpo.credit.advantages import correlation, estimate_advantages, within_group_correlation
 
 NAN = float("nan")
 EPS = 1e-4
 RTOL = 1e-7  # TRL's `nanstd` takes Bessel's correction in float32
-ESTIMATORS = ("group", "reinforce++", "reinforce++-baseline", "counterfactual")
+ESTIMATORS = ("group", "reinforce++", "reinforce++-baseline", "counterfactual", "robust")
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
 
 
@@ -34,8 +42,10 @@ def outcomes(*shape, seed=0, unscorable=0.0):
 
 
 def estimate(reward, estimator, **kwargs):
-    """With a baseline that depends on the prompt, where the estimator needs one."""
+    """With a baseline that depends on the prompt, where the estimator needs one; one block where three do not fit."""
     baseline = torch.full_like(reward, 0.25) if estimator == "counterfactual" else None
+    if reward.shape[1] < 3:
+        kwargs["blocks"] = 1
     return estimate_advantages(reward, estimator, baseline=baseline, **kwargs)
 
 
@@ -69,6 +79,16 @@ def test_scale_rewards_by_hand():
         torch.testing.assert_close(actual, tensor([[1 / std, 0, -1 / std], [0, 0, 0]]), rtol=RTOL, atol=0)
 
 
+def test_robust_by_hand():
+    # (-1, -1, 1, 1, 1): dealt (-1, 1), (-1, 1), (1): locations 0, 0, 1, median 0. Mean 1/5, squares
+    # 2 · 36/25 + 3 · 16/25 = 120/25, sample variance 6/5. One right of five, one NaN: (-1, 1), (-1), (-1): -1, and the
+    # wrong ones get 0; mean -1/2, squares 3 · 1/4 + 9/4 = 3, variance 1, the right one 2.
+    reward = tensor([[1, -1, 1, -1, 1], [-1, NAN, 1, -1, -1]])
+    a, b = 1 / (math.sqrt(1.2) + EPS), 2 / (1 + EPS)
+    expected = tensor([[a, -a, a, -a, a], [0, 0, b, 0, 0]])
+    torch.testing.assert_close(estimate_advantages(reward, "robust"), expected, rtol=1e-12, atol=1e-12)
+
+
 # ---- Another way ----
 
 
@@ -88,7 +108,27 @@ def slow_center(rows):
     return [[v - statistics.fmean(known(row)) if known(row) else NAN for v in row] for row in rows]
 
 
+def slow_robust(row, blocks):
+    """One group's: values dealt into blocks like cards, each block's location by twenty reweighted means."""
+    hands = [[] for _ in range(blocks)]
+    for place, value in enumerate(sorted(known(row))):
+        hands[place % blocks].append(value)
+    located = []
+    for hand in filter(None, hands):
+        mu = statistics.median(hand)
+        for _ in range(20):  # alpha = -2, c = 1: ((x - mu)² / 4 + 1)^-2
+            weights = [((x - mu) ** 2 / 4 + 1) ** -2 for x in hand]
+            mu = math.fsum(w * x for w, x in zip(weights, hand, strict=True)) / math.fsum(weights)
+        located.append(mu)
+    if len(known(row)) < 2:
+        return [0.0] * len(row)
+    spread = statistics.stdev(known(row)) + EPS
+    return [0.0 if math.isnan(x) else (x - statistics.median(located)) / spread for x in row]
+
+
 def slow_estimate(rows, estimator, scale="none"):
+    if estimator == "robust":
+        return [slow_robust(row, 3 if len(row) > 2 else 1) for row in rows]
     if estimator == "reinforce++":
         return slow_standardize(rows)
     if estimator == "reinforce++-baseline":
@@ -139,6 +179,18 @@ def test_group_is_what_trl_computes(scale):
     torch.testing.assert_close(estimate_advantages(reward, "group", scale_rewards=scale), expected)
 
 
+def test_robust_reductions():
+    """One block and α = 2: the mean, which is TRL's `scale_rewards="group"`; and the function of its own."""
+    reward = rewards(6, 8, seed=9)
+    stock = estimate_advantages(reward, "group", scale_rewards="group")
+    plain = estimate_advantages(reward, "robust", alpha=2, blocks=1)
+    torch.testing.assert_close(plain, stock, rtol=RTOL, atol=1e-12)
+    for options in ({"alpha": 0.5}, {"c": 0.3}, {"blocks": 5}, {}):
+        chosen = estimate_advantages(reward, "robust", **options)
+        assert torch.equal(chosen, robust_advantages(reward, **options))
+        assert not torch.allclose(chosen, plain)
+
+
 # ---- Properties ----
 
 
@@ -163,7 +215,7 @@ def test_nothing_scorable_gives_zeros(estimator):
     assert torch.equal(estimate(nothing, estimator), torch.zeros(3, 4))
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS[:3])
+@pytest.mark.parametrize("estimator", [*ESTIMATORS[:3], "robust"])
 @pytest.mark.parametrize("scale", ["none", "group", "batch"])
 @pytest.mark.parametrize("value", [1.0, -1.0, 1.1, -0.96733, 0.1, 1 / 3, 1e6 + 0.1])
 def test_constant_batches_give_exactly_zero(estimator, scale, value):
@@ -172,7 +224,7 @@ def test_constant_batches_give_exactly_zero(estimator, scale, value):
         assert torch.equal(estimate(reward, estimator, scale_rewards=scale), torch.zeros(shape))
 
 
-@pytest.mark.parametrize("estimator", ["group", "reinforce++-baseline"])
+@pytest.mark.parametrize("estimator", ["group", "reinforce++-baseline", "robust"])
 def test_constant_groups_and_groups_of_one_give_exactly_zero(estimator):
     levels = torch.tensor([[1.1], [-1.0], [0.3], [NAN]])
     for reward in (levels, levels.expand(4, 7), levels.expand(4, 7).clone().index_fill_(1, torch.tensor([2]), NAN)):
@@ -194,13 +246,14 @@ def test_permutations(estimator):
 def test_what_an_estimator_does_not_see():
     reward = rewards(6, 4, seed=4, unscorable=0)
     shift = tensor([[5], [-3], [0], [1], [2], [9]])
-    for estimator in ("group", "reinforce++-baseline"):  # a shift of a whole group
+    for estimator in ("group", "reinforce++-baseline", "robust"):  # a shift of a whole group
         torch.testing.assert_close(estimate(reward + shift, estimator), estimate(reward, estimator))
     assert not torch.allclose(estimate(reward + shift, "reinforce++"), estimate(reward, "reinforce++"))
     torch.testing.assert_close(estimate(reward + 5, "reinforce++"), estimate(reward, "reinforce++"))
     changed = reward.clone()  # another prompt's rewards
     changed[0] *= 7
-    assert torch.equal(estimate(changed, "group")[1:], estimate(reward, "group")[1:])
+    for estimator in ("group", "robust"):
+        assert torch.equal(estimate(changed, estimator)[1:], estimate(reward, estimator)[1:])
     assert not torch.allclose(estimate(changed, "reinforce++")[1:], estimate(reward, "reinforce++")[1:])
 
 
@@ -232,6 +285,10 @@ def test_dtype_is_kept_and_input_too(estimator):
             {"estimator": "counterfactual", "baseline": torch.ones(3)},
             r"`baseline` must have the shape of `reward`, \(2, 3\), got \(3,\)",
         ),
+        ({"estimator": "robust", "reward": torch.ones(2, 2)}, "`blocks` must be odd and at most.*size, 2, got 3.*1"),
+        ({"estimator": "robust", "blocks": 2}, "`blocks` must be odd and at most the group's size, 3, got 2"),
+        ({"estimator": "robust", "alpha": 3}, "`alpha` must be between -10 and 2, got 3"),
+        ({"estimator": "robust", "c": 0}, "`c` must be a finite number above 0, .*got 0"),
     ],
 )
 def test_errors_name_the_argument_and_the_value(kwargs, match):
@@ -277,6 +334,77 @@ def test_correlation_with_a_constant_is_nan(constant, size):
 
 def test_correlation_of_unknowns_is_nan():
     assert math.isnan(correlation(tensor([1, 2, NAN]), tensor([1, 2, 3])))
+
+
+# ---- Correlation inside groups ----
+
+
+def test_within_group_correlation_by_hand():
+    # Group 1: A = 1, 2, 3 and v = 1, 3, 2: 1/2. Group 2: v = 1, 2, 3 upside down: -1. The mean is -1/4, though over
+    # the whole batch the correlation is high. Constant v or A: left out. NaN in group 5: (1, 2) and (5, 7), 1.
+    advantages = tensor([[1, 2, 3], [103, 102, 101], [1, 2, 3], [4, 4, 4], [1, 0, 2]])
+    values = tensor([[1, 3, 2], [101, 102, 103], [1, 1, 1], [1, -1, 1], [5, NAN, 7]])
+    assert within_group_correlation(advantages[:2], values[:2]) == pytest.approx(-0.25, rel=1e-12)
+    assert correlation(advantages[:2], values[:2]) > 0.99
+    assert within_group_correlation(advantages, values) == pytest.approx((0.5 - 1 + 1) / 3, rel=1e-12)
+    for nothing in (slice(2, 4), slice(0, 0)):
+        assert math.isnan(within_group_correlation(advantages[nothing], values[nothing]))
+
+
+def test_within_group_correlation_equals_numpy():
+    for seed in range(20):
+        x, y = rewards(5, 6, seed=seed), rewards(5, 6, seed=100 + seed)
+        y, found = y + seed / 5 * x, []
+        for a, v in zip(x.numpy(), y.numpy(), strict=True):
+            there = ~np.isnan(a) & ~np.isnan(v)
+            if there.sum() > 1:
+                found.append(np.corrcoef(a[there], v[there])[0, 1])
+        assert within_group_correlation(x, y) == pytest.approx(np.mean(found), rel=1e-9)
+        assert within_group_correlation(x.float(), y.float()) == pytest.approx(np.mean(found), rel=1e-4)
+
+
+def test_within_group_correlation_of_one_group_is_the_correlation():
+    x, y = rewards(1, 30, seed=1, unscorable=0), rewards(1, 30, seed=2, unscorable=0)
+    assert within_group_correlation(x, y) == pytest.approx(correlation(x, y), rel=1e-12)
+
+
+def test_within_group_correlation_ignores_what_prompts_weigh():
+    x, y = rewards(5, 6, seed=1, unscorable=0), rewards(5, 6, seed=2, unscorable=0)
+    plain, weight = within_group_correlation(x, y), tensor([[0.01], [3], [100], [1], [0.5]])
+    assert within_group_correlation(weight * x - weight, y + weight) == pytest.approx(plain, rel=1e-9)
+    assert within_group_correlation(x.flip(1), y.flip(1)) == pytest.approx(plain, rel=1e-12)
+    assert within_group_correlation(x.flip(0), y.flip(0)) == pytest.approx(plain, rel=1e-12)
+    assert within_group_correlation(-x, y) == pytest.approx(-plain, rel=1e-12)
+    assert within_group_correlation(weight * x + 1, x) == pytest.approx(1, rel=1e-12)
+
+
+def test_rounding_is_no_variation():
+    # In single precision 0.1 + 0.2 is not 0.3: a group that differs by that alone is constant.
+    noise = torch.tensor([[0.3, 0.3, 0.1 + 0.2], [0.5, -0.5, 0]])
+    noise[0, 2] = torch.nextafter(noise[0, 2], torch.tensor(1.0))
+    assert noise[0, 2] != noise[0, 0]
+    assert within_group_correlation(noise, torch.tensor([[1.0, 1, -1], [1, -1, 0]])) == pytest.approx(1)
+
+
+def test_within_group_correlation_says_where_credit_adds_something():
+    """CCPO with K = 1 nothing inside a group, whatever the estimator; C3's Solver something."""
+    joint = outcomes(10, 6, seed=2)
+    shaped = counterfactual_credit(joint, SOLO)["thinker"]
+    for estimator in ("group", "reinforce++"):
+        advantages = estimate_advantages(shaped, estimator)
+        assert within_group_correlation(advantages, joint) == pytest.approx(1, rel=1e-9)
+    leaves = outcomes(10, 12, seed=3)
+    thinker, solver = contextual_credit(leaves, branches=(1, 3))
+    assert within_group_correlation(thinker, text_values(leaves, branches=(1, 3))[0]) == pytest.approx(1, rel=1e-9)
+    assert within_group_correlation(solver, leaves) < 0.95
+
+
+def test_within_group_correlation_errors():
+    for shapes in (((2, 3), (3, 2)), ((6,), (6,)), ((1, 2, 3), (1, 2, 3))):
+        with pytest.raises(ValueError, match=r"`advantages` and `values` must have one shape \(P, N\), got"):
+            within_group_correlation(*map(torch.zeros, shapes))
+    with pytest.raises(TypeError, match="`values` must be a floating-point tensor"):
+        within_group_correlation(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long))
 
 
 # ---- From outcomes to advantages ----

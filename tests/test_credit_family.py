@@ -17,6 +17,7 @@ from ccpo.credit import (
     contextual_credit,
     counterfactual_credit,
     cross_improvement_credit,
+    removal_baseline,
     robust_advantages,
     robust_location,
     self_evaluated_credit,
@@ -711,6 +712,79 @@ def test_robust_shapes():
         robust_location(torch.zeros(4, dtype=torch.long))
 
 
+# ---- Baselines of removals ----
+
+
+def test_removal_baseline_by_hand():
+    # Two prompts, S = 2 passes each, three texts: (1 - 1)/2 = 0; the unscorable pass is left out: -1.
+    prompt = tensor([[1, -1], [NAN, -1]])
+    same(removal_baseline(prompt, 3), [[0, 0, 0], [-1, -1, -1]])
+    same(removal_baseline(prompt, 2, "paired"), prompt)
+    # C = 2 contexts with S = 2 passes, four texts: the first two continue context 0, mean 1, the others context 1,
+    # mean 0. Paired: text 2 is the first of context 1 and has its first pass.
+    context = tensor([[[1, 1], [-1, 1]]])
+    same(removal_baseline(context, 4), [[1, 1, 0, 0]])
+    same(removal_baseline(context, 4, "paired"), [[1, 1, -1, 1]])
+    same(removal_baseline(tensor([[[1], [NAN], [-1]]]), 6), [[1, 1, NAN, NAN, -1, -1]])
+
+
+@pytest.mark.parametrize(("contexts", "siblings", "passes"), [(1, 4, 3), (4, 1, 3), (3, 2, 2), (4, 3, 1), (2, 3, 3)])
+def test_removal_baseline_against_a_loop(contexts, siblings, passes):
+    without, size = outcomes(5, contexts, passes, seed=passes), contexts * siblings
+    group = removal_baseline(without, size)
+    paired = removal_baseline(without, size, "paired") if passes == siblings else None
+    for p, m in itertools.product(range(5), range(size)):
+        drawn = without[p, m // siblings].tolist()  # SPEC: context m // branches
+        close(group[p, m], mean(drawn))
+        if paired is not None:
+            close(paired[p, m], drawn[m % siblings])
+
+
+def test_removal_from_one_context_is_removal_from_the_prompt():
+    """And a solo baseline is a removal baseline: every old value to the bit."""
+    solo = torch.randn(6, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    solo[0, 1], solo[1] = NAN, NAN
+    for dtype in (torch.float32, torch.float64):
+        drawn = solo.to(dtype)
+        for size in (4, 7):
+            same(removal_baseline(drawn, size), torch.nanmean(drawn, dim=1, keepdim=True).expand(6, size))
+            same(removal_baseline(drawn.unsqueeze(1), size), removal_baseline(drawn, size))
+            same(solo_baseline(drawn, (6, size)), removal_baseline(drawn, size))
+        same(solo_baseline(drawn, (6, 4), "paired"), drawn)
+        same(removal_baseline(drawn.unsqueeze(1), 4, "paired"), drawn)
+
+
+def test_removal_baseline_properties():
+    without = outcomes(4, 3, 2, seed=5)
+    for baseline in ("group", "paired"):
+        b = removal_baseline(without, 6, baseline)
+        same(removal_baseline(without[[2, 0, 3, 1]], 6, baseline), b[[2, 0, 3, 1]])  # prompts
+        moved = b.unflatten(1, (3, 2))[:, [2, 0, 1]].flatten(1)  # contexts
+        same(removal_baseline(without[:, [2, 0, 1]], 6, baseline), moved)
+    same(removal_baseline(without.flip(2), 6), removal_baseline(without, 6))  # passes
+    assert removal_baseline(without[:0], 6).shape == (0, 6)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "options", "match"),
+    [
+        ((6,), 6, (), r"`without` must have shape \(P, S\) or \(P, C, S\) with at least one pass, got \(6,\)"),
+        ((2, 0), 6, (), r"at least one pass, got \(2, 0\)"),
+        ((2, 3, 0), 6, (), r"at least one pass, got \(2, 3, 0\)"),
+        ((2, 4, 1), 6, (), "`size` must be a multiple of the contexts of `without`, 4, and at least 1, got 6"),
+        ((2, 4), 0, (), "`size` must be a multiple of .*, 1, and at least 1, got 0"),
+        ((2, 4), 4, ("mean",), "`baseline` must be 'group' or 'paired', got 'mean'"),
+        ((2, 4), 6, ("paired",), "needs a pass for each text, 6 of each prompt, got 4. Draw as many"),
+        ((2, 3, 4), 6, ("paired",), "needs a pass for each text, 2 of each context, got 4. Draw as many"),
+    ],
+)
+def test_removal_baseline_errors(shape, size, options, match):
+    with pytest.raises(ValueError, match=match):
+        removal_baseline(torch.zeros(shape), size, *options)
+    with pytest.raises(TypeError, match="`without` must be a floating-point tensor"):
+        removal_baseline(torch.zeros(2, 3, dtype=torch.long), 3)
+
+
 # ---- CCPO for chains ----
 
 
@@ -726,6 +800,23 @@ def test_chain_counterfactual_by_hand():
     first, second, _ = chain_counterfactual_credit(leaves, baselines, branches=(1, 2, 2), bonus="difference")
     close(first, [[0.6]])
     close(second, [[1.05, 0.1]])
+
+
+@pytest.mark.parametrize("bonus", ["event", "difference"])
+def test_a_role_without_a_baseline_gets_its_value(bonus):
+    """Credit that nobody needs changes nobody else's."""
+    leaves, branches = outcomes(4, 12, seed=11), (1, 2, 2)
+    values, (b_1, b_2) = text_values(leaves, branches=branches), (outcomes(4, 3, seed=12), outcomes(4, 6, seed=13))
+    full = chain_counterfactual_credit(leaves, [b_1, b_2], branches=branches, bonus=bonus)
+    for given, expected in (
+        ([None, b_2], (values[0], full[1])),
+        ([b_1, None], (full[0], values[1])),
+        ([None, None], values[:2]),
+    ):
+        credit = chain_counterfactual_credit(leaves, given, branches=branches, bonus=bonus)
+        for found, wanted in zip(credit, (*expected, leaves), strict=True):
+            same(found, wanted)
+    assert not torch.equal(full[0].nan_to_num(9), values[0].nan_to_num(9))
 
 
 @pytest.mark.parametrize("bonus", ["event", "difference"])

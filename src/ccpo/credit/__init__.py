@@ -1,7 +1,7 @@
 """Credit schemes as pure functions of tensors: one scheme a file."""
 
 from .contextual import contextual_credit
-from .counterfactual import chain_counterfactual_credit, counterfactual_credit, solo_baseline
+from .counterfactual import chain_counterfactual_credit, counterfactual_credit, removal_baseline, solo_baseline
 from .cross_improvement import cross_improvement_credit
 from .history import HistoryNormalizer
 from .robust import robust_advantages, robust_location
@@ -17,6 +17,7 @@ __all__ = [
     "contextual_credit",
     "counterfactual_credit",
     "cross_improvement_credit",
+    "removal_baseline",
     "robust_advantages",
     "robust_location",
     "self_evaluated_credit",

@@ -1,4 +1,4 @@
-"""CCPO: the joint outcome against what the Solver does without the Thinker."""
+"""CCPO: the outcome of the team against that of the team without one role."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,62 @@ from .groups import as_outcomes, check_coefficient, check_floating, team_outcome
 from .tree import text_values
 
 
+def removal_baseline(without: torch.Tensor, size: int, baseline: str = "group") -> torch.Tensor:
+    """
+    The counterfactual baseline b of each text of a role: what the team does without the role.
+
+        b_m = mean of the prompt's S passes                          `without` (P, S), `"group"`
+        b_m = mean of the S passes from context m // (size / C)      `without` (P, C, S), `"group"`
+        b_m = the pass of the same place                             `"paired"`
+
+    A context is what the roles before this one spoke; text m continues context m // (size / C).
+
+    Args:
+        without (`torch.Tensor` of shape `(P, S)` or `(P, C, S)`):
+            Outcomes of fresh passes without the role, NaN where unscorable: S of each prompt, or S from each of its C
+            contexts.
+        size (`int`):
+            N, how many texts of the role belong to a prompt; a multiple of C.
+        baseline (`str`, defaults to `"group"`):
+            `"group"`: the mean. `"paired"`: the text's own pass, which needs S = N, or S = N / C.
+
+    Returns:
+        `torch.Tensor` of shape `(P, N)`; NaN where every pass it rests on is unscorable.
+
+    Raises:
+        `TypeError`: not a floating-point tensor. `ValueError`: another shape, a size that C does not divide, an
+        unknown `baseline`, or `"paired"` with another S.
+    """
+    check_floating("without", without)
+    if without.ndim not in (2, 3) or 0 in without.shape[1:]:
+        raise ValueError(
+            f"`without` must have shape (P, S) or (P, C, S) with at least one pass, got {tuple(without.shape)}."
+        )
+    if baseline not in ("group", "paired"):
+        raise ValueError(f"`baseline` must be 'group' or 'paired', got {baseline!r}.")
+    contexts = without.shape[1] if without.ndim == 3 else 1
+    if size < 1 or size % contexts:
+        raise ValueError(
+            f"`size` must be a multiple of the contexts of `without`, {contexts}, and at least 1, got {size}. It is "
+            "the number of the role's texts of a prompt."
+        )
+    passes = without.reshape(len(without), contexts, without.shape[-1])  # (P, C, S)
+    if baseline == "group":
+        b = torch.nanmean(passes, dim=2, keepdim=True).expand(-1, -1, size // contexts)  # (P, C, N / C)
+    elif passes.shape[2] != size // contexts:
+        raise ValueError(
+            f"`baseline='paired'` needs a pass for each text, {size // contexts} of each "
+            f"{'prompt' if without.ndim == 2 else 'context'}, got {passes.shape[2]}. Draw as many, or use "
+            "`baseline='group'`."
+        )
+    else:
+        b = passes
+    return b.reshape(len(without), size)
+
+
 def solo_baseline(solo: torch.Tensor, shape: tuple[int, int], baseline: str = "group") -> torch.Tensor:
     """
-    The counterfactual baseline b of each thought.
+    The counterfactual baseline b of each thought: [`removal_baseline`] of a Thinker, whose removal leaves solos.
 
     Args:
         solo (`torch.Tensor` of shape `(P, S)`):
@@ -30,16 +83,12 @@ def solo_baseline(solo: torch.Tensor, shape: tuple[int, int], baseline: str = "g
     check_floating("solo", solo)
     if solo.ndim != 2 or solo.shape[0] != shape[0] or solo.shape[1] == 0:
         raise ValueError(f"`solo` must have shape (P, S) with P = {shape[0]} and S >= 1, got {tuple(solo.shape)}.")
-    if baseline == "group":
-        return torch.nanmean(solo, dim=1, keepdim=True).expand(shape)  # (P, G)
-    if baseline == "paired":
-        if solo.shape[1] != shape[1]:
-            raise ValueError(
-                f"`baseline='paired'` needs as many solos as thoughts (S = G), got S = {solo.shape[1]} and "
-                f"G = {shape[1]}. Set `num_solos` to `num_generations` or use `baseline='group'`."
-            )
-        return solo
-    raise ValueError(f"`baseline` must be 'group' or 'paired', got {baseline!r}.")
+    if baseline == "paired" and solo.shape[1] != shape[1]:
+        raise ValueError(
+            f"`baseline='paired'` needs as many solos as thoughts (S = G), got S = {solo.shape[1]} and "
+            f"G = {shape[1]}. Set `num_solos` to `num_generations` or use `baseline='group'`."
+        )
+    return removal_baseline(solo, shape[1], baseline)
 
 
 def counterfactual_credit(
@@ -97,7 +146,7 @@ def _with_bonus(reward: torch.Tensor, b: torch.Tensor, coef: float, bonus: str) 
 
 def chain_counterfactual_credit(
     outcome: torch.Tensor,
-    baselines: Sequence[torch.Tensor],
+    baselines: Sequence[torch.Tensor | None],
     *,
     branches: Sequence[int],
     coef: float = 0.2,
@@ -114,8 +163,9 @@ def chain_counterfactual_credit(
     Args:
         outcome (`torch.Tensor` of shape `(P, N_n)`):
             R, the outcome of each text of the last role: +1 right, -1 wrong, NaN unscorable.
-        baselines (`Sequence[torch.Tensor]` of length n - 1):
-            b_k of shape `(P, N_k)` for the roles 1 to n - 1, NaN where unscorable.
+        baselines (`Sequence[torch.Tensor | None]` of length n - 1):
+            b_k of shape `(P, N_k)` for the roles 1 to n - 1, NaN where unscorable: [`removal_baseline`]. `None` for a
+            role whose credit nobody needs, such as one out of turn: it gets its v.
         branches (`Sequence[int]` of length n): (1, b_2, …, b_n).
         coef (`float`, defaults to 0.2): λ. With 0 every role gets its v, shared credit.
         bonus (`str`, defaults to `"event"`): `"event"` or `"difference"`.
@@ -131,15 +181,20 @@ def chain_counterfactual_credit(
     values = text_values(outcome, branches=branches)
     if len(baselines) != len(values) - 1:
         raise ValueError(
-            f"`baselines` must have one tensor for each role but the last, {len(values) - 1}, got {len(baselines)}."
+            f"`baselines` must have one tensor for each role but the last, {len(values) - 1}, got {len(baselines)}. "
+            "Give None for a role whose credit nobody needs."
         )
+    rewards = []
     for k, (v, b) in enumerate(zip(values[:-1], baselines, strict=True)):
+        if b is None:
+            rewards.append(v)
+            continue
         check_floating(f"baselines[{k}]", b)
         if b.shape != v.shape:
             raise ValueError(
                 f"`baselines[{k}]` must have the shape of its role's texts, {tuple(v.shape)}, got {tuple(b.shape)}."
             )
-    rewards = (_with_bonus(v, b, coef, bonus) for v, b in zip(values[:-1], baselines, strict=True))
+        rewards.append(_with_bonus(v, b, coef, bonus))
     return (*rewards, outcome)
 
 
