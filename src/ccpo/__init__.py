@@ -1,4 +1,4 @@
-"""Credit for cooperating language models: CCPO, SEPO and shared credit on TRL's GRPOTrainer."""
+"""Credit for cooperating language models: CCPO, SEPO, C3, votes and DACR on TRL's GRPOTrainer."""
 
 import importlib
 from typing import TYPE_CHECKING
@@ -9,20 +9,30 @@ _EXPORTS = {
     "MultiAgentGRPOConfig": "training.config",
     "OpenAIGenerator": "generation",
     "TransformersGenerator": "generation",
+    "ContextualCredit": "rewards",
     "CounterfactualCredit": "rewards",
     "CreditAllocator": "rewards",
+    "CrossImprovementCredit": "rewards",
     "SelfEvaluatedCredit": "rewards",
     "SharedCredit": "rewards",
+    "VoteCredit": "rewards",
+    "AnswerCritiqueRewrite": "team.topology",
+    "Chain": "team.topology",
     "Role": "team.topology",
     "Solo": "team.topology",
     "ThinkSolve": "team.topology",
     "Topology": "team.topology",
+    "Vote": "team.topology",
     "MultiAgentGRPOTrainer": "training.trainer",
     "MathVerifier": "verifier",
 }
 __all__ = [
+    "AnswerCritiqueRewrite",
+    "Chain",
+    "ContextualCredit",
     "CounterfactualCredit",
     "CreditAllocator",
+    "CrossImprovementCredit",
     "MathVerifier",
     "MultiAgentGRPOConfig",
     "MultiAgentGRPOTrainer",
@@ -34,12 +44,22 @@ __all__ = [
     "ThinkSolve",
     "Topology",
     "TransformersGenerator",
+    "Vote",
+    "VoteCredit",
 ]
 
 if TYPE_CHECKING:
     from .generation import OpenAIGenerator, TransformersGenerator
-    from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit, SharedCredit
-    from .team.topology import Role, Solo, ThinkSolve, Topology
+    from .rewards import (
+        ContextualCredit,
+        CounterfactualCredit,
+        CreditAllocator,
+        CrossImprovementCredit,
+        SelfEvaluatedCredit,
+        SharedCredit,
+        VoteCredit,
+    )
+    from .team.topology import AnswerCritiqueRewrite, Chain, Role, Solo, ThinkSolve, Topology, Vote
     from .training.config import MultiAgentGRPOConfig
     from .training.trainer import MultiAgentGRPOTrainer
     from .verifier import MathVerifier

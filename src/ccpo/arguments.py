@@ -7,16 +7,20 @@ from typing import Any
 
 from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
-from .rewards import CounterfactualCredit, CreditAllocator, SelfEvaluatedCredit, SharedCredit
-from .team.topology import ThinkSolve
+from .credit import HistoryNormalizer
+from .rewards import CreditAllocator
+from .rewards.schemes import SCHEMES
+from .team.topology import ThinkSolve, Topology, make_topology
 from .training.config import MultiAgentGRPOConfig
-from .training.fields import check_scalars
+from .training.fields import check_scalars, read_mapping
 from .verifier.math_verifier import MathVerifier
 
-SCHEMES = {"shared": SharedCredit, "ccpo": CounterfactualCredit, "sepo": SelfEvaluatedCredit}
 _SETTINGS = {  # of each scheme
     "shared": (),
-    "ccpo": ("coef", "bonus", "baseline"),
+    "c3": (),
+    "ccpo": ("coef", "bonus", "baseline", "history"),
+    "vote": ("coef", "vote_mode", "history"),
+    "dacr": ("gamma", "dacr_mode"),
     "sepo": (
         "self_weight",
         "credit_coef",
@@ -28,6 +32,8 @@ _SETTINGS = {  # of each scheme
         "rating_max_tokens",
     ),
 }
+_NAMED = {"vote_mode": "mode", "dacr_mode": "mode"}  # as the scheme calls it
+_HISTORY = ("history_decay", "history_alpha", "history_eta", "history_min_samples")
 _PROMPTS = ("thinker_prompt", "solver_prompt", "solo_prompt")
 _OF_A_DATASET = (
     "dataset_config",
@@ -67,8 +73,15 @@ class TeamArguments(ScriptArguments):
         eval_batch_size (`int`, defaults to 256): problems at once in that evaluation.
         thinker_model, solver_model (`str`, *optional*): a model per role; default to `model_name_or_path`.
         conversational (`bool`, defaults to `True`): whether prompts are chat messages.
-        credit (`str`, defaults to `"ccpo"`): `"shared"`, `"ccpo"` or `"sepo"`.
-        coef, bonus, baseline: CCPO's, see [`CounterfactualCredit`].
+        topology (`str` or `dict`, *optional*):
+            The team, see [`~ccpo.team.topology.make_topology`]: a kind, or a mapping with `roles`. Defaults to
+            Think-Solve.
+        models (`dict[str, str]`, *optional*): agent -> model; the others have `model_name_or_path`.
+        credit (`str`, defaults to `"ccpo"`): `"shared"`, `"ccpo"`, `"sepo"`, `"c3"`, `"vote"` or `"dacr"`.
+        coef, bonus, baseline: CCPO's, see [`CounterfactualCredit`]; `coef` also [`VoteCredit`]'s.
+        vote_mode: [`VoteCredit`]'s `mode`. gamma, dacr_mode: [`CrossImprovementCredit`]'s, `mode`.
+        history, history_decay, history_alpha, history_eta, history_min_samples:
+            History normalisation of CCPO and of votes, see [`~ccpo.credit.HistoryNormalizer`].
         self_weight, credit_coef, blame_coef, center, rating_mode, rating_expectation, rating_prompt,
         rating_max_tokens:
             SEPO's, see [`SelfEvaluatedCredit`].
@@ -95,10 +108,23 @@ class TeamArguments(ScriptArguments):
     thinker_model: str | None = field(default=None, metadata={"help": "The Thinker's model."})
     solver_model: str | None = field(default=None, metadata={"help": "The Solver's model."})
     conversational: bool = field(default=True, metadata={"help": "Whether prompts are chat messages."})
+    topology: Any = field(
+        default=None,
+        metadata={"help": "The team: 'think_solve', 'solo', 'vote', 'answer_critique_rewrite', or a mapping."},
+    )
+    models: Any = field(default=None, metadata={"help": "Agent -> model, e.g. {'a': 'Qwen/Qwen2.5-1.5B-Instruct'}."})
     credit: str = field(default="ccpo", metadata={"help": "Credit scheme.", "choices": list(SCHEMES)})
     coef: float = field(default=0.2, metadata={"help": "CCPO: λ, weight of the counterfactual bonus."})
     bonus: str = field(default="event", metadata={"help": "CCPO: 'event' or 'difference'."})
     baseline: str = field(default="group", metadata={"help": "CCPO: 'group' or 'paired'."})
+    vote_mode: str = field(default="team", metadata={"help": "Vote: 'team' or 'marginal'."})
+    gamma: float = field(default=0.5, metadata={"help": "DACR: γ, weight of what a critique did for the partner."})
+    dacr_mode: str = field(default="total", metadata={"help": "DACR: 'total' or 'segment'."})
+    history: bool = field(default=False, metadata={"help": "CCPO, vote: normalise by statistics of earlier batches."})
+    history_decay: float = field(default=0.99, metadata={"help": "History: weight of the past."})
+    history_alpha: float = field(default=1.0, metadata={"help": "History: slope of the tanh."})
+    history_eta: float = field(default=1.0, metadata={"help": "History: slope of the gate."})
+    history_min_samples: int = field(default=10, metadata={"help": "History: outcomes before it is used."})
     self_weight: float = field(default=0.3, metadata={"help": "SEPO: η, weight of a role's opinion of itself."})
     credit_coef: float = field(default=0.2, metadata={"help": "SEPO: λ, weight of the credit where right."})
     blame_coef: float = field(default=0.2, metadata={"help": "SEPO: μ, weight of the blame where wrong."})
@@ -154,18 +180,38 @@ class TeamArguments(ScriptArguments):
                 self, ("warm_start_steps",), "with `dataset_name`: only the embedded task has one. Unset that"
             )
         for scheme in sorted(set(SCHEMES) - {self.credit}):
-            _refuse_idle(self, _SETTINGS[scheme], f"with `credit={self.credit!r}`. Set `credit={scheme!r}`")
+            others = tuple(name for name in _SETTINGS[scheme] if name not in _SETTINGS[self.credit])
+            _refuse_idle(self, others, f"with `credit={self.credit!r}`. Set `credit={scheme!r}`")
+        if not self.history:
+            _refuse_idle(self, _HISTORY, "without `history`. Set `history=True`")
+        for name in ("topology", "models"):
+            value = getattr(self, name)
+            if isinstance(value, str) and value.lstrip().startswith("{"):
+                setattr(self, name, read_mapping(name, value, parsed=True))
+        if self.models is not None and not isinstance(self.models, dict):
+            raise ValueError(f"`models` must map agents to models, got {self.models!r}.")
         self.make_credit()  # so that a bad coefficient is found before anything loads
         self.make_topology(ThinkSolve())
 
-    def make_topology(self, topology: ThinkSolve) -> ThinkSolve:
-        """The topology with the prompts that were given."""
+    def make_topology(self, default: ThinkSolve) -> Topology:
+        """The team that these arguments describe, with the prompts that were given."""
         given = {name: getattr(self, name) for name in _PROMPTS if getattr(self, name) is not None}
-        return dataclasses.replace(topology, **given)
+        topology = default if self.topology is None else make_topology(self.topology)
+        if isinstance(topology, ThinkSolve):
+            return dataclasses.replace(topology, **given)
+        if given:
+            raise ValueError(
+                f"`{next(iter(given))}` is Think-Solve's, and `topology` is another team. Write the prompts there: "
+                "`prompt` of each role."
+            )
+        return topology
 
     def make_credit(self, **kwargs) -> CreditAllocator:
         """The allocator that these arguments describe."""
-        settings = {name: getattr(self, name) for name in _SETTINGS[self.credit]}
+        settings = {_NAMED.get(name, name): getattr(self, name) for name in _SETTINGS[self.credit]}
+        if settings.get("history"):
+            options = {name.removeprefix("history_"): getattr(self, name) for name in _HISTORY}
+            settings["history"] = HistoryNormalizer(**options)
         outcome = MathVerifier(timeout=self.verifier_timeout, answer_pattern=self.answer_pattern)
         return SCHEMES[self.credit](outcome, **settings, **kwargs)
 

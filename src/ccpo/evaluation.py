@@ -1,17 +1,20 @@
-"""Accuracy of a team and of its Solver alone on held-out problems, with intervals."""
+"""Accuracy of a team, and of the team without each role, on held-out problems, with intervals."""
 
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
 from .calls import call_outcome, unanswered
+from .rewards.metrics import right_share
 from .team.answers import reader_of
-from .team.rollout import run_episodes
-from .team.topology import ThinkSolve
+from .team.rollout import Passes, run_team
+from .team.topology import ThinkSolve, Topology
+from .verifier.clusters import cluster_answers
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,11 @@ class Proportion:
     A share of `total` trials with its 95 % Wilson interval.
 
     Args:
-        successes (`int`): trials that succeeded.
+        successes (`int` or `float`): trials that succeeded; an answer of two texts may be right in part.
         total (`int`): trials.
     """
 
-    successes: int
+    successes: float
     total: int
 
     @property
@@ -54,22 +57,25 @@ class TeamEvaluation:
 
     Args:
         joint ([`Proportion`]): right team answers among the scorable.
-        solo ([`Proportion`]): right answers of the Solver alone.
-        leak ([`Proportion`]): thoughts that contained a box.
+        solo ([`Proportion`], *optional*): right answers of the team without its first role.
+        leak ([`Proportion`]): texts that passed the leak guard and stated an answer.
         unscorable (`int`): problems whose gold answer the outcome function could not read.
         no_answer ([`Proportion`], *optional*):
-            team answers in which the outcome function's `extract`, if it has one, found no answer.
+            answers in which the outcome function's `extract`, if it has one, found no answer.
+        without (`dict[str, Proportion]`): for each role that can be removed, right answers of the team without it.
     """
 
     joint: Proportion
-    solo: Proportion
+    solo: Proportion | None
     leak: Proportion
     unscorable: int = 0
     no_answer: Proportion | None = None
+    without: dict[str, Proportion] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Values and intervals, ready for JSON."""
         parts = {"joint": self.joint, "solo": self.solo, "leak": self.leak, "no_answer": self.no_answer}
+        parts |= {f"without_{role}": share for role, share in self.without.items()}
         return {
             name: part and {**asdict(part), "value": part.value, "interval": part.interval}
             for name, part in parts.items()
@@ -81,46 +87,65 @@ def evaluate_team(
     generate: dict[str, Callable],
     outcome: Callable,
     *,
-    topology: ThinkSolve | None = None,
+    topology: Topology | None = None,
     batch_size: int = 64,
 ) -> TeamEvaluation:
     """
-    One joint and one solo answer per problem.
+    One pass of the team for each problem, and one without each role that can be removed.
 
     Args:
         dataset ([`~datasets.Dataset`]): columns `prompt` and what `outcome` reads.
         generate (`dict[str, Callable]`): a generator per role, e.g. [`TransformersGenerator`].
         outcome (`Callable`): a TRL reward function, positive where an answer is right; asynchronous or not.
-        topology ([`ThinkSolve`], *optional*): the prompts' templates.
+        topology ([`Topology`], *optional*): who speaks; [`ThinkSolve`] by default.
         batch_size (`int`, defaults to 64): problems at once.
 
     Returns:
         [`TeamEvaluation`]
     """
     topology = ThinkSolve() if topology is None else topology
-    joint, solo, no_answer, leaked, reader = [], [], [], 0, reader_of(outcome)
+    removable = [name for name in topology.role_names if topology.is_chain and topology.removable(name)]
+    last = topology.role_names[-1]
+    right: list[float] = []
+    without: dict[str, list[float]] = {name: [] for name in removable}
+    no_answer, leaked, reader = [], [], reader_of(outcome)
     for start in tqdm(range(0, len(dataset), batch_size), desc="Evaluating", leave=False):
         rows = dataset[start : start + batch_size]
         prompts = rows.pop("prompt")
-        episodes = run_episodes(topology, prompts, generate, solo_rows=range(len(prompts)), reader=reader)
-        leaked += sum(episodes.leaked)
-        columns = {name: values * 2 for name, values in rows.items()}
-        texts = episodes.answers + episodes.solos
+        passes = {name: Passes(tuple(range(len(prompts)))) for name in removable}
+        ones = [1] * len(topology.roles)
+        episodes = run_team(topology, prompts, generate, branches=ones, removals=passes, reader=reader)
+        leaked += episodes.leaked
+        answers = {name: episodes.said[name].texts for name in topology.answer_roles}
+        parts = [*answers.values(), *(episodes.without[name][last].texts for name in removable)]
+        columns = {name: values * len(parts) for name, values in rows.items()}
+        texts = [text for part in parts for text in part]
         if not isinstance(prompts[0], str):
             texts = [[{"role": "assistant", "content": text}] for text in texts]
-        outcomes = call_outcome(outcome, len(texts), prompts=prompts * 2, completions=texts, **columns)
-        no_answer += unanswered(outcome, episodes.answers) or []
-        joint += outcomes[: len(prompts)]
-        solo += outcomes[len(prompts) :]
+        outcomes = call_outcome(outcome, len(texts), prompts=prompts * len(parts), completions=texts, **columns)
+        for part in answers.values():
+            no_answer += unanswered(outcome, part) or []
+        values = torch.tensor(outcomes).view(len(parts), len(prompts), 1)  # one text for each role
+        own = dict(zip(answers, values, strict=False))
+        clusters = None
+        if topology.answer == "vote":
+            clusters = cluster_answers([list(said) for said in zip(*answers.values(), strict=True)], outcome)
+            clusters = clusters.unsqueeze(1)
+        right += right_share(topology, own, clusters).flatten().tolist()
+        for name, alone in zip(removable, values[len(answers) :], strict=True):
+            without[name] += (alone.sign().clamp(min=0)).flatten().tolist()
 
-    def right(values: list[float]) -> Proportion:
+    def share(values: list[float]) -> Proportion:
         scored = [value for value in values if not math.isnan(value)]
-        return Proportion(sum(value > 0 for value in scored), len(scored))
+        total = sum(scored)
+        return Proportion(int(total) if float(total).is_integer() else total, len(scored))
 
+    removed = {name: share(values) for name, values in without.items()}
     return TeamEvaluation(
-        joint=right(joint),
-        solo=right(solo),
-        leak=Proportion(leaked, len(dataset)),
-        unscorable=sum(map(math.isnan, joint)),
-        no_answer=Proportion(sum(no_answer), len(joint)) if hasattr(outcome, "extract") else None,
+        joint=share(right),
+        solo=removed.get(topology.role_names[0]),
+        leak=Proportion(sum(leaked), len(leaked)),
+        unscorable=sum(map(math.isnan, right)),
+        no_answer=Proportion(sum(no_answer), len(no_answer)) if hasattr(outcome, "extract") else None,
+        without=removed,
     )

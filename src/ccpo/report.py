@@ -92,7 +92,7 @@ def summarize(before: TeamEvaluation, after: TeamEvaluation, **extra: Any) -> di
     for when, result in (("before", before), ("after", after)):
         summary |= {
             f"joint_accuracy_{when}": result.joint.value,
-            f"solo_accuracy_{when}": result.solo.value,
+            f"solo_accuracy_{when}": result.solo and result.solo.value,
             f"leak_rate_{when}": result.leak.value,
             f"no_answer_rate_{when}": result.no_answer and result.no_answer.value,
             when: result.to_dict(),

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..team.topology import Topology
 from .evidence import TeamOutcomes, team_outcome
 
 
@@ -9,12 +10,21 @@ def _mean(mask: torch.Tensor, valid: torch.Tensor) -> float:
     return mask[valid].float().mean().item()
 
 
-def accuracy(outcomes: TeamOutcomes) -> float:
-    """How much of what the team answers is right: the topology's rule on right (1) and wrong (0). NaN of nothing."""
-    right = {name: own.sign().clamp(min=0) for name, own in outcomes.own.items()}  # NaN stays
-    share = team_outcome(outcomes.topology, right, outcomes.clusters)
-    # Where nobody answers, a vote is wrong.
-    return share.clamp(min=0)[~share.isnan()].float().mean().item()
+def right_share(
+    topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None = None
+) -> torch.Tensor:
+    """
+    How much of the team's answer is right at each leaf: the topology's rule on right (1) and wrong (0).
+
+    Args:
+        topology ([`Topology`]), own (`dict[str, torch.Tensor]`), clusters (`torch.Tensor`, *optional*):
+            as for [`~ccpo.rewards.evidence.team_outcome`].
+
+    Returns:
+        `torch.Tensor` of shape `(P, N_n)`: 0 or 1 where one text is the answer; NaN unscorable.
+    """
+    right = {name: outcome.sign().clamp(min=0) for name, outcome in own.items()}  # NaN stays
+    return team_outcome(topology, right, clusters).clamp(min=0)  # a vote in which nobody answers is wrong
 
 
 def credit_metrics(outcomes: TeamOutcomes) -> dict[str, float]:
@@ -30,8 +40,9 @@ def credit_metrics(outcomes: TeamOutcomes) -> dict[str, float]:
         scorable texts with v > 0 > b and v < 0 < b). NaN where nothing is scorable.
     """
     topology = outcomes.topology
+    share = right_share(topology, outcomes.own, outcomes.clusters)
     metrics = {
-        "credit/joint_accuracy": accuracy(outcomes),
+        "credit/joint_accuracy": share[~share.isnan()].float().mean().item(),
         "credit/unscorable_rate": outcomes.team.isnan().float().mean().item(),
     }
     for role, without in outcomes.without.items():

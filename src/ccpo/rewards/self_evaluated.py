@@ -87,7 +87,8 @@ class SelfEvaluatedCredit(CreditAllocator):
         if self.thinker_rater is None:
             raise ValueError(
                 f"`self_evaluated_credit` needs the {self.topology.role_names[0]}'s own ratings, and TRL's "
-                "GRPOTrainer gives reward functions no model: pass `thinker_rater`, e.g. TransformersGenerator(model, tokenizer)."
+                "GRPOTrainer gives reward functions no model: pass `thinker_rater`, e.g. "
+                "TransformersGenerator(model, tokenizer)."
             )
         return self.thinker_rater
 

@@ -40,19 +40,23 @@ _MappingLoader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list(
 _MappingLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("None$"), ["N"])
 
 
-def read_mapping(name: str, text: str) -> dict[str, Any] | str:
+def read_mapping(name: str, text: str, parsed: bool = False) -> dict[str, Any] | str:
     """
-    A mapping from the command line: JSON, which is left to TRL, or YAML, `{'thinker': {max_completion_length: 4096}}`.
+    A mapping from the command line: JSON, which is left to TRL unless `parsed`, or YAML, `{a: {temperature: 0.8}}`.
 
     Args:
         name (`str`): the field, for the error.
         text (`str`): what was given.
+        parsed (`bool`, defaults to `False`): whether JSON is read, too.
 
     Raises:
         `ValueError`: text that is neither.
     """
     with contextlib.suppress(ValueError):
-        return text.strip() if isinstance(json.loads(text), dict) else text
+        given = json.loads(text)
+        if parsed:
+            return given
+        return text.strip() if isinstance(given, dict) else text
     try:
         value = yaml.load(text, _MappingLoader)
     except yaml.YAMLError as error:

@@ -70,9 +70,9 @@ def find_frozen(
         )
         if no_weights and True in says:
             raise ValueError(
-                f"`role_kwargs[{agent!r}]['trainable']` is true, and its `model` is a {type(model).__name__} without a "
-                "weight to train: all are frozen. Unfreeze the weights, load an adapter with `is_trainable=True`, or "
-                "leave the key out."
+                f"`role_kwargs[{agent!r}]['trainable']` is true, and its `model` is a {type(model).__name__} without "
+                "a weight to train: all are frozen. Unfreeze the weights, load an adapter with `is_trainable=True`, "
+                "or leave the key out."
             )
         if no_weights or False in says:
             frozen.append(agent)
