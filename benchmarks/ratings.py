@@ -45,7 +45,7 @@ from ccpo.ratings import MAX_RATING_TOKENS, PAIRS, rating_choices
 from ccpo.report import write_json
 from ccpo.tasks import arithmetic
 from ccpo.team.rollout import Episodes
-from ccpo.training.collection import PolicyGenerator
+from ccpo.training.generator import PolicyGenerator
 
 ROLES = ("thinker", "solver")
 VERDICTS = ("wrong", "correct")

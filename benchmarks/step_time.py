@@ -37,7 +37,8 @@ from ccpo import CounterfactualCredit, MathVerifier, MultiAgentGRPOConfig, Multi
 from ccpo.report import write_json
 from ccpo.tasks import arithmetic
 from ccpo.team.prompts import build_solo_messages, build_solver_messages, build_thinker_messages
-from ccpo.training.clock import ARMS
+
+ARMS = ("thought", "joint", "solo", "rating", "verify", "update")
 
 
 class StepTimer(TrainerCallback):

@@ -7,7 +7,7 @@ Needs the environment of `make test-vllm`. One trainer with `policy_sharing="ada
 base, for the tiny policy of the arithmetic task and for a larger one. Before every push the adapter of one role, in
 turn, moves as an optimizer step would move it; then both engines get it, in alternating order:
 
-1. merged: what the project does. `RoleEngines.prepare` has TRL push the whole model, and puts the base back.
+1. merged: what the project does. `AgentEngines.prepare` has TRL push the whole model, and puts the base back.
 2. lora: the adapter is saved to a folder, the second engine loads it again under the same id (`load_inplace`) and
    drops its prefix cache. vLLM keys that cache by the adapter's name and folder, so it would outlive the old weights.
 
@@ -43,7 +43,7 @@ from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, SharedCredit
 from ccpo.generation.scoring import evaluating, left_pad
 from ccpo.report import write_json
 from ccpo.tasks import arithmetic
-from ccpo.training.policies import parameter_roles
+from ccpo.training.policies import parameter_agents
 
 RANK, LENGTH, PROMPTS = 8, 12, 16
 LARGER = {"hidden_size": 512, "intermediate_size": 1792, "num_hidden_layers": 8, "num_attention_heads": 8}
@@ -130,7 +130,7 @@ def build_trainer(folder: str, cpu: bool) -> MultiAgentGRPOTrainer:
 @torch.no_grad()
 def move(trainer: MultiAgentGRPOTrainer, role: str) -> None:
     """What an optimizer step of the role does: its weights move, and the engines are told."""
-    for parameter, owner in parameter_roles(trainer.model, trainer.roles):
+    for parameter, owner in parameter_agents(trainer.model, trainer.roles):
         if owner == role:
             parameter.add_(torch.randn_like(parameter), alpha=0.01)
     trainer.engines.mark_changed({role})
@@ -171,7 +171,7 @@ def measure(folder: str, options: argparse.Namespace) -> dict[str, float]:
         way.llm.llm_engine.engine_core.shutdown()
     ratios = [lora / merged for lora, merged in zip(seconds["lora_push"], seconds["merged_push"], strict=True)]
     return {
-        "parameters": sum(p.numel() for p, owner in parameter_roles(trainer.model, trainer.roles) if owner is None),
+        "parameters": sum(p.numel() for p, owner in parameter_agents(trainer.model, trainer.roles) if owner is None),
         **{f"{name}_seconds": statistics.median(values) for name, values in seconds.items()},
         "lora_over_merged_push": statistics.median(ratios),
         **{f"{name}_logp_difference": max(values) for name, values in differences.items()},

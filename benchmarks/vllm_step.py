@@ -39,7 +39,6 @@ from transformers.utils import logging as hf_logging
 from ccpo import CounterfactualCredit
 from ccpo.report import write_json
 from ccpo.tasks import arithmetic
-from ccpo.training.clock import ARMS
 
 try:
     import vllm
@@ -47,6 +46,8 @@ except ImportError:
     raise SystemExit("vLLM is not installed here: `make test-vllm` makes .venv-vllm, which has it.") from None
 
 DIFFERENCE = "sampling/sampling_logp_difference/mean"
+
+ARMS = ("thought", "joint", "solo", "rating", "verify", "update")
 
 
 @contextmanager

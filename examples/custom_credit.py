@@ -22,19 +22,27 @@ DEFAULTS = ("--output_dir", "outputs/custom_credit", "--max_steps", "5", "--warm
 
 
 class WorstAnswerCredit(CreditAllocator):
-    """r_thinker = min over the K answers to the thought, unscorable ones left out; r_solver = R."""
+    """
+    Every text earns the lowest outcome of the answers below it, unscorable ones left out.
+
+    For Think-Solve: r_thinker = min over the K answers to the thought, r_solver = R.
+    """
 
     __name__ = "worst_answer_credit"  # the metrics' name
 
-    def allocate(self, joint, solo=None, thinker_share=None, solver_share=None):
-        worst = joint.nan_to_num(nan=torch.inf).amin(dim=-1)  # (P, G)
-        return {"thinker": worst.masked_fill(worst.isinf(), torch.nan), "solver": joint}  # (P, G), (P, G, K)
+    def allocate(self, outcomes):
+        rewards = {}
+        for role, values in outcomes.values.items():  # (P, N_j) each
+            below = outcomes.team.view(*values.shape, -1)  # (P, N_j, leaves below a text)
+            worst = below.nan_to_num(nan=torch.inf).amin(dim=-1)
+            rewards[role] = worst.masked_fill(worst.isinf(), torch.nan)
+        return rewards
 
 
 def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
     topology, train_dataset, _ = load_task(team, args)
     trainer = MultiAgentGRPOTrainer(
-        model=load_models(team, args, model),
+        model=load_models(team, args, model, topology),
         reward_funcs=WorstAnswerCredit(MathVerifier(timeout=team.verifier_timeout)),
         args=args,
         train_dataset=train_dataset,

@@ -45,11 +45,14 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         )
     if team.num_eval_problems:
         problems = problems.select(range(min(team.num_eval_problems, len(problems))))
-    models = load_models(team, args, model)
+    models = load_models(team, args, model, topology)
     result = evaluate(models, problems, team.make_credit().outcome, topology, team, args, quantization_config)
     summary = {"num_eval_problems": len(problems), "models": models, "seed": args.seed, **result.to_dict()}
     print(f"{len(problems)} problems, 95 % intervals")
-    print(f"joint accuracy {result.joint}\nsolo accuracy {result.solo}\nleak rate {result.leak}")
+    print(f"joint accuracy {result.joint}")
+    for role, share in result.without.items():
+        print(f"{'solo accuracy' if topology.kind == 'think_solve' else f'without {role}'} {share}")
+    print(f"leak rate {result.leak}")
     if result.no_answer is not None:
         print(f"no answer found {result.no_answer}")
     print(f"evaluation: {write_json(summary, Path(args.output_dir) / 'evaluation.json')}")

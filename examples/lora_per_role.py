@@ -24,7 +24,7 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
     args.policy_sharing = "adapters"
     topology, train_dataset, _ = load_task(team, args)
     trainer = MultiAgentGRPOTrainer(
-        model=load_models(team, args, model),
+        model=load_models(team, args, model, topology),
         reward_funcs=team.make_credit(),
         args=args,
         train_dataset=train_dataset,

@@ -22,7 +22,7 @@ from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
-from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, ThinkSolve, TransformersGenerator
+from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, ThinkSolve, Topology, TransformersGenerator
 from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.data import has_splits, load_problems
 from ccpo.evaluation import evaluate_team
@@ -75,14 +75,16 @@ def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):
     return team.make_topology(ThinkSolve()), train, held_out
 
 
-def load_models(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> dict[str, str]:
-    """The id or folder of each role's model; the embedded task warm-starts those that are not given."""
-    default = model.model_name_or_path
-    models = {"thinker": team.thinker_model or default, "solver": team.solver_model or default}
-    missing = [role for role, name in models.items() if name is None]
+def load_models(
+    team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig, topology: Topology
+) -> dict[str, str]:
+    """The id or folder of each agent's model; the embedded task warm-starts those that are not given."""
+    given = team.models_of(topology)
+    models = {agent: given.get(agent) or model.model_name_or_path for agent in topology.agents}
+    missing = [agent for agent, name in models.items() if name is None]
     if missing and team.dataset_name is not None:
         raise ValueError(
-            "`model_name_or_path` is required with `dataset_name` (or `thinker_model` and `solver_model`)."
+            "`model_name_or_path` is required with `dataset_name` (or `models`, `thinker_model` and `solver_model`)."
         )
     if missing and PartialState().num_processes > 1:
         raise ValueError(
@@ -99,9 +101,9 @@ def load_models(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelCon
             steps = {} if steps is None else {"thinker_steps": steps, "solver_steps": steps}
             arithmetic.warm_start(warm, seed=args.seed, use_cpu=args.use_cpu, **steps)
     PartialState().wait_for_everyone()
-    for role in missing:  # one model for both roles: the Solver's
-        models[role] = str(warm / (role if args.policy_sharing == "separate" else "solver"))
-    return {role: str(tiny) if name == TINY else name for role, name in models.items()}
+    for agent in missing:  # one model for all: that of the agent that answers
+        models[agent] = str(warm / (agent if args.policy_sharing == "separate" else topology.agents[-1]))
+    return {agent: str(tiny) if name == TINY else name for agent, name in models.items()}
 
 
 def evaluate(
@@ -113,15 +115,16 @@ def evaluate(
     args: MultiAgentGRPOConfig,
     quantization_config=None,
 ):
-    """Accuracy of each role's model, loaded and sampled as in training unless `eval_*` says otherwise."""
+    """Accuracy of the agents' models, loaded and sampled as in training unless `eval_*` says otherwise."""
     options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
     if quantization_config is not None:
         options["quantization_config"] = quantization_config
     overrides = {"temperature": team.eval_temperature, "top_p": team.eval_top_p}
     overrides = {name: value for name, value in overrides.items() if value is not None}
     generators = {}
-    for role, path in paths.items():
-        sampling = args.sampling_of(role) | overrides
+    for role in topology.role_names:
+        agent = topology.agent_of(role)
+        path, sampling = paths[agent], args.sampling_of(role, agent) | overrides
         if args.use_vllm:  # whose other options transformers does not know
             sampling = {name: sampling[name] for name in (*SAMPLING, "max_new_tokens")}
         generators[role] = TransformersGenerator(
@@ -145,14 +148,15 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
     if held_out is not None and team.num_eval_problems:
         held_out = held_out.select(range(min(team.num_eval_problems, len(held_out))))
     credit = team.make_credit(topology=topology)
-    if team.num_eval_problems and None in (args.sampling_of(role)["max_new_tokens"] for role in topology.role_names):
+    limits = {role: args.sampling_of(role, topology.agent_of(role))["max_new_tokens"] for role in topology.role_names}
+    if team.num_eval_problems and None in limits.values():
         raise ValueError(
             "`max_completion_length=None` leaves the evaluation's completions without an end. Set it, or "
             "`num_eval_problems=0`."
         )
     # before a model is built
     check_arguments({}, [credit], args, train_dataset, topology, loading["peft_config"], held_out)
-    models = load_models(team, args, model)
+    models = load_models(team, args, model, topology)
     trainer = MultiAgentGRPOTrainer(
         model=models,
         reward_funcs=credit,
@@ -177,9 +181,9 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         return
     trainer.save_model(args.output_dir)
     output = Path(args.output_dir)
-    trained = {role: str(output / role) for role in trainer.roles}
+    trained = {agent: str(output / agent) for agent in trainer.agents}
     if trainer.accelerator.is_main_process:
-        paths = {role: Path(path) for role, path in trained.items()}
+        paths = {agent: Path(path) for agent, path in trained.items()}
         title = f"{team.credit}, {team.dataset_name or 'arithmetic'}, {trainer.state.global_step} steps"
         paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title)
         if evaluates:

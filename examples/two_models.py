@@ -73,7 +73,7 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         team.solver_model = str(Path(args.output_dir) / "qwen2_solver")
         build_solver(team.solver_model, team.warm_start_steps or 350, args)
     trainer = MultiAgentGRPOTrainer(
-        model=load_models(team, args, model),
+        model=load_models(team, args, model, topology),
         reward_funcs=team.make_credit(),
         args=args,
         train_dataset=train_dataset,

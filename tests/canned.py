@@ -107,8 +107,9 @@ class CannedTrainer(Canned, MultiAgentGRPOTrainer):
     def _log_rollout(self, rollout, rewards, advantages):
         super()._log_rollout(rollout, rewards, advantages)
         self.history.append({role: values.tolist() for role, values in advantages.items()})
-        counted = None if rollout.solo is None else rollout.solo.nan_to_num().tolist()
-        self.outcomes.append({"joint": rollout.joint.nan_to_num().tolist(), "solo": counted})
+        seen = rollout.outcomes[0]
+        without = {role: outcomes.nan_to_num().tolist() for role, outcomes in seen.without.items()}
+        self.outcomes.append({"joint": seen.team.nan_to_num().tolist(), "without": without})
 
 
 class CannedStockTrainer(Canned, GRPOTrainer):
@@ -141,10 +142,10 @@ class Watch(TrainerCallback):
         optimizer = zero = self.trainer.optimizer
         while hasattr(optimizer, "optimizer"):  # accelerate's wrapper, ZeRO's, torch's
             zero, optimizer = optimizer, optimizer.optimizer
-        groups = [(group["role"], group["params"]) for group in optimizer.param_groups]
+        groups = [(group["agent"], group["params"]) for group in optimizer.param_groups]
         if hasattr(zero, "sub_group_to_group_id"):  # ZeRO-3 keeps the groups empty but while it steps
             flat = enumerate(zero.fp32_partitioned_groups_flat)
-            groups = [(optimizer.param_groups[zero.sub_group_to_group_id[i]]["role"], [part]) for i, part in flat]
+            groups = [(optimizer.param_groups[zero.sub_group_to_group_id[i]]["agent"], [part]) for i, part in flat]
         seen = {role: {"weights": [], "masters": [], "moments": []} for role in ROLES}
         for role, parameters in groups:
             for parameter in parameters:

@@ -15,7 +15,6 @@ from trl import ModelConfig, ScriptArguments
 
 from ccpo import MultiAgentGRPOTrainer, SharedCredit, ThinkSolve
 from ccpo.arguments import _SETTINGS, TeamArguments
-from ccpo.training.model_card import write_model_cards
 
 ROOT = Path(__file__).parents[1]
 CPU = ["--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--num_generations", "2"]
@@ -271,9 +270,7 @@ def test_the_model_card_keeps_the_prompts(model_dirs, text_dataset, make_config,
     trainer = MultiAgentGRPOTrainer(
         model_dirs["qwen3"], SharedCredit(outcome), make_config(), text_dataset, topology=ThinkSolve(**PROMPTS)
     )
-    for role in trainer.roles:
-        (tmp_path / role).mkdir()
-    write_model_cards(trainer, tmp_path)
+    trainer._save(tmp_path)
     for role in trainer.roles:
         card = (tmp_path / role / "README.md").read_text()
         (recipe,) = re.findall(r"^````yaml\n(.*?)^````$", card, re.DOTALL | re.MULTILINE)
@@ -307,7 +304,7 @@ def test_the_evaluation_samples_as_training_does(arguments, thinker, solver, exa
         "--output_dir": str(tmp_path),
     }
     team, args, _ = example.parse_arguments([part for pair in given.items() for part in pair] + arguments)
-    example.evaluate({"thinker": "t", "solver": "s"}, None, None, None, team, args)
+    example.evaluate({"thinker": "t", "solver": "s"}, None, None, ThinkSolve(), team, args)
     for role, expected in (("thinker", thinker), ("solver", solver)):
         found = {**vars(made[role]), **made[role].generation_kwargs}
         assert {name: found[name] for name in expected} == expected

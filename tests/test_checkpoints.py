@@ -713,7 +713,7 @@ def test_saved_roles_load_and_answer_as_in_training(layout, model_dirs, tmp_path
         files = _files(folder)
         assert {"tokenizer.json", "tokenizer_config.json", "README.md"} <= files
         assert ("adapter_model.safetensors" in files) == (peft is not None) == ("model.safetensors" not in files)
-        trainer._activate(role)
+        trainer.activate_role(role)
         expected = logits_of(trainer.model, ids)
         torch.testing.assert_close(logits_of(AutoModelForCausalLM.from_pretrained(folder), ids), expected)
         origin = model_dirs["llama" if sharing == "separate" and role == "solver" else "qwen3"]
@@ -767,7 +767,7 @@ def test_merge_adapters_saves_whole_models_and_checkpoints_keep_adapters(layout,
     for role in ROLES:
         folder = tmp_path / "saved" / role
         assert "model.safetensors" in _files(folder) and not any("adapter" in name for name in _files(folder))
-        trainer._activate(role)
+        trainer.activate_role(role)
         merged = AutoModelForCausalLM.from_pretrained(folder)
         torch.testing.assert_close(logits_of(merged, ids), logits_of(trainer.model, ids), atol=1e-4, rtol=1e-4)
         assert "library_name: transformers" in (folder / "README.md").read_text()
@@ -790,7 +790,7 @@ def test_merge_adapters_of_a_model_with_more_embeddings_than_tokens(tmp_path):
     trainer.save_model(str(tmp_path / "saved"))
     ids = torch.tensor([[5, 6, 7, 8]])
     for role in ROLES:
-        trainer._activate(role)
+        trainer.activate_role(role)
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "saved" / role)
         torch.testing.assert_close(logits_of(merged, ids), logits_of(trainer.model, ids), atol=1e-4, rtol=1e-4)
 
@@ -880,9 +880,9 @@ class RunningCredit(SharedCredit):
         super().__init__(outcome)
         self.mean, self.seen = torch.tensor(0.5), 0
 
-    def allocate(self, joint, solo=None, thinker_share=None, solver_share=None):
-        credit = super().allocate(joint, solo)
-        self.mean, self.seen = 0.7 * self.mean + 0.3 * joint.mean().cpu(), self.seen + 1
+    def allocate(self, outcomes):
+        credit = super().allocate(outcomes)
+        self.mean, self.seen = 0.7 * self.mean + 0.3 * outcomes.team.mean().cpu(), self.seen + 1
         return {role: values * (1 + self.mean) * self.seen for role, values in credit.items()}
 
     def state_dict(self):

@@ -12,11 +12,13 @@ from peft import LoraConfig
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
 from ccpo.ratings import rating_choices
-from ccpo.training.clock import ARMS, StepClock
-from ccpo.training.collection import PolicyGenerator
+from ccpo.training.clock import StepClock
+from ccpo.training.generator import PolicyGenerator
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
 torch.set_num_threads(1)
+
+ARMS = ("thought", "joint", "solo", "rating", "verify", "update")
 
 
 def build(model_dirs, dataset, args, credit=SharedCredit, **kwargs):
@@ -27,7 +29,7 @@ def build(model_dirs, dataset, args, credit=SharedCredit, **kwargs):
 
 def scored_in_full(trainer, role, prompts, choices):
     """Log-probability of each choice, one row at a time, nothing shared, nothing padded, no dropout."""
-    trainer._activate(role)
+    trainer.activate_role(role)
     trainer.model.eval()
     tokenizer, rows = trainer.tokenizers[role], []
     for prompt, texts in zip(prompts, choices, strict=True):
@@ -124,7 +126,7 @@ def test_one_policy_rates_for_both_roles_in_one_call(mode, model_dirs, chat_data
         settings = {"policy_sharing": "shared", "schedule": "joint", "top_k": 1, "max_steps": 1}
         credit = functools.partial(SelfEvaluatedCredit, rating_mode=mode, rating_prompt="{role} {answer}", **options)
         trainer = build(model_dirs, chat_dataset, make_config(**settings, role_kwargs=role_kwargs), credit)
-        trainer._log_rollout = lambda rollout, rewards, advantages: shares.append(rollout.shares[0])
+        trainer._log_rollout = lambda rollout, rewards, advantages: shares.append(rollout.outcomes[0].shares)
         trainer.train()
     assert [count for arm, count in calls if arm == "rating"] == [8, 4, 4]
     for role in ("thinker_share", "solver_share"):

@@ -29,7 +29,7 @@ from ccpo import (
     ThinkSolve,
 )
 from ccpo.arguments import TeamArguments
-from ccpo.training.checks import models_by_role
+from ccpo.training.models import models_by_agent
 
 ROOT = Path(__file__).parents[1]
 PARSER = (TeamArguments, MultiAgentGRPOConfig, ModelConfig)
@@ -437,8 +437,8 @@ def test_counterfactual_estimator_needs_a_thinker(build, outcome):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"thinker": "a", "judge": "b"}, r"`model` names the roles \['judge'\], .* it has \['thinker', 'solver'\]"),
-        ({"thinker": "a"}, r"`model` has no entry for the roles \['solver'\]. Give one model, or one per role"),
+        ({"thinker": "a", "judge": "b"}, r"`model` names \['judge'\], .* agents are \['thinker', 'solver'\]"),
+        ({"thinker": "a"}, r"`model` has no entry for \['solver'\]. Give one model, or one per agent"),
     ],
 )
 def test_model_per_role(model, message, build):
@@ -448,11 +448,11 @@ def test_model_per_role(model, message, build):
 
 def test_several_models_need_separate_policies():
     with pytest.raises(ValueError, match="`policy_sharing='shared'` has one model .* set `policy_sharing='separate'`"):
-        models_by_role({"thinker": "a", "solver": "b"}, "shared", ("thinker", "solver"))
+        models_by_agent({"thinker": "a", "solver": "b"}, "shared", ThinkSolve())
     one = object()
-    with pytest.raises(ValueError, match="the same object to several roles .* set `policy_sharing='shared'`"):
-        models_by_role({"thinker": one, "solver": one}, "separate", ("thinker", "solver"))
-    assert models_by_role("a", "separate", ("thinker", "solver")) == {"thinker": "a", "solver": "a"}
+    with pytest.raises(ValueError, match="the same object to several agents .* set `policy_sharing='shared'`"):
+        models_by_agent({"thinker": one, "solver": one}, "separate", ThinkSolve())
+    assert models_by_agent("a", "separate", ThinkSolve()) == {"thinker": "a", "solver": "a"}
 
 
 @pytest.mark.parametrize("model", ["nobody/no-such-model", "./no_such_folder"])

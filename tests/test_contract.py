@@ -114,7 +114,7 @@ def test_log_probability_head_is_what_the_trainer_scores_with():
 
 
 def test_engine_keeps_its_arguments_and_reads_them_when_it_generates():
-    """`RoleEngines` builds an engine like another from these, and sets the role's before it generates."""
+    """`AgentEngines` builds an engine like another from these, and sets the role's before it generates."""
     init, generate = inspect.getsource(VLLMGeneration.__init__), inspect.getsource(VLLMGeneration.generate)
     names = list(inspect.signature(VLLMGeneration).parameters)
     assert not [name for name in names if f"self.{name} = {name}" not in init and name != "generation_kwargs"]

@@ -13,7 +13,7 @@ from transformers import Qwen3Config
 from trl.generation.vllm_generation import VLLMGeneration
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
-from ccpo.training.collection import PolicyGenerator
+from ccpo.training.generator import PolicyGenerator
 
 THINKER, SOLVER = "thinker", "solver"
 

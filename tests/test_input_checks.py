@@ -130,7 +130,7 @@ def test_text_and_messages_in_one_stream(build):
     mixed = IterableDataset.from_generator(lambda: iter([{"prompt": [USER]}, {"prompt": "a"}] * 4))
     args = {"per_device_train_batch_size": 8, "num_generations": 4}
     with pytest.raises(ValueError, match="the prompt of row 1 is a str, and that of row 0 a list of 1: give only"):
-        check_datasets(mixed, None, MultiAgentGRPOConfig("out", **args, use_cpu=True, bf16=False), [], ROLES)
+        check_datasets(mixed, None, MultiAgentGRPOConfig("out", **args, use_cpu=True, bf16=False), [], ThinkSolve())
 
 
 def test_a_stream_is_read_no_further_than_one_batch(build, make_config):
@@ -142,19 +142,19 @@ def test_a_stream_is_read_no_further_than_one_batch(build, make_config):
             yield {"prompt": f"{i}+1=", "solution": None if i > 4 else "2"}
 
     args = make_config(per_device_train_batch_size=8, num_generations=4)
-    check_datasets(IterableDataset.from_generator(stream), None, args, [SharedCredit()], ROLES)
+    check_datasets(IterableDataset.from_generator(stream), None, args, [SharedCredit()], ThinkSolve())
     assert max(seen) <= 2
     nameless = IterableDataset.from_generator(lambda: iter([{"question": "1"}] * 8))
     with pytest.raises(ValueError, match=r"`train_dataset` has no column 'prompt'; it has \['question'\]. Rename it"):
-        check_datasets(nameless, None, args, [], ROLES)
+        check_datasets(nameless, None, args, [], ThinkSolve())
 
 
 def test_what_one_role_may_be_given(make_config):
     """With one role, prompts are TRL's own: a prefill, an empty message of an environment."""
     prompts = [[{"role": "user", "content": ""}], [USER, {"role": "assistant", "content": "\\boxed{2}"}]]
-    check_datasets(rows(prompts), None, make_config(), [], ("solver",))
+    check_datasets(rows(prompts), None, make_config(), [], Solo())
     prefilled = [[USER, {"role": "assistant", "content": "Well,"}]]
-    check_datasets(rows(prefilled), None, make_config(), [], ROLES)
+    check_datasets(rows(prefilled), None, make_config(), [], ThinkSolve())
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_gold_answers(solutions, message, build, chat_dataset):
 def test_some_unreadable_gold_answers_are_a_warning(make_config, caplog):
     golds = ["2", "x +", "3", "y +", "z +", "w +", "x +", None]
     with caplog.at_level(logging.WARNING, "ccpo.training.input_checks"):
-        check_datasets(rows(["a"] * 8, golds), None, make_config(), [SharedCredit()], ROLES)
+        check_datasets(rows(["a"] * 8, golds), None, make_config(), [SharedCredit()], ThinkSolve())
     (text,) = [record.getMessage() for record in caplog.records]
     assert "`train_dataset`: MathVerifier cannot read the gold answers of 6 of 8 rows" in text
     assert "e.g. 'x +', 'y +', 'z +'." in text
@@ -205,13 +205,13 @@ def test_many_gold_answers_are_sampled_unless_none_can_be_read(make_config):
     golds = [str(i) for i in range(3 * GOLDS_READ)]
     dataset = rows(["a"] * len(golds), golds)
     verifier = Readable(set(golds))
-    check_datasets(dataset, None, make_config(), [SharedCredit(verifier)], ROLES)
+    check_datasets(dataset, None, make_config(), [SharedCredit(verifier)], ThinkSolve())
     assert verifier.calls == [GOLDS_READ]
     verifier = Readable({golds[2]})  # in the third part
-    check_datasets(dataset, None, make_config(), [SharedCredit(verifier)], ROLES)
+    check_datasets(dataset, None, make_config(), [SharedCredit(verifier)], ThinkSolve())
     assert verifier.calls == [GOLDS_READ] * 3
     with pytest.raises(ValueError, match=rf"can read no gold answer in `solution` \({3 * GOLDS_READ} rows\)"):
-        check_datasets(dataset, None, make_config(), [SharedCredit(Readable(set()))], ROLES)
+        check_datasets(dataset, None, make_config(), [SharedCredit(Readable(set()))], ThinkSolve())
 
 
 # ---- Too few prompts ----
@@ -255,10 +255,10 @@ def test_rows_made_on_the_fly(make_config, outcome, model_dirs):
     """`set_transform` names no columns before a row is read."""
     rows = Dataset.from_dict({"number": list(range(8))})
     rows.set_transform(lambda batch: {"prompt": [f"{n}+1=" for n in batch["number"]]})
-    check_datasets(rows, None, make_config(), [SharedCredit(outcome)], ("solver",))
+    check_datasets(rows, None, make_config(), [SharedCredit(outcome)], Solo())
     rows.set_transform(lambda batch: {"question": [f"{n}+1=" for n in batch["number"]]})
     with pytest.raises(ValueError, match="`train_dataset` has no column 'prompt'"):
-        check_datasets(rows, None, make_config(), [SharedCredit(outcome)], ("solver",))
+        check_datasets(rows, None, make_config(), [SharedCredit(outcome)], Solo())
 
 
 def test_a_verifier_that_reads_another_column(make_config, text_dataset):

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, MixtralConfig, Mix
 from trl import GRPOConfig, GRPOTrainer
 
 from ccpo import MultiAgentGRPOTrainer, SharedCredit
-from ccpo.training.policies import RolePolicies
+from ccpo.training.policies import AgentPolicies
 
 KINDS = {"thinker": "qwen3", "solver": "llama"}
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
@@ -38,7 +38,7 @@ def build(model, args, dataset, outcome, cls=MultiAgentGRPOTrainer, **kwargs):
 
 def policy(trainer, role=None):
     model = trainer.accelerator.unwrap_model(trainer.model)
-    return model.policies[role] if isinstance(model, RolePolicies) else model
+    return model.policies[role] if isinstance(model, AgentPolicies) else model
 
 
 def fingerprint(model) -> dict:
@@ -273,7 +273,7 @@ def test_what_an_optimizer_counts_in_a_group_is_held_out_of_turn(model_dirs, cha
 
     class Look(TrainerCallback):
         def on_step_end(self, *args, optimizer, **kwargs):
-            groups = {group["role"]: group for group in trainer.optimizer.param_groups}
+            groups = {group["agent"]: group for group in trainer.optimizer.param_groups}
             seen.append({role: (group.get("taken"), group["decayed"].item()) for role, group in groups.items()})
             assert [len(group["params"]) for group in groups.values()] == [
                 len(group["param_names"]) for group in groups.values()

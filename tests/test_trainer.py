@@ -226,12 +226,12 @@ def test_zero_gradients_do_not_move_a_role_out_of_turn(model_dirs, chat_dataset,
     """What ZeRO does, on one process: the frozen role's gradient is zeros instead of None."""
 
     class ZeroGradients(Spy):
-        def _hold_roles_out_of_turn(self, optimizer, args, kwargs):
+        def _hold_agents_out_of_turn(self, optimizer, args, kwargs):
             for group in optimizer.param_groups:
                 for parameter in group["params"]:
                     if parameter.grad is None:
                         parameter.grad = torch.zeros_like(parameter)
-            super()._hold_roles_out_of_turn(optimizer, args, kwargs)
+            super()._hold_agents_out_of_turn(optimizer, args, kwargs)
 
     args = make_config(schedule="alternate", alternate_period=1, max_steps=2, weight_decay=0.5)
     _, snapshots = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset, cls=ZeroGradients)
@@ -292,8 +292,9 @@ def test_estimator_equals_a_slow_computation_on_the_same_episodes(
     trainer, _ = train(model_dirs["qwen3"], CounterfactualCredit(mixed_outcome, coef=0.5), args, chat_dataset)
     spread = set()
     for batch, (rollout, _, _, _) in enumerate(trainer.seen):
-        joint, solo = rollout.joint[..., 0].tolist(), rollout.solo[..., 0].tolist()
+        joint, solo = rollout.outcomes[0].team.tolist(), rollout.outcomes[0].without["thinker"].tolist()
         team = []
+        joint = [[prompt[i : i + num_solves] for i in range(0, len(prompt), num_solves)] for prompt in joint]
         for p, prompt in enumerate(joint):
             team.append([])
             for thought in prompt:
@@ -325,17 +326,15 @@ def test_counterfactual_bonus_scales_the_group_advantages_by_exactly_1_1(model_d
     trainer, _ = train(model_dirs["qwen3"], CounterfactualCredit(mixed_outcome), args, chat_dataset)
     ratios = set()
     for rollout, _, advantages, _ in trainer.seen:
-        team = rollout.joint[..., 0].nanmean(dim=-1)
+        team = rollout.outcomes[0].team
         shared = (team - team.nanmean(dim=1, keepdim=True)).nan_to_num(0)
-        b = rollout.solo[..., 0].nanmean(dim=1)
+        b = rollout.outcomes[0].without["thinker"].nanmean(dim=1)
         for p in range(len(b)):
             factor = 1.1 if b[p] != 0 else 1.0
             torch.testing.assert_close(advantages["thinker"][p], factor * shared[p], rtol=1e-5, atol=1e-6)
             if shared[p].abs().max() > 0:
                 ratios.add(factor)
-        torch.testing.assert_close(
-            advantages["solver"], (x := rollout.joint[..., 0].flatten(1)).sub(x.nanmean(1, keepdim=True)).nan_to_num(0)
-        )
+        torch.testing.assert_close(advantages["solver"], (team - team.nanmean(1, keepdim=True)).nan_to_num(0))
     assert 1.1 in ratios
 
 
@@ -369,7 +368,7 @@ def test_several_reward_functions_are_summed_with_their_weights(model_dirs, chat
     args = make_config(schedule="joint", reward_weights=[1.0, 0.5])
     trainer, _ = train(model_dirs["qwen3"], [CounterfactualCredit(outcome), length], args, chat_dataset)
     rollout, rewards, _, _ = trainer.seen[0]
-    expected = counterfactual_credit(rollout.joint[..., 0], rollout.solo[..., 0])["thinker"]
+    expected = counterfactual_credit(rollout.outcomes[0].team, rollout.outcomes[0].without["thinker"])["thinker"]
     torch.testing.assert_close(rewards["thinker"][..., 0], expected)
     lengths = [float(len(answer)) for answer in rollout.episodes.answers]
     assert rewards["solver"][..., 1].flatten().tolist() == lengths
@@ -481,7 +480,7 @@ def test_own_optimizer_keeps_its_settings_and_must_hold_both_roles(model_dirs, c
     optimizer = torch.optim.AdamW(both, lr=0.5)
     trainer = MultiAgentGRPOTrainer(models, SharedCredit(outcome), args, chat_dataset, optimizers=(optimizer, None))
     trainer.create_optimizer()
-    assert {group["role"]: group["lr"] for group in optimizer.param_groups} == {"thinker": 0.5, "solver": 0.25}
+    assert {group["agent"]: group["lr"] for group in optimizer.param_groups} == {"thinker": 0.5, "solver": 0.25}
     optimizer = torch.optim.AdamW(models["thinker"].parameters())
     trainer = MultiAgentGRPOTrainer(models, SharedCredit(outcome), args, chat_dataset, optimizers=(optimizer, None))
     with pytest.raises(ValueError, match=r"`optimizers` holds no parameter of the roles \['solver'\]"):
@@ -545,7 +544,7 @@ def test_save_model_writes_a_loadable_folder_per_role(
         loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "saved" / role)
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / "saved" / role)
         assert tokenizer.get_vocab() == trainer.tokenizers[role].get_vocab()
-        trainer._activate(role)
+        trainer.activate_role(role)
         with torch.no_grad():
             torch.testing.assert_close(loaded(ids).logits, trainer.model.eval()(ids).logits)
 
@@ -584,7 +583,7 @@ def test_completions_table_has_a_row_per_episode(model_dirs, chat_dataset, make_
         assert table["joint_answer"].tolist() == rollout.episodes.answers == table["completion"].tolist()
         assert table["thought"].tolist() == [t for t in rollout.episodes.thoughts for _ in range(2)]
         assert table["solo_answer"].tolist() == [s for s in rollout.episodes.solos for _ in range(2)]
-        assert table["outcome"].tolist() == rollout.joint.flatten().tolist()
+        assert table["outcome"].tolist() == rollout.outcomes[0].team.flatten().tolist()
         for role, repeat in (("thinker", 2), ("solver", 1)):
             assert table[f"{role}_credit"].tolist() == rewards[role].repeat_interleave(repeat).tolist()
             assert table[f"{role}_advantage"].tolist() == advantages[role].repeat_interleave(repeat).tolist()
@@ -668,7 +667,7 @@ def test_corrupted_ratings_count_as_invalid_and_training_goes_on(model_dirs, cha
     assert row["rating/thinker_valid_rate"] == row["rating/solver_valid_rate"] == 0
     assert row["rollout/rating_tokens"] > 0
     rollout, rewards, _, _ = trainer.seen[0]
-    assert torch.equal(rewards["thinker"][..., 0], rollout.joint[..., 0, 0])  # both invalid: no bonus
+    assert torch.equal(rewards["thinker"][..., 0], rollout.outcomes[0].team)  # both invalid: no bonus
 
 
 def test_constrained_ratings_are_always_valid_and_carry_information(model_dirs, chat_dataset, make_config, outcome):

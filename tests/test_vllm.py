@@ -16,7 +16,7 @@ from transformers import AutoTokenizer
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
 from ccpo.ratings import rating_choices
-from ccpo.training.collection import PolicyGenerator
+from ccpo.training.generator import PolicyGenerator
 
 pytest.importorskip("vllm", reason="needs vLLM: run `make test-vllm`")
 

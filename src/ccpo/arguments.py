@@ -206,6 +206,19 @@ class TeamArguments(ScriptArguments):
             )
         return topology
 
+    def models_of(self, topology: Topology) -> dict[str, str]:
+        """The models that were named, by agent."""
+        given = dict(self.models or {})
+        for agent, name in (("thinker", self.thinker_model), ("solver", self.solver_model)):
+            if name is not None:
+                given[agent] = name
+        if unknown := [agent for agent in given if agent not in topology.agents]:
+            raise ValueError(
+                f"`models` (or `thinker_model`, `solver_model`) names {unknown}; the team's agents are "
+                f"{list(topology.agents)}."
+            )
+        return given
+
     def make_credit(self, **kwargs) -> CreditAllocator:
         """The allocator that these arguments describe."""
         settings = {_NAMED.get(name, name): getattr(self, name) for name in _SETTINGS[self.credit]}
