@@ -10,7 +10,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from .calls import call_outcome, unanswered
-from .rewards.metrics import right_share
+from .rewards.metrics import is_right, right_share
 from .team.answers import reader_of
 from .team.rollout import Passes, run_team
 from .team.topology import ThinkSolve, Topology
@@ -133,7 +133,7 @@ def evaluate_team(
             clusters = clusters.unsqueeze(1)
         right += right_share(topology, own, clusters).flatten().tolist()
         for name, alone in zip(removable, values[len(answers) :], strict=True):
-            without[name] += (alone.sign().clamp(min=0)).flatten().tolist()
+            without[name] += is_right(alone).flatten().tolist()
 
     def share(values: list[float]) -> Proportion:
         scored = [value for value in values if not math.isnan(value)]

@@ -10,6 +10,11 @@ def _mean(mask: torch.Tensor, valid: torch.Tensor) -> float:
     return mask[valid].float().mean().item()
 
 
+def is_right(outcome: torch.Tensor) -> torch.Tensor:
+    """1 where an outcome is positive, 0 where it is not, NaN where it is unscorable."""
+    return (outcome > 0).to(outcome.dtype).masked_fill(outcome.isnan(), torch.nan)
+
+
 def right_share(
     topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None = None
 ) -> torch.Tensor:
@@ -23,7 +28,7 @@ def right_share(
     Returns:
         `torch.Tensor` of shape `(P, N_n)`: 0 or 1 where one text is the answer; NaN unscorable.
     """
-    right = {name: outcome.sign().clamp(min=0) for name, outcome in own.items()}  # NaN stays
+    right = {name: is_right(outcome) for name, outcome in own.items()}
     return team_outcome(topology, right, clusters).clamp(min=0)  # a vote in which nobody answers is wrong
 
 
