@@ -117,6 +117,6 @@ def _taken(prompt: Any, render: Callable[[list], Any], who: str, where: str) -> 
         if isinstance(prompt, str):
             raise
         raise ValueError(
-            f"The chat template of {who} cannot render {where}: {type(error).__name__}: {error} Set another template, "
+            f"The chat template of {who} cannot render {where} ({type(error).__name__}: {error}). Set another one as "
             "`tokenizer.chat_template`, change the messages, or give text prompts."
         ) from error

@@ -5,7 +5,7 @@ from typing import Any
 
 from ..calls import call
 from .fit import too_long
-from .prompts import Prompt
+from .prompts import Prompt, fill
 from .role import Role
 from .rollout import build_role_prompt
 from .topology import Topology
@@ -41,11 +41,11 @@ def check_problems(name: str, prompts: Sequence[Prompt], topology: Topology, gen
         limit, count = limits[role.name], generate[role.name].count_tokens
         own = dict(zip(bare, call(count, list(bare.values())), strict=True))  # the chat template's tokens
         template = role.prompt or "{problem}"
-        times, fixed = template.count("{problem}"), _bytes(template)
+        nothing = dict.fromkeys(role.reads, "")
+        times, fixed = template.count("{problem}"), _bytes(fill(template, problem="", **nothing))
         rows = [row for row, form in enumerate(forms) if sizes[row] * times + fixed + own[form] > limit]
         for start in range(0, len(rows), _CHUNK):
             part = rows[start : start + _CHUNK]
-            nothing = dict.fromkeys(role.reads, "")
             lengths = call(count, [build_role_prompt(topology, role, prompts[row], nothing) for row in part])
             for row, length in zip(part, lengths, strict=True):
                 if length > limit:
