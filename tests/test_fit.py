@@ -226,6 +226,14 @@ def test_the_first_row_that_does_not_fit(limits, role):
         check_problems("rows", prompts, SHORT, speakers)
 
 
+def test_rows_that_could_be_too_long_are_looked_at_in_their_order():
+    prompts = ["漢漢"] * 600 + ["漢漢漢漢"] * 2  # all have more bytes than 3
+    generate = Counting(3, count=len)
+    with pytest.raises(ValueError, match="role 'thinker' for row 600 of `rows` has 4 tokens .* leaves 3 "):
+        check_problems("rows", prompts, SHORT, dict.fromkeys(("thinker", "solver"), generate))
+    assert [len(asked) for asked in generate.counted] == [1, 256, 256, 90]
+
+
 def test_the_template_without_a_role_is_looked_at_too():
     team = ThinkSolve(thinker_prompt="{problem}", solver_prompt="{problem}{thought}", solo_prompt="{problem} alone!")
     with pytest.raises(ValueError, match="role 'solver' for row 0 of `rows` has 8 tokens .* leaves 7 "):

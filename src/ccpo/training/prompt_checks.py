@@ -94,11 +94,12 @@ def check_prompts(
         `ValueError`: a prompt that a template refuses, or a problem that does not fit, with role, row and remedy.
     """
     said: set[str] = set()
+    configs = {agent: _config(models[agent], args) for agent in topology.agents}
     readers = {}
     for role in topology.role_names:
         agent = topology.agent_of(role)
         if isinstance(tokenizers[agent], PreTrainedTokenizerBase):  # of one role, TRL may process images
-            limit = room_for_prompt(_config(models[agent], args), args, role, agent)
+            limit = room_for_prompt(configs[agent], args, role, agent)
             options = args.chat_template_kwargs or {}
             readers[role] = _Reader(f"role {role!r}", limit, tokenizers[agent], options, said)
     for name, dataset in datasets.items():
