@@ -57,15 +57,9 @@ class _Worker:
     def __init__(self, timeout):
         package = Path(__file__).resolve().parents[1]
         path = [entry for entry in sys.path if entry and Path(entry).resolve() != package]
+        command = [sys.executable, "-c", _BOOTSTRAP, str(Path(worker.__file__).with_name("__init__.py"))]
         self.process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                _BOOTSTRAP,
-                str(Path(worker.__file__).with_name("__init__.py")),
-                str(timeout),
-                *path,
-            ],
+            [*command, str(timeout), *path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -74,8 +68,7 @@ class _Worker:
         )
         self.timeout = timeout
         self.ready = self.killed = False
-        self.error = b""
-        self.jobs = deque()
+        self.error, self.jobs = b"", deque()
         self.deadline = time.monotonic() + STARTUP_SECONDS
 
     def _restart_clock(self):
@@ -343,7 +336,11 @@ class MathVerifier:
         Whether two answers, as [`extract`] gives them, are the same. Not symmetric in everything (the first is taken
         as the gold answer): ask both ways for either. `False` where one of them cannot be read or takes too long.
         """
-        return self._judge([(first, second)]) == [1.0]
+        return self.equal_pairs([(first, second)])[0]
+
+    def equal_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """[`equal`] of many pairs at once, which all the workers share."""
+        return [score == 1.0 for score in self._judge(pairs)]
 
     def __call__(self, prompts=None, completions=None, solution=None, **kwargs) -> list[float]:
         """TRL's reward function signature: scores the completions (text or messages) against the column `solution`."""
