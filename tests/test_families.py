@@ -388,13 +388,15 @@ def test_a_combination_moves_who_is_in_turn_and_nobody_else(
 
     class Watching(Spy):
         def training_step(self, *args, **kwargs):
-            snapshots.append((self.agents_in_turn(), weights_of(self)))
-            return super().training_step(*args, **kwargs)
+            before = weights_of(self)
+            loss = super().training_step(*args, **kwargs)
+            snapshots.append((set(self._moved_agents), before))
+            return loss
 
     trainer, _ = train(model, credit(Letters()), args, chat_dataset, Watching, topology=topology, peft_config=lora)
-    snapshots.append(((), weights_of(trainer)))
-    for (in_turn, before), (_, after) in itertools.pairwise(snapshots):
-        assert in_turn == (topology.agents if schedule == "joint" else in_turn[:1])
+    snapshots.append((set(), weights_of(trainer)))
+    for step, ((in_turn, before), (_, after)) in enumerate(itertools.pairwise(snapshots)):
+        assert in_turn == (set(topology.agents) if schedule == "joint" else {topology.agents[step]})
         for name, weight in before.items():
             agent = next((agent for agent in topology.agents if f".{agent}." in f".{name}."), None)
             if sharing != "shared" and agent not in in_turn:
