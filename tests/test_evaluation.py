@@ -206,8 +206,8 @@ def test_a_chain_is_seen_without_each_role():
     assert result.without == {"first": Proportion(3, 6), "second": Proportion(0, 6)}
     assert result.solo == result.without["first"]
     assert set(result.to_dict()) >= {"without_first", "without_second"}
-    # Batches of 4 and 2: the second speaks with the team and without the first, the third in all three.
-    assert asked == {"first": [8, 4], "second": [8, 4], "third": [12, 6]}
+    # Batches of 4 and 2. Only the second reads the first, which has nobody to speak to without it.
+    assert asked == {"first": [4, 2], "second": [8, 4], "third": [12, 6]}
 
 
 def test_a_vote_and_a_mean_of_two_answers():
@@ -219,10 +219,8 @@ def test_a_vote_and_a_mean_of_two_answers():
     assert result.joint.total == 3 and result.joint.value == pytest.approx(5 / 9) and result.solo is None
     topology = AnswerCritiqueRewrite()
     answer = {"rewrite_a": "012", "rewrite_b": "999"}
-    generate = {
-        name: lambda prompts, w=answer.get(name, "xyz"): [f"\\boxed{{{c}}}" for c in w[: len(prompts)]]
-        for name in topology.role_names
-    }
+    said = {name: answer.get(name, "xyz") for name in topology.role_names}
+    generate = {name: lambda prompts, w=w: [f"\\boxed{{{c}}}" for c in w[: len(prompts)]] for name, w in said.items()}
     result = evaluate_team(dataset, generate, MathVerifier(num_workers=1), topology=topology)
     assert result.right == (0.5, 0.5, 0.5) and result.joint == Proportion(1.5, 3)
 
