@@ -3,9 +3,7 @@
 import itertools
 import json
 import math
-import re
 import statistics
-from pathlib import Path
 
 import pytest
 import torch
@@ -703,18 +701,6 @@ def test_robust_location_of_alpha_2_is_the_mean():
     close(robust_location(x, alpha=2, blocks=1), x.mean(dim=-1))
     dealt = x.sort(dim=-1).values.unflatten(-1, (3, 3))  # value i is in block i % 3
     close(robust_location(x, alpha=2, blocks=3), dealt.mean(dim=-2).median(dim=-1).values)
-
-
-def test_the_bias_on_two_valued_rewards_is_the_one_documented():
-    page = (Path(__file__).parents[1] / "docs" / "credit" / "are.md").read_text()
-    right = torch.arange(9).unsqueeze(-1)
-    groups = (torch.arange(8) < right).double() * 2 - 1  # (9, 8): 0 to 8 right ones
-    rows = re.findall(r"^\| (-?\d)[^|]* \| (\d) \| (\d) \| (.*) \|$", page, re.MULTILINE)
-    assert len(rows) == 4
-    for alpha, c, blocks, cells in rows:
-        location = robust_location(groups, alpha=float(alpha), c=float(c), blocks=int(blocks))
-        expected = tensor([float(cell) for cell in cells.split("|")])
-        torch.testing.assert_close(location, expected, rtol=0, atol=6e-4)
 
 
 def test_robust_location_properties():
