@@ -84,7 +84,7 @@ def test_a_vote_needs_an_outcome_function_that_can_compare():
         return [1.0] * len(completions)
 
     for credit in (VoteCredit(by_text), SharedCredit(by_text)):
-        with pytest.raises(ValueError, match=r"`outcome` of `.*` \(by_text\) has no method `extract`"):
+        with pytest.raises(ValueError, match=r"`outcome` of a vote must have .* 'by_text' has no `extract`"):
             check_scheme(credit, Vote(3), arguments())
 
 
