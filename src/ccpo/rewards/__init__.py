@@ -8,7 +8,7 @@ of a single Thinker, whose Solver is then reached through `partner`.
 
 from .base import CreditAllocator
 from .counterfactual import CounterfactualCredit
-from .metrics import credit_metrics, rating_metrics
+from .metrics import credit_metrics, rating_metrics, shares_metrics
 from .self_evaluated import SelfEvaluatedCredit
 from .shared import SharedCredit
 
@@ -19,4 +19,5 @@ __all__ = [
     "SharedCredit",
     "credit_metrics",
     "rating_metrics",
+    "shares_metrics",
 ]
