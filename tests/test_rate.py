@@ -251,6 +251,13 @@ def test_an_engine_draws_the_numbers():
                 zlib.crc32((prompt + prefix).encode()) % 9 for prompt, prefix in zip(prompts, prefixes, strict=True)
             ]
 
+    rater = Engine()
+    options = {"rating_mode": "constrained", "rating_expectation": True, "rating_prompt": TEMPLATE}
+    raters = dict.fromkeys(THREE.role_names, rater)
+    same(
+        SelfEvaluatedCredit(**options).rate(raters, episodes_of(THREE), torch.ones(8)),  # of probabilities
+        SelfEvaluatedCredit(**options).rate(dict.fromkeys(raters, Rater()), episodes_of(THREE), torch.ones(8)),
+    )
     for outcome in (torch.ones(8), -torch.ones(8), torch.tensor([1.0, NAN] * 4)):
         rater = Engine()
         credit = SelfEvaluatedCredit(rating_mode="constrained", rating_prompt=TEMPLATE)

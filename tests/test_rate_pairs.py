@@ -70,6 +70,24 @@ def test_two_roles_to_the_bit(topology, one, mode, expectation):
             same(shares[:, i, 1], 1 - expected[role])
 
 
+def test_an_engine_draws_a_pair():
+    class Engine(Rater):
+        draws_choices = True
+
+        def choose(self, prompts, prefixes, choices):
+            self.calls.append((prompts, prefixes, choices))
+            return [i % 9 for i in range(len(prompts))]
+
+    topology, rater = Chain(["planner", "writer"]), Engine()
+    credit = SelfEvaluatedCredit(rating_mode="constrained", rating_prompt="{role}{writer}")
+    outcome = torch.tensor([1.0, -1.0])
+    shares = credit.rate({"writer": rater, "planner": rater}, episodes_of(topology), outcome)
+    prompts = ["writerwriter0", "writerwriter1", "plannerwriter0", "plannerwriter1"]
+    prefixes = [rating_choices(verdict)[0] for verdict in ("correct", "wrong")] * 2
+    assert rater.calls == [(prompts, prefixes, rating_choices("wrong")[1])]
+    torch.testing.assert_close(shares[..., 0], torch.tensor([[0.7, 0.9], [0.6, 0.8]]))
+
+
 def test_a_chain_of_two_is_asked_the_pair():
     topology, rater = Chain(["planner", "writer"]), Rater(lambda _: '{"outcome": "correct", "pair": [0.7, 0.3]}')
     shares = SelfEvaluatedCredit().rate({"writer": rater, "planner": rater}, episodes_of(topology), torch.ones(2))
@@ -120,6 +138,9 @@ def test_prompts_of_n_roles_are_cut_to_the_context_and_keep_the_box(n, mode, tem
         reply = credit._reply_tokens(tuple(names))
         assert len(text) + reply <= context and len(text) + reply > context - 64 - n - 3
         assert abs(text.count("@") - least) <= 1 and abs(text.count("^") + 11 - 2 * least) <= 3
+    if n == 80:  # no room at all: a mark for each
+        text = credit._rating_prompt(names[0], prompt, texts, "wrong", 64)[0]["content"]
+        assert text.count("…") >= n + 1 and not set("~@^") & set(text)
     longest = (
         f'{{"outcome": "correct", "shares": {{{", ".join(f"{chr(34)}{name}{chr(34)}: 0.5" for name in names)}}}}}'
     )

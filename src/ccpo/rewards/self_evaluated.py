@@ -182,17 +182,15 @@ class SelfEvaluatedCredit(CreditAllocator):
             return fill_rating_prompt(self.rating_prompt, role, problem, texts, verdict)
 
         problem, last = problem_text(prompt), list(texts)[-1]
-        limit, limits = 12_000, {name: 16_000 if name == last else 12_000 for name in texts}
+        limits = {name: 16_000 if name == last else 12_000 for name in texts} | {None: 12_000}  # None: the problem's
         if context is not None:
             question = len(build("", dict.fromkeys(texts, ""))) + 64  # 64: the template's
-            part, parts = max(context - self._reply_tokens(tuple(texts)) - question, 64), len(texts) + 2
-            limit = min(limit, max(part // parts, 1))
-            limits = {
-                name: min(most, max(part * (2 if name == last else 1) // parts, 1)) for name, most in limits.items()
-            }
-        text = build(
-            keep_end(problem, "problem", limit), {name: keep_end(texts[name], name, limits[name]) for name in texts}
-        )
+            room = max(context - self._reply_tokens(tuple(texts)) - question, 64)
+            parts = {name: 2 if name == last else 1 for name in limits}
+            share = {name: max(room * part // sum(parts.values()), 1) for name, part in parts.items()}
+            limits = {name: min(limit, share[name]) for name, limit in limits.items()}
+        cut = {name: keep_end(text, name, limits[name]) for name, text in texts.items()}
+        text = build(keep_end(problem, "problem", limits[None]), cut)
         return text if isinstance(prompt, str) else [{"role": "user", "content": text}]
 
     def _reply_tokens(self, names: tuple[str, ...]) -> int:
