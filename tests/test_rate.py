@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ccpo import SelfEvaluatedCredit, TransformersGenerator
+from ccpo.credit.self_evaluated import chain_self_evaluated_credit
 from ccpo.ratings import PAIRS, SHARE_CHOICES, parse_role_shares, rating_question
 from ccpo.team.rollout import run_team
 from ccpo.team.topology import Chain, Role
@@ -135,6 +136,23 @@ def test_our_own_question_of_three_roles():
     SelfEvaluatedCredit().rate(dict.fromkeys(THREE.role_names, rater), episodes, -torch.ones(8))
     texts = {"planner": "planner1", "critic": "critic2", "writer": "writer5"}
     assert rater.calls[0][8 + 5] == rating_question("critic", "problem 1", texts, "wrong")
+
+
+def test_the_example_of_the_docs():
+    """docs/credit/sepo.md: s = 0.505, 0.27, 0.395, their sum 1.17; the writer's rating cannot be read."""
+    shares = {"planner": (0.4, 0.1, 0.5), "critic": (0.6, 0.2, 0.2), "writer": (0.4, 0.1, 1)}
+
+    def reply(role):
+        rating = dict(zip(THREE.role_names, shares[role], strict=True))
+        return f"I say {json.dumps({'outcome': 'correct', 'shares': rating})}."
+
+    topology, outcome = Chain(["planner", "critic", "writer"]), torch.ones(1)
+    credit = SelfEvaluatedCredit(rating_prompt="{role}")
+    q = credit.rate(dict.fromkeys(THREE.role_names, Rater(reply)), episodes_of(topology, rows=1), outcome)
+    rewards = chain_self_evaluated_credit(outcome[None], q[None], branches=(1, 1, 1), center=False)
+    expected = [1 + 0.2 * (s / 1.17 - 1 / 3) for s in (0.505, 0.27, 0.395)]
+    torch.testing.assert_close(torch.cat(rewards).flatten(), torch.tensor(expected))
+    assert [round(value, 4) for value in expected] == [1.0197, 0.9795, 1.0009]
 
 
 # ---- Three roles, constrained ----
