@@ -306,18 +306,6 @@ def test_bad_use_raises_with_the_remedy():
         CreditAllocator(by_word).allocate(torch.zeros(1, 1, 1))
 
 
-@pytest.mark.parametrize("template", [None, "{role}|{outcome}|{problem}|{thought}|{answer}"])
-def test_rating_prompts_are_cut_to_the_context_and_keep_the_box(template):
-    credit = SelfEvaluatedCredit(by_word, rating_prompt=template, rating_max_tokens=100)
-    answer = "x" * 50_000 + r" \boxed{7}"
-    for context in (None, 4096):
-        prompt = credit._rating_prompt("solver", "p" * 50_000, "t" * 50_000, answer, "wrong", context)
-        assert r"\boxed{7}" in prompt and "…" in prompt
-        assert len(prompt) < 50_000 and (context is None or len(prompt) + 100 <= context)
-    short = credit._rating_prompt("solver", "p", "t", "a", "wrong", 4096)
-    assert "…" not in short or template is None
-
-
 def test_problem_column_missing_is_said_once_and_must_be_text(caplog):
     credit = SharedCredit(by_word, partner=lookup(TABLE), topology=TOPOLOGY)
     for _ in range(2):
