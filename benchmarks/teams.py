@@ -6,9 +6,9 @@ What a step of each team costs, and what it learns on the embedded task.
 Each team is a recipe of `recipes/arithmetic/`. It is trained as the recipe says, once for each seed, and evaluated on
 600 held-out problems before and after. `--jobs` runs are made side by side, each with one thread.
 
-Writes `outputs/bench/teams.json`: for each team `calls` (generation calls of a step, one after another), `tokens` (of a
-step, by arm), `seconds` (of a step, the median), `joint_before` and `joint_after` (of each seed), `difference` (of each
-seed, with its 95 % interval: bootstrap over the problems, paired) and `learns`, whether every interval is above 0.
+Writes `outputs/bench/teams.json`: for each team `calls` (generation calls of a step, one after another), `tokens` (of
+a step, by arm), `seconds` (of a step, the median), `joint_before` and `joint_after` (of each seed), `difference` (of
+each seed, with its 95 % interval: bootstrap over the problems, paired) and `learns`, whether every one is above 0.
 """
 
 import argparse

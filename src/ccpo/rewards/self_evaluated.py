@@ -22,7 +22,7 @@ from ..ratings import (
     rating_question,
     role_share_prefix,
 )
-from ..team.prompts import problem_text
+from ..team.prompts import Prompt, problem_text
 from ..team.rollout import Episodes, ask
 from .base import CreditAllocator
 from .evidence import Evidence
