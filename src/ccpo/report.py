@@ -1,6 +1,7 @@
 """What a run shows: a compact progress line, curves and a table."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,12 @@ from transformers import ProgressCallback
 
 from .evaluation import TeamEvaluation
 
-_CURVES = (
-    ("Accuracy of a batch", {"credit/joint_accuracy": "joint", "credit/solo_accuracy": "solo"}),
-    (
-        "Correlation with shared credit",
-        {"credit/thinker/shared_correlation": "thinker", "credit/solver/shared_correlation": "solver"},
-    ),
-    (
-        "Rates of a batch",
-        {"credit/help_rate": "help", "credit/hurt_rate": "hurt", "credit/leak_rate": "leak"},
-    ),
-)
+# Title -> the metrics of a panel; what the groups match is a curve's name.
+_CURVES = {
+    "Accuracy of a batch": re.compile("credit/(.+)_accuracy"),
+    "Correlation with shared credit": re.compile("credit/(.+)/shared_correlation"),
+    "Rates of a batch": re.compile("credit/(?:(.+)/)?(help|hurt|leak)_rate"),
+}
 
 
 class TeamProgressCallback(ProgressCallback):
@@ -63,8 +59,11 @@ def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str 
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(_CURVES), figsize=(4.6 * len(_CURVES), 3.4), layout="constrained")
-    for axis, (label, names) in zip(axes, _CURVES, strict=True):
-        for color, (name, curve) in enumerate(names.items()):
+    logged = dict.fromkeys(name for row in log_history for name in row)
+    for axis, (label, pattern) in zip(axes, _CURVES.items(), strict=True):
+        matches = {name: match for name in logged if (match := pattern.fullmatch(name))}
+        for color, (name, match) in enumerate(matches.items()):
+            curve = " ".join(filter(None, match.groups()))
             points = [(row["step"], row[name]) for row in log_history if row.get(name) is not None]
             if points:
                 steps, values = zip(*points, strict=True)

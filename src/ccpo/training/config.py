@@ -115,7 +115,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
     role_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Per role what differs from the common value, e.g. {'solver': {'max_completion_length': 4096}}. "
+            "help": "Per role what differs from the common value, e.g. {'<role>': {'max_completion_length': 4096}}. "
             f"Keys: {', '.join(ROLE_KEYS)}."
         },
     )
