@@ -24,7 +24,7 @@ def test_no_roles():
 
 @pytest.mark.parametrize(
     "name",
-    ["", "a b", "1a", "_a", "a/b", "{a}", "ä", "a.b", None, 1, "problem", "outcome", "prompt", "default", "ref"],
+    ["", "a b", "1a", "_a", "a/b", "{a}", "ä", "a.b", None, 1, "problem", "outcome", "update", "default"],
 )
 def test_names(name):
     message = f"`name` of a role must be a letter and then letters, digits, '_' or '-', .*got {name!r}. Rename it"

@@ -7,8 +7,11 @@ from typing import Any
 
 ANSWERS = ("last", "vote", "mean")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-# What the completions table, the prompts' templates and PEFT call something else.
-_TAKEN = ("problem", "prompt", "completion", "outcome", "advantage", "default", "ref", "base")
+# What the completions table, the clock of a step, the prompts' templates and PEFT call something else.
+_TAKEN = (
+    *("problem", "prompt", "completion", "outcome", "advantage", "rating", "verify", "update"),
+    *("default", "ref", "base"),
+)
 
 
 @dataclass(frozen=True)
