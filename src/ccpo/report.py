@@ -12,17 +12,11 @@ from transformers import ProgressCallback
 
 from .evaluation import TeamEvaluation, paired_difference
 
-# Panel -> patterns of the metrics in it, with what a curve is called.
-_PANELS = {
-    "Accuracy of a batch": (
-        (r"credit/(joint|solo)_accuracy", "{}"),
-        (r"credit/without_(.+)_accuracy", "without {}"),
-    ),
-    "Correlation with shared credit": ((r"credit/(.+)/shared_correlation", "{}"),),
-    "Rates of a batch": (
-        (r"credit/(help|hurt|leak)_rate", "{}"),
-        (r"credit/(.+/(?:help|hurt))_rate", "{}"),
-    ),
+# Title -> the metrics of a panel; what the groups match is a curve's name.
+_CURVES = {
+    "Accuracy of a batch": re.compile("credit/(.+)_accuracy"),
+    "Correlation with shared credit": re.compile("credit/(.+)/shared_correlation"),
+    "Rates of a batch": re.compile("credit/(?:(.+)/)?(help|hurt|leak)_rate"),
 }
 
 
@@ -65,12 +59,12 @@ def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    metrics = dict.fromkeys(name for row in log_history for name in row)
-    figure, axes = plt.subplots(1, len(_PANELS), figsize=(4.6 * len(_PANELS), 3.4), layout="constrained")
-    for axis, (label, patterns) in zip(axes, _PANELS.items(), strict=True):
-        found = [(re.fullmatch(pattern, name), words) for pattern, words in patterns for name in metrics]
-        names = {match[0]: words.format(match[1]) for match, words in found if match}
-        for color, (name, curve) in enumerate(names.items()):
+    figure, axes = plt.subplots(1, len(_CURVES), figsize=(4.6 * len(_CURVES), 3.4), layout="constrained")
+    logged = dict.fromkeys(name for row in log_history for name in row)
+    for axis, (label, pattern) in zip(axes, _CURVES.items(), strict=True):
+        matches = {name: match for name in logged if (match := pattern.fullmatch(name))}
+        for color, (name, match) in enumerate(matches.items()):
+            curve = " ".join(filter(None, match.groups()))
             points = [(row["step"], row[name]) for row in log_history if row.get(name) is not None]
             if points:
                 steps, values = zip(*points, strict=True)

@@ -8,7 +8,7 @@ from trl import GRPOTrainer
 
 from ..generation.scoring import batches_by_length, common_length, score_choices
 from ..team.prompts import Prompt
-from .config import SAMPLING
+from .numbers import SAMPLING
 
 CPU_BATCH = 64  # rows of a call; more of them, padded to one length, take a CPU longer per row
 _POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # names of learned ones: GPT-2, OPT, BERT

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from ..team.topology import Topology
 from .policies import policy_of
 
 # Arguments that decide which rows come when, whose turn it is and how a buffered batch is cut.
@@ -46,8 +47,7 @@ def run_settings(trainer: GRPOTrainer) -> dict[str, Any]:
     elif trainer.is_fsdp_enabled:
         backend = f"{backend}{accelerator.state.fsdp_plugin.fsdp_version}"
     return {
-        "topology": trainer.topology.to_dict(),
-        **trainer.topology.prompts,
+        **_team_settings(trainer.topology),
         "agents": list(trainer.agents),
         "trained agents": list(trainer.trained_agents),
         "role_rewards": {role: len(pairs) for role, pairs in trainer._role_rewards.items()},
@@ -62,6 +62,19 @@ def run_settings(trainer: GRPOTrainer) -> dict[str, Any]:
             for key, value in _model_settings(trainer, agent).items()
         },
         **{name: getattr(trainer.args, name) for name in _SAME_ARGUMENTS},
+    }
+
+
+def _team_settings(topology: Topology) -> dict[str, Any]:
+    """Who speaks, reads whom and is asked what, each setting by itself: what differs is named alone."""
+    names = ("reads", "agent", "branches", "judged", "states_answer")
+    return {
+        "topology": topology.kind,
+        "roles": list(topology.role_names),
+        "answer": topology.answer,
+        "answer_roles": list(topology.answer_roles),
+        **{f"{role.name}'s {name}": getattr(role, name) for role in topology.roles for name in names},
+        **topology.prompts,
     }
 
 

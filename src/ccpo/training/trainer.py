@@ -18,6 +18,7 @@ from trl.trainer.utils import disable_dropout_in_model, get_callable_name
 from ..rewards import CreditAllocator, SharedCredit
 from ..team.topology import ThinkSolve, Topology
 from .advantages import AdvantagesMixin
+from .batches import by_episode, by_role
 from .checkpoint_mixin import CheckpointMixin
 from .checkpoints import describe
 from .checks import check_arguments, check_episode_arguments, check_modeless_optimizer, load_tokenizers
@@ -296,7 +297,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
                 if role in in_turn:
                     output = super()._generate_and_score_completions(rows)
                     table[role] = self._set_advantages(output, role, rewards[role], rollout)
-                    batch |= {f"{role}/{name}": _by_episode(x, len(inputs)) for name, x in output.items()}
+                    batch |= {f"{role}/{name}": by_episode(x, len(inputs)) for name, x in output.items()}
                 else:  # its lengths belong into the metrics all the same
                     self._generate([row["prompt"] for row in rows])
             self._replay, self._logs = None, logs
@@ -320,16 +321,16 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.topology.is_solo:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        by_role = _by_role(inputs)
+        batches = by_role(inputs)
         if torch.is_grad_enabled():
-            self._begin_loss(set(by_role))
+            self._begin_loss(set(batches))
         total = torch.zeros((), device=self.accelerator.device)
-        for i, (role, role_inputs) in enumerate(by_role.items(), start=1):
+        for i, (role, role_inputs) in enumerate(batches.items(), start=1):
             if torch.is_grad_enabled():
                 self._clock.tokens["train"][UPDATE] += role_inputs["completion_mask"].sum()
             with self.as_role(role):
                 loss = super().compute_loss(model, role_inputs, return_outputs, num_items_in_batch)
-            if i < len(by_role) and torch.is_grad_enabled():
+            if i < len(batches) and torch.is_grad_enabled():
                 self._backward(loss)
             total = loss + total.detach()
         return total  # `Trainer` runs the backward pass of the last role
@@ -337,17 +338,3 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
     def training_step(self, model, inputs, num_items_in_batch=None):
         with self._clock.measure(UPDATE):
             return super().training_step(model, inputs, num_items_in_batch)
-
-
-def _by_episode(value: torch.Tensor, rows: int) -> torch.Tensor:
-    """`(n·M, …)` -> `(n, M, …)`, so that TRL's shuffling and splitting keep an episode together."""
-    return value if value.ndim == 0 else value.view(rows, -1, *value.shape[1:])
-
-
-def _by_role(inputs: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    """`{"role/name": (n, M, …)}` -> `{"role": {"name": (n·M, …)}}`."""
-    by_role: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in inputs.items():
-        role, name = key.split("/", 1)
-        by_role.setdefault(role, {})[name] = value if value.ndim == 0 else value.flatten(0, 1)
-    return by_role
