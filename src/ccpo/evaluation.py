@@ -75,7 +75,8 @@ class TeamEvaluation:
     def to_dict(self) -> dict[str, Any]:
         """Values and intervals, ready for JSON."""
         parts = {"joint": self.joint, "solo": self.solo, "leak": self.leak, "no_answer": self.no_answer}
-        parts |= {f"without_{role}": share for role, share in self.without.items()}
+        if len(self.without) > 1:  # the one of a team of two is `solo`
+            parts |= {f"without_{role}": share for role, share in self.without.items()}
         return {
             name: part and {**asdict(part), "value": part.value, "interval": part.interval}
             for name, part in parts.items()
