@@ -9,7 +9,7 @@ ANSWERS = ("last", "vote", "mean")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 # What the completions table, the clock of a step, the prompts' templates and PEFT call something else.
 _TAKEN = (
-    *("problem", "prompt", "completion", "outcome", "advantage", "rating", "verify", "update"),
+    *("problem", "prompt", "completion", "role", "transcript", "outcome", "advantage", "rating", "verify", "update"),
     *("default", "ref", "base"),
 )
 

@@ -2,6 +2,7 @@
 
 import logging
 
+from ..ratings import check_rating_prompt
 from ..rewards import CounterfactualCredit, CreditAllocator
 from ..rewards.schemes import check_scheme, check_siblings, check_sum, find_placebos
 from ..team.topology import Topology
@@ -29,6 +30,8 @@ def check_credit(
     check_sum(allocators)
     for allocator in allocators:
         check_scheme(allocator, topology, args)
+        if getattr(allocator, "rating_prompt", None) is not None:
+            check_rating_prompt(allocator.rating_prompt, topology.role_names)
         check_siblings(allocator, topology, branches, args.num_generations, trained)
         _check_removals(allocator, topology, args, trained)
         _check_paired(allocator, topology, branches, args)
