@@ -38,7 +38,7 @@ NAMED = (
     "ccpo.credit.counterfactual.solo_baseline",
     "ccpo.credit.self_evaluated.self_evaluated_credit",
     "ccpo.credit.history.HistoryNormalizer.think_solve",
-    "ccpo.ratings",
+    "ccpo.ratings.prompts",
     # the command line's fields of Think-Solve
     "ccpo.arguments._PROMPTS",
     "ccpo.arguments.TeamArguments",

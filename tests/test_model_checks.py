@@ -20,8 +20,8 @@ def load(model_dirs):
 
 @pytest.fixture
 def build(make_config, outcome, text_dataset):
-    def build(model, **kwargs):
-        args = make_config(schedule="joint", max_steps=1)
+    def build(model, role_kwargs=None, **kwargs):
+        args = make_config(schedule="joint", max_steps=1, role_kwargs=role_kwargs)
         return MultiAgentGRPOTrainer(model, SharedCredit(outcome), args, text_dataset, **kwargs)
 
     return build
@@ -46,10 +46,14 @@ def test_a_model_with_nothing_to_train(role, kind, load, build, model_dirs, tmp_
         get_peft_model(load("llama"), LORA).save_pretrained(tmp_path)
         frozen = PeftModel.from_pretrained(load("llama"), tmp_path)
     models = {"thinker": model_dirs["qwen3"], "solver": model_dirs["qwen3"], role: frozen}
-    with pytest.raises(ValueError, match=f"role '{role}' is a .* without a weight to train.*`is_trainable=True`"):
-        build(models)
+    message = rf"`role_kwargs\['{role}'\].* its `model` is a .* without a weight to train.*`is_trainable=True`"
+    with pytest.raises(ValueError, match=message):
+        build(models, role_kwargs={role: {"trainable": True}})
+    other = {"thinker": "solver", "solver": "thinker"}[role]
+    assert build(models).trained_agents == (other,)  # it plays all the same
     if kind == "frozen":
-        build(models, peft_config=LORA)  # which brings the weights to train
+        trainer = build(models, peft_config=LORA)  # which brings the weights to train
+        assert trainer.trained_agents == ("thinker", "solver")
 
 
 def change(tokenizer, **tokens):

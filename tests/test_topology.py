@@ -90,7 +90,6 @@ def test_roles_agents_and_levels():
     assert DIAMOND.roles_of("x") == ("a", "c") and DIAMOND.roles_of("b") == ("b",) and DIAMOND.roles_of("a") == ()
     assert [DIAMOND.agent_of(name) for name in "abcd"] == ["x", "b", "x", "d"]
     assert DIAMOND.levels == {"a": 0, "b": 1, "c": 1, "d": 2}
-    assert DIAMOND["c"].branches == 2
     with pytest.raises(ValueError):
         DIAMOND["e"]
     skipping = Topology((Role("a"), Role("b"), Role("c", reads=("b",)), Role("d", reads=("a", "c"))))
