@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from .calls import call_outcome, unanswered
 from .rewards.metrics import is_right, right_share
 from .team.answers import reader_of
+from .team.problems import check_problems
 from .team.rollout import Passes, run_team
 from .team.topology import ThinkSolve, Topology
 from .verifier.clusters import cluster_answers
@@ -64,6 +65,7 @@ class TeamEvaluation:
             answers in which the outcome function's `extract`, if it has one, found no answer.
         without (`dict[str, Proportion]`): for each role that can be removed, right answers of the team without it.
         right (`tuple[float, ...]`): for each problem 1 where the team is right, 0 where not, NaN unscorable.
+        cut (`dict[str, Proportion]`): for each role that reads others, prompts in which their texts were cut to fit.
     """
 
     joint: Proportion
@@ -73,12 +75,14 @@ class TeamEvaluation:
     no_answer: Proportion | None = None
     without: dict[str, Proportion] = field(default_factory=dict)
     right: tuple[float, ...] = ()
+    cut: dict[str, Proportion] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Values and intervals, ready for JSON."""
         parts = {"joint": self.joint, "solo": self.solo, "leak": self.leak, "no_answer": self.no_answer}
         if len(self.without) > 1:  # else it is `solo`
             parts |= {f"without_{role}": share for role, share in self.without.items()}
+        parts |= {f"{role}_cut": share for role, share in self.cut.items()}
         return {
             name: part and {**asdict(part), "value": part.value, "interval": part.interval}
             for name, part in parts.items()
@@ -105,6 +109,9 @@ def evaluate_team(
 
     Returns:
         [`TeamEvaluation`]
+
+    Raises:
+        `ValueError`: a problem that does not fit a model's context by itself, before anything is generated.
     """
     topology = ThinkSolve() if topology is None else topology
     removable = [name for name in topology.role_names if topology.is_chain and topology.removable(name)]
@@ -112,6 +119,8 @@ def evaluate_team(
     right: list[float] = []
     without: dict[str, list[float]] = {name: [] for name in removable}
     no_answer, leaked, reader = [], [], reader_of(outcome)
+    cut: dict[str, list[bool]] = {role.name: [] for role in topology.roles if role.reads}
+    check_problems("dataset", list(dataset["prompt"]), topology, generate)
     for start in tqdm(range(0, len(dataset), batch_size), desc="Evaluating", leave=False):
         rows = dataset[start : start + batch_size]
         prompts = rows.pop("prompt")
@@ -119,6 +128,8 @@ def evaluate_team(
         ones = [1] * len(topology.roles)
         episodes = run_team(topology, prompts, generate, branches=ones, removals=passes, reader=reader)
         leaked += episodes.leaked
+        for name, seen in cut.items():
+            seen += episodes.said[name].cut
         answers = {name: episodes.said[name].texts for name in topology.answer_roles}
         parts = [*answers.values(), *(episodes.without[name][last].texts for name in removable)]
         columns = {name: values * len(parts) for name, values in rows.items()}
@@ -152,6 +163,7 @@ def evaluate_team(
         no_answer=Proportion(sum(no_answer), len(no_answer)) if hasattr(outcome, "extract") else None,
         without=removed,
         right=tuple(right),
+        cut={name: Proportion(sum(seen), len(seen)) for name, seen in cut.items()},
     )
 
 

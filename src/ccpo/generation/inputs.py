@@ -1,6 +1,10 @@
-"""What every generator asks of its prompts and numbers."""
+"""What every generator asks of its prompts, its chat template and its model's context, and of numbers."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+logger = logging.getLogger(__name__)
 
 TEXT_FOR_A_CHAT_MODEL = (
     "%s has a chat template and is given plain texts, without it. A chat model mostly answers nothing then: give "
@@ -25,3 +29,94 @@ def check_range(name: str, value, low, high=float("inf"), *, whole: bool = True)
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
         kind = "an integer" if whole else "a number"
         raise ValueError(f"{name} must be {kind} from {low:g} to {high:g}, got {value!r}.")
+
+
+def context_length(config: Any) -> int | None:
+    """Tokens that prompt and completion may have together by a model's configuration; `None` where it does not say."""
+    config = config.get_text_config()
+    length = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    if length and rope.get("rope_type", rope.get("type")) == "yarn":  # whose `factor` may not be in the number yet
+        begun = rope.get("original_max_position_embeddings") or length
+        length = max(length, int(begun * (rope.get("factor") or 1)))
+    return length or None
+
+
+def fold_system(prompt: Any) -> Any:
+    """
+    A conversation without system messages: the text of each goes before that of the user message that comes next, a
+    blank line between. A conversation in which none comes next, and a text, are returned as they are.
+    """
+    if isinstance(prompt, str):
+        return prompt
+    kept: list = []
+    held: list[str] = []
+    for message in prompt:
+        role, content = message.get("role"), message.get("content")
+        if role == "system" and isinstance(content, str):
+            held += [content] if content.strip() else []
+        elif role == "user" and isinstance(content, str):
+            kept.append({**message, "content": "\n\n".join([*held, content])})
+            held = []
+        else:
+            kept.append(message)
+    return prompt if held else kept
+
+
+def render_prompts(
+    prompts: list,
+    render: Callable[[list], Any],
+    who: str,
+    said: set[str],
+    where: Callable[[int], str] | None = None,
+) -> Any:
+    """
+    What `render`, which applies a chat template, makes of prompts. A conversation that the template refuses with its
+    system message, as Gemma's does, is rendered with that folded into the user's, which is said once.
+
+    Args:
+        prompts (`list`): texts or conversations.
+        render (`Callable`): takes a list of prompts.
+        who (`str`): whose template, for the messages: `"role 'solver'"`.
+        said (`set[str]`): of whom it has been said; whoever is new is added.
+        where (`Callable`, *optional*): what the error calls the prompt of an index.
+
+    Returns:
+        What `render` returns of all the prompts.
+
+    Raises:
+        `ValueError`: a conversation that the template refuses in any form.
+    """
+    try:
+        return render(prompts)
+    except Exception:  # a template raises what it likes
+        where = where or (lambda i: f"prompts[{i}], {prompts[i]!r:.100}")
+        taken = [_taken(prompt, render, who, where(i)) for i, prompt in enumerate(prompts)]
+    if taken != prompts and who not in said:
+        said.add(who)
+        logger.warning(
+            "The chat template of %s refuses a system message. Its text goes before the user's, a blank line between.",
+            who,
+        )
+    return render(taken)
+
+
+def _taken(prompt: Any, render: Callable[[list], Any], who: str, where: str) -> Any:
+    """A prompt in the form in which it can be rendered."""
+    try:
+        render([prompt])
+        return prompt
+    except Exception as error:
+        folded = fold_system(prompt)
+        if folded != prompt:
+            try:
+                render([folded])
+                return folded
+            except Exception:
+                pass  # what it says of the prompt as it is says more
+        if isinstance(prompt, str):
+            raise
+        raise ValueError(
+            f"The chat template of {who} cannot render {where} ({type(error).__name__}: {error}). Set another one as "
+            "`tokenizer.chat_template`, change the messages, or give text prompts."
+        ) from error

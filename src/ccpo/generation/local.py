@@ -12,7 +12,7 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed
 
-from .inputs import TEXT_FOR_A_CHAT_MODEL, check_prompts, check_range
+from .inputs import TEXT_FOR_A_CHAT_MODEL, check_prompts, check_range, context_length, render_prompts
 from .scoring import batches_by_length, evaluating, left_pad, score_choices
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,8 @@ class TransformersGenerator:
     completion_tokens: int = field(default=0, init=False)
     _loaded: tuple | None = field(default=None, init=False)
     _warned: bool = field(default=False, init=False)  # that texts skip the chat template
+    _folds: set = field(default_factory=set, init=False)  # said: system messages go into the user's
+    _counted: dict = field(default_factory=dict, init=False)  # prompt -> its token ids, for the next call
     _random_state: torch.Tensor | None = field(default=None, init=False)
 
     def __post_init__(self):
@@ -106,7 +108,7 @@ class TransformersGenerator:
             raise ValueError(f"generation_kwargs must not hold {reserved}: the generator sets them itself.")
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_loaded": None}
+        return {**self.__dict__, "_loaded": None, "_counted": {}}
 
     def __repr__(self) -> str:
         name = self.model if isinstance(self.model, str) else type(self.model).__name__
@@ -125,7 +127,7 @@ class TransformersGenerator:
 
         Raises:
             `ValueError`: A prompt and its completion exceed the model's context, or a conversation meets a tokenizer
-                without chat template. Nothing has been generated then.
+                without chat template, or one that refuses it. Nothing has been generated then.
         """
         prompts = check_prompts(prompts)
         max_new_tokens = self.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -136,6 +138,7 @@ class TransformersGenerator:
         with _LOCAL_LOCK:
             model, tokenizer, pad_id = self._load()
             rows = self._tokenize(prompts, max_new_tokens)
+            self._counted.clear()
             config = self._generation_config(max_new_tokens)
             eos, options = config.eos_token_id, {"tokenizer": tokenizer} if config.stop_strings else {}
             ends = {*eos, pad_id} if config.stop_strings else {*eos}  # a stop string is followed by pads
@@ -155,7 +158,20 @@ class TransformersGenerator:
     @property
     def context_length(self) -> int | None:
         """Tokens that prompt and completion may have together; `None` where the model does not say."""
-        return getattr(self._load()[0].config.get_text_config(), "max_position_embeddings", None)
+        return context_length(self._load()[0].config)
+
+    @property
+    def prompt_limit(self) -> int | None:
+        """Tokens that a prompt may have beside the longest completion; `None` where the model does not say."""
+        context = self.context_length
+        return None if context is None else context - self.max_new_tokens
+
+    def count_tokens(self, prompts: list) -> list[int]:
+        """Tokens of each prompt; the next call does not make them again."""
+        with _LOCAL_LOCK:
+            rows = self._ids(check_prompts(prompts))
+            self._counted.update(zip(map(repr, prompts), rows, strict=True))
+        return list(map(len, rows))
 
     def score(self, prompts: list, choices: Sequence[str] | Sequence[Sequence[str]]) -> torch.Tensor:
         """
@@ -226,35 +242,50 @@ class TransformersGenerator:
 
     def _tokenize(self, prompts: list, room: int) -> list[list[int]]:
         """Token ids of the prompts; behind every one the model's context has room for `room` tokens."""
-        model, tokenizer, _ = self._load()
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or float("inf")
-        rows, template_kwargs = [], self.chat_template_kwargs or {}
+        tokenizer, limit = self._load()[1], self.context_length
         if tokenizer.chat_template and not self._warned and any(isinstance(prompt, str) for prompt in prompts):
             self._warned = True
             logger.warning(TEXT_FOR_A_CHAT_MODEL, repr(self))
-        for i, prompt in enumerate(prompts):
-            if isinstance(prompt, str):
-                ids = tokenizer(prompt)["input_ids"]
-            elif not (tokenizer.chat_template or template_kwargs.get("chat_template")):
-                raise ValueError(
-                    f"prompts[{i}] is a conversation and the tokenizer has no chat template: pass text prompts, or "
-                    'chat_template_kwargs={"chat_template": ...}.'
-                )
-            else:
-                continued = prompt[-1]["role"] == "assistant"
-                options = {"add_generation_prompt": not continued, "continue_final_message": continued}
-                options |= {"tokenize": True, "return_dict": True, **template_kwargs}
-                ids = tokenizer.apply_chat_template(prompt, **options)["input_ids"]
+        rows = self._ids(prompts)
+        for i, ids in enumerate(rows):
             if not ids:
                 raise ValueError(f"prompts[{i}] has no tokens: there is nothing to continue.")
-            if len(ids) + room > limit:
+            if limit is not None and len(ids) + room > limit:
                 raise ValueError(
                     f"prompts[{i}] has {len(ids)} tokens; with {room} to follow that exceeds the model's limit of "
                     f"{limit} (`max_position_embeddings`). Shorten the prompt, lower `max_new_tokens`, or use a model "
                     "with a longer context."
                 )
-            rows.append(list(ids))
         return rows
+
+    def _ids(self, prompts: list) -> list[list[int]]:
+        """Token ids of the prompts, of those that were counted as they were."""
+        tokenizer, template_kwargs = self._load()[1], self.chat_template_kwargs or {}
+        has_template = tokenizer.chat_template or template_kwargs.get("chat_template")
+
+        def render(batch: list) -> list[list[int]]:
+            rows = []
+            for prompt in batch:
+                if isinstance(prompt, str):
+                    rows.append(list(tokenizer(prompt)["input_ids"]))
+                    continue
+                continued = prompt[-1]["role"] == "assistant"
+                options = {"add_generation_prompt": not continued, "continue_final_message": continued}
+                options |= {"tokenize": True, "return_dict": True, **template_kwargs}
+                rows.append(list(tokenizer.apply_chat_template(prompt, **options)["input_ids"]))
+            return rows
+
+        for i, prompt in enumerate(prompts):
+            if not isinstance(prompt, str) and not has_template:
+                raise ValueError(
+                    f"prompts[{i}] is a conversation and the tokenizer has no chat template: pass text prompts, or "
+                    'chat_template_kwargs={"chat_template": ...}.'
+                )
+        keys = list(map(repr, prompts))
+        new = [i for i, key in enumerate(keys) if key not in self._counted]
+        rows = render_prompts([prompts[i] for i in new], render, repr(self), self._folds)
+        made = dict(zip(new, rows, strict=True))
+        return [made[i] if i in made else list(self._counted[key]) for i, key in enumerate(keys)]
 
     def _generation_config(self, max_new_tokens: int) -> GenerationConfig:
         model, tokenizer, pad_id = self._load()

@@ -292,6 +292,10 @@ class CreditAllocator:
                 if scored:
                     log_metric(topology.label(name), sum(scored) / len(scored))
             log_metric("credit/leak_rate", sum(episodes.leaked) / max(1, len(episodes.leaked)))
+            for name in topology.role_names[1:]:
+                if topology[name].reads:
+                    cut = episodes.said[name].cut
+                    log_metric(f"rollout/{name}_cut_rate", sum(cut) / len(cut))
             if missing is not None:
                 log_metric("credit/no_answer_rate", sum(missing) / len(missing))
         if (log_extra := kwargs.get("log_extra")) is not None:

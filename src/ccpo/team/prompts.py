@@ -156,6 +156,15 @@ def problem_text(prompt: str | list[dict]) -> str:
     return prompt if isinstance(prompt, str) else prompt[_last_user(prompt)]["content"]
 
 
+def whole_characters(text: str) -> str:
+    """A text that can be encoded: surrogates without their other half, as JSON may hold, are replaced."""
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def fill(template: str, /, **fields: str) -> str:
     """Put the fields into a template, in one pass, so that braces and field names inside the texts stay."""
     return re.sub("|".join(re.escape(f"{{{name}}}") for name in fields), lambda m: fields[m.group()[1:-1]], template)

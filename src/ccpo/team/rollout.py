@@ -15,7 +15,8 @@ from typing import Any
 from ..calls import call
 from .answers import DEFAULT_READER, AnswerReader
 from .completions import completion_text
-from .prompts import Prompt, build_messages, build_thinker_messages
+from .fit import Read, fit_prompts
+from .prompts import Prompt, build_messages, build_thinker_messages, problem_text, whole_characters
 from .role import Role
 from .topology import Topology
 
@@ -47,12 +48,14 @@ class Texts:
         prompts (`list`): what it was asked.
         texts (`list[str]`): what it wrote.
         rows (`list[int]`): the row of the batch that each belongs to.
+        cut (`list[bool]`): whether others' texts were cut in what it was asked, so that it fits the model's context.
         start (`int`): how many prompts its generator had before the first of these.
     """
 
     prompts: list[Prompt]
     texts: list[str]
     rows: list[int]
+    cut: list[bool] = field(default_factory=list)
     start: int = 0
 
 
@@ -93,8 +96,8 @@ class Episodes:
         return leaf // (self.texts_per_row(self.topology.role_names[-1]) // self.texts_per_row(role))
 
     def view(self, role: str, text: str) -> str:
-        """A role's text as others read it: the leak guard takes answers out."""
-        return self.reader.strip(text) if self.topology.guarded(role) else text
+        """A role's text as others read it: the leak guard takes answers out, and what is no character is replaced."""
+        return whole_characters(self.reader.strip(text) if self.topology.guarded(role) else text)
 
     @property
     def leaked(self) -> list[bool]:
@@ -175,7 +178,8 @@ def run_team(
         topology ([`Topology`]): who speaks, and with which prompts.
         prompts (`list`): the dataset's prompts, length n, text or chat messages.
         generate (`Mapping[str, Callable]`):
-            Role -> generator: takes prompts, returns completions in the same order. Roles may have the same one.
+            Role -> generator: takes prompts, returns completions in the same order. Roles may have the same one. With
+            `prompt_limit` and `count_tokens`, what a role reads is cut to fit, see [`~ccpo.team.fit.fit_prompts`].
         branches (`Sequence[int]`, *optional*): texts that continue one text, by role. Defaults to the topology's.
         removals (`Mapping[str, Passes]`, *optional*): removed role -> the passes to run without it.
         given (`Mapping[str, list[str]]`, *optional*): what the first role has written already.
@@ -187,8 +191,9 @@ def run_team(
         [`Episodes`]
 
     Raises:
-        `ValueError`: a role has no generator, or its generator returns not one completion per prompt; `given` texts of
-        another number. `TypeError`: a generator returns things that are no completions.
+        `ValueError`: a role has no generator, its generator returns not one completion per prompt, `given` has another
+            number of texts, or a problem does not fit the model's context by itself.
+        `TypeError`: a generator returns things that are no completions.
     """
     given = dict(given or {})
     if missing := [name for name in topology.role_names if name not in generate and name not in given]:
@@ -213,12 +218,12 @@ def run_team(
                 else:
                     calls.setdefault(id(generate[name]), []).append((arm, name))
         for key, parts in calls.items():
-            start = asked.get(key, 0)
-            built = [(arm, name, _build(arm, name)) for arm, name in parts]
+            speaker, start = parts[0][1], asked.get(key, 0)
+            built = [(arm, name, _build(arm, name, generate[speaker])) for arm, name in parts]
             counts = [(_arm_label(topology, arm, name), len(texts.prompts)) for arm, name, texts in built]
             everything = [prompt for _, _, texts in built for prompt in texts.prompts]
-            with around(generate[built[0][1]], counts):
-                completions = ask(built[0][1], generate[built[0][1]], everything)
+            with around(generate[speaker], counts):
+                completions = ask(speaker, generate[speaker], everything)
             for arm, name, texts in built:
                 texts.start, count = start, len(texts.prompts)
                 texts.texts, completions = completions[:count], completions[count:]
@@ -232,16 +237,20 @@ def _arm_label(topology: Topology, arm: _Arm, name: str) -> str:
     return topology.label(f"rollout/{name if arm.removed is None else f'without_{arm.removed}'}")
 
 
-def _build(arm: _Arm, name: str) -> Texts:
-    """What the role is to be asked in this arm."""
+def _build(arm: _Arm, name: str, generate: Generate) -> Texts:
+    """What the role is to be asked in this arm, as long as its generator takes it."""
     role, episodes, rows = arm.roles[name], arm.episodes, arm.rows(name)
-    prompts = [
-        build_role_prompt(
-            episodes.topology, role, episodes.prompts[row], {other: arm.read(name, m, other) for other in role.reads}
-        )
-        for m, row in enumerate(rows)
-    ]
-    return Texts(prompts, [], rows)
+    reads = [{other: arm.read(name, m, other) for other in role.reads} for m in range(len(rows))]
+
+    def build(m: int, read: Read) -> Prompt:
+        return build_role_prompt(episodes.topology, role, episodes.prompts[rows[m]], read)
+
+    def where(m: int) -> str:
+        prompt = episodes.prompts[rows[m]]
+        return f"row {rows[m]} of the batch ({prompt if episodes.topology.is_solo else problem_text(prompt)!r:.80})"
+
+    prompts, cut = fit_prompts(name, [build(m, read) for m, read in enumerate(reads)], reads, build, generate, where)
+    return Texts(prompts, [], rows, cut)
 
 
 def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) -> list[str]:

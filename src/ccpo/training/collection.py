@@ -10,6 +10,7 @@ import torch
 from accelerate.utils import gather
 from trl.data_utils import is_conversational
 
+from ..generation.inputs import render_prompts
 from ..rewards import CreditAllocator, TeamOutcomes
 from ..rewards.schemes import find_placebos
 from ..team.answers import reader_of
@@ -41,6 +42,8 @@ class CollectionMixin:
     """
     Over a trainer of several roles: runs the team on a batch, has it judged, and gathers what the credit of this step
     uses. Nothing else is drawn.
+
+    Overrides `_tokenize_prompts`: with one role, whose generation is TRL's, a chat template gets what it takes.
     """
 
     def _roll_out(self, inputs: list[dict[str, Any]], in_turn: tuple[str, ...]) -> Rollout:
@@ -143,6 +146,11 @@ class CollectionMixin:
             key = repr((policy, sorted(self.args.sampling_of(role, agent).items(), key=str)))
             generators[role] = made.setdefault(key, PolicyGenerator(self, role))
         return generators
+
+    def _tokenize_prompts(self, prompts: list) -> tuple:
+        if not self.topology.is_solo or self.environment_factories is not None:
+            return super()._tokenize_prompts(prompts)
+        return render_prompts(prompts, super()._tokenize_prompts, f"role {self.roles[0]!r}", self.folded)
 
     def _judge(self) -> int:
         """Of several reward functions, the first whose outcomes are right or wrong: what "accuracy" means."""

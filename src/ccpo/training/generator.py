@@ -1,17 +1,17 @@
 """A policy in training as a generator of texts."""
 
-import json
 from typing import Any
 
 import torch
 from trl import GRPOTrainer
 
+from ..generation.inputs import render_prompts
 from ..generation.scoring import batches_by_length, common_length, score_choices
 from ..team.prompts import Prompt
 from .numbers import SAMPLING
+from .prompt_checks import context_of, room_for_prompt
 
 CPU_BATCH = 64  # rows of a call; more of them, padded to one length, take a CPU longer per row
-_POSITIONS = ("wpe", "embed_positions", "position_embeddings")  # names of learned ones: GPT-2, OPT, BERT
 Sample = tuple[list[int], list[int], list[float] | None]  # prompt ids, completion ids, their sampling log-probs
 
 
@@ -32,6 +32,7 @@ class PolicyGenerator:
         self.trainer, self.role = trainer, role
         self.samples: list[Sample] = []
         self.scored_tokens = 0
+        self._known: dict[str, list[int]] = {}  # prompt -> its token ids, until the next call
 
     @property
     def draws_choices(self) -> bool:
@@ -42,25 +43,39 @@ class PolicyGenerator:
     def context_length(self) -> int | None:
         """Tokens that prompt and completion may have together; `None` where the model does not say."""
         self.trainer.activate_role(self.role)
-        length = getattr(self.trainer.model.config.get_text_config(), "max_position_embeddings", None)
-        engine = self.trainer.args.vllm_max_model_length if self.trainer.use_vllm else None
-        return min((limit for limit in (length, engine) if limit is not None), default=None)
+        return context_of(self.trainer.model.config, self.trainer.args)
+
+    @property
+    def prompt_limit(self) -> int | None:
+        """Tokens that a prompt may have beside the role's longest completion; `None` where the model does not say."""
+        trainer = self.trainer
+        trainer.activate_role(self.role)
+        agent = trainer.topology.agent_of(self.role)
+        return room_for_prompt(trainer.model.config, trainer.args, self.role, agent)
+
+    def count_tokens(self, prompts: list[Prompt]) -> list[int]:
+        """Tokens of each prompt; the next call does not make them again."""
+        with self.trainer.as_role(self.role):
+            return list(map(len, self._tokenize(prompts)))
 
     def __call__(self, prompts: list[Prompt], *, max_new_tokens: int | None = None) -> list[str]:
         """Completions of the prompts, special tokens left out, in their order."""
         with self.trainer.as_role(self.role):
             prompt_ids = self._tokenize(prompts)
+            self._known.clear()
             completion_ids, log_probs = self._generate(prompt_ids, max_new_tokens)
             self.samples += zip(prompt_ids, completion_ids, log_probs or [None] * len(prompts), strict=True)
             return self.trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
 
     def _tokenize(self, prompts: list[Prompt]) -> list[list[int]]:
         """Token ids of the prompts; those of one text, such as a group's, are tokenized once."""
-        keys = [json.dumps(prompt) for prompt in prompts]
-        unique = dict(zip(keys, prompts, strict=True))
-        ids, _, _ = self.trainer._tokenize_prompts(list(unique.values()))
-        of_text = dict(zip(unique, ids, strict=True))
-        return [list(of_text[key]) for key in keys]
+        keys = list(map(repr, prompts))
+        new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self._known}
+        if new:
+            render, who = self.trainer._tokenize_prompts, f"role {self.role!r}"
+            ids, _, _ = render_prompts(list(new.values()), render, who, self.trainer.folded)
+            self._known.update(zip(new, ids, strict=True))
+        return [list(self._known[key]) for key in keys]
 
     def _generate(self, prompt_ids: list[list[int]], max_new_tokens: int | None, **engine_kwargs: Any):
         """Sample with TRL's generation, as the role: completion ids, and their log-probabilities where vLLM says."""
@@ -72,8 +87,7 @@ class PolicyGenerator:
             trainer.engines.prepare(trainer.topology.agent_of(self.role), settings)
             return trainer._generate_single_turn(prompt_ids, None, {}, 1)
         limit = trainer.generation_config.max_new_tokens
-        if prompt_ids and (max_new_tokens or limit):
-            self._check_positions(max(map(len, prompt_ids)), max_new_tokens or limit)
+        self._check_room(prompt_ids, max_new_tokens or limit)
         trainer.generation_config.max_new_tokens = max_new_tokens or limit
         try:
             return self._generate_by_length(prompt_ids)
@@ -82,16 +96,13 @@ class PolicyGenerator:
             if trainer.use_transformers_continuous_batching:  # TRL ends it in training mode, also an evaluation's
                 trainer.model.train(training)
 
-    def _check_positions(self, longest: int, limit: int) -> None:
-        """Raise where a model that learned its positions, as GPT-2 did, would be asked for one that it has not."""
-        model, available = self.trainer.model, self.context_length
-        names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Embedding)]
-        learned = any(name.endswith(_POSITIONS) for name in names)
-        if learned and available is not None and longest + limit > available:
+    def _check_room(self, prompt_ids: list[list[int]], room: int | None) -> None:
+        """Raise where a prompt and what is to follow exceed the context; a team's own prompts have been cut."""
+        longest, context = max(map(len, prompt_ids), default=0), self.context_length
+        if context is not None and longest + (room or 1) > context:
             raise ValueError(
-                f"The {self.role}'s longest prompt has {longest} tokens, which with `max_completion_length={limit}` "
-                f"is more than the {available} positions that its model has. Lower `max_completion_length` (a "
-                "role's prompt holds what it reads; `role_kwargs`), or leave out long problems."
+                f"A prompt for role {self.role!r} has {longest} tokens, which with {room or 1} to follow is more than "
+                f"the {context} of its model's context. Shorten it, or use a model with a longer context."
             )
 
     def _generate_by_length(self, prompt_ids: list[list[int]]):
@@ -146,6 +157,7 @@ class PolicyGenerator:
         with trainer.as_role(self.role):
             tokenizer, prompt_ids = trainer.processing_class, self._tokenize(prompts)
             choice_ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in choices]
+            self._check_room(prompt_ids, max(len(ids) for own in choice_ids for ids in own))
             # What decides, of one choice: they are of one length, or nearly.
             self.scored_tokens += sum(len(own[0]) - common_length(own) for own in choice_ids)
             size = max(1, trainer.args.per_device_train_batch_size)

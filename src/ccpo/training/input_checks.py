@@ -91,7 +91,7 @@ def check_datasets(
     Raises:
         `ValueError`: no such dataset, no rows, too few, a missing column, or a cell that is no prompt or gold answer.
     """
-    needed = args.generation_batch_size // args.num_generations  # what TRL's sampler takes at once
+    needed = _rows_at_once(args)
     outcomes = [allocator.outcome for allocator in allocators if isinstance(allocator.outcome, MathVerifier)]
     # A subclass may read another column.
     verifiers = [outcome for outcome in outcomes if type(outcome).__call__ is MathVerifier.__call__]
@@ -102,8 +102,7 @@ def check_datasets(
         )
     for name, dataset in datasets_by_name(train_dataset, eval_dataset).items():
         _check_kind(name, dataset, ["prompt", "solution"] if verifiers else ["prompt"])
-        made_on_the_fly = isinstance(dataset, IterableDataset) or dataset.format["type"] == "custom"  # set_transform
-        rows = list(islice(dataset, needed)) if made_on_the_fly else dataset.with_format(None)
+        rows = read_rows(dataset, args)
         if name == "train_dataset":
             _check_batch(len(rows), needed, args)
         if len(rows) == 0:
@@ -122,6 +121,17 @@ def check_datasets(
             found = [_gold_fault(name, golds, verifiers[0]) if PartialState().is_main_process else None]
             if (fault := broadcast_object_list(found)[0]) is not None:
                 raise ValueError(fault)
+
+
+def _rows_at_once(args: MultiAgentGRPOConfig) -> int:
+    """What TRL's sampler takes at once: the prompts of a generation batch."""
+    return args.generation_batch_size // args.num_generations
+
+
+def read_rows(dataset: Dataset | IterableDataset, args: MultiAgentGRPOConfig) -> Dataset | list[dict]:
+    """What of a dataset is looked at before a run: all rows; of rows made on the fly the first generation batch."""
+    made_on_the_fly = isinstance(dataset, IterableDataset) or dataset.format["type"] == "custom"  # set_transform
+    return list(islice(dataset, _rows_at_once(args))) if made_on_the_fly else dataset.with_format(None)
 
 
 def _check_kind(name: str, dataset: Any, columns: list[str]) -> None:

@@ -38,11 +38,15 @@ class TableMixin:
                 values |= shares_metrics(rated.team, rated.shares, topology.role_names)
         answers = [text for role in topology.answer_roles for text in episodes.said[role].texts]
         leaked, missing = episodes.leaked, unanswered(self.allocators[judge].outcome, answers)
-        counts = torch.tensor([sum(leaked), sum(missing or [])], device=state.device)
-        leaks, without = state.reduce(counts, reduction="sum").tolist()
+        cuts = {name: episodes.said[name].cut for name in topology.role_names if topology[name].reads}
+        counts = [sum(leaked), sum(missing or []), *map(sum, cuts.values())]
+        counts = torch.tensor(counts, device=state.device)
+        leaks, without, *cut = state.reduce(counts, reduction="sum").tolist()
         total = len(answers) * state.num_processes
         if leaked:
             values["credit/leak_rate"] = leaks / (len(leaked) * state.num_processes)
+        for (name, prompts), number in zip(cuts.items(), cut, strict=True):
+            values[f"rollout/{name}_cut_rate"] = number / (len(prompts) * state.num_processes)
         if missing is not None:
             values["credit/no_answer_rate"] = without / total
             if self.model.training and state.is_main_process:

@@ -29,6 +29,7 @@ from .engines import AgentEngines, as_first_engine
 from .input_checks import check_objects, datasets_by_name
 from .models import find_frozen, models_by_agent
 from .policies import AgentPolicies, PolicySetup, activate, add_agent_adapters, policy_of, replaced
+from .prompt_checks import check_prompts
 from .table import TableMixin
 from .turns import TurnsMixin
 
@@ -124,6 +125,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         check_arguments(models, self.allocators, args, train_dataset, self.topology, peft_config, eval_dataset, frozen)
         datasets = datasets_by_name(train_dataset, eval_dataset)
         tokenizers = load_tokenizers(models, processing_class, args, datasets)
+        asked = datasets if rollout_func is None and environment_factory is None else {}
+        self.folded = check_prompts(asked, models, tokenizers, args, self.topology)
 
         # A single object is copied before TRL changes it.
         sources = {
