@@ -1,14 +1,23 @@
-"""Agents that start from adapters which another run saved, and what is refused of them."""
+"""Agents that start from adapters which another run saved: as they were, and trained on from there."""
 
-import copy
 import json
-import re
-from pathlib import Path
+import shutil
 
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, load_peft_weights
+from agent_runs import (
+    AGENTS,
+    IDS,
+    LORA,
+    SHARING,
+    arguments,
+    assert_equal,
+    build,
+    folders,
+    log_probs,
+    log_probs_of,
+)
+from peft import LoraConfig, PeftModel, load_peft_weights
 from safetensors.torch import load_file
 from test_resume import assert_identical, logged
 from test_resume import run as run_to_the_end
@@ -16,78 +25,16 @@ from test_trainer import mixed_outcome
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 from trl import GRPOTrainer
 
-from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, SharedCredit, Solo, ThinkSolve
+from ccpo import Solo
 from ccpo.training.adapters import REFERENCE
 from ccpo.training.policies import policy_of
 
-AGENTS = ("thinker", "solver")
-LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
-IDS = torch.tensor([[5, 6, 7, 8, 9]])
-SHARING = ("adapters", "separate")
-torch.set_num_threads(1)
-
-
-def arguments(out, **settings) -> MultiAgentGRPOConfig:
-    common = {"per_device_train_batch_size": 4, "num_generations": 4, "max_completion_length": 8, "max_steps": 2}
-    common |= {"logging_steps": 1, "report_to": "none", "bf16": False, "gradient_checkpointing": False}
-    common |= {"use_cpu": True, "save_strategy": "no", "disable_tqdm": True, "schedule": "joint"}
-    return MultiAgentGRPOConfig(str(out), **common | {"learning_rate": 1e-2} | settings)
-
-
-def build(model, out, dataset, sharing="adapters", peft_config=None, topology=None, processing_class=None, **settings):
-    return MultiAgentGRPOTrainer(
-        model,
-        SharedCredit(mixed_outcome),
-        arguments(out, policy_sharing=sharing, **settings),
-        dataset,
-        peft_config=peft_config,
-        topology=topology,
-        processing_class=processing_class,
-    )
-
-
-def log_probs(trainer, agent) -> torch.Tensor:
-    trainer.activate_role(agent)
-    return log_probs_of(policy_of(trainer.model, agent))
-
-
-def log_probs_of(model) -> torch.Tensor:
-    with torch.no_grad():
-        return model(IDS).logits.log_softmax(-1)
+pytest_plugins = ("agent_runs",)  # fixtures
 
 
 def adapter_weights(trainer, agent, folder) -> dict[str, torch.Tensor]:
     trainer.save_model(str(folder))
     return load_file(folder / agent / "adapter_model.safetensors")
-
-
-def assert_equal(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> None:
-    assert one.keys() == two.keys()
-    assert all(torch.equal(weight, two[name]) for name, weight in one.items())
-
-
-@pytest.fixture(scope="module")
-def problems():
-    from datasets import Dataset
-
-    prompts = [[{"role": "user", "content": f"{i}+1="}] for i in range(6)]
-    return Dataset.from_dict({"prompt": prompts, "solution": [str(i + 1) for i in range(6)]})
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, model_dirs, problems):
-    """A run with adapters, saved: its folder, its base, and its agents' log-probabilities."""
-    folder = tmp_path_factory.mktemp("saved")
-    trainer = build(model_dirs["qwen3"], folder / "run", problems, peft_config=LORA)
-    trainer.train()
-    trainer.save_model(str(folder / "out"))
-    spoke = {agent: log_probs(trainer, agent) for agent in AGENTS}
-    assert not torch.equal(spoke["thinker"], spoke["solver"])
-    return folder / "out", model_dirs["qwen3"], spoke
-
-
-def folders(out) -> dict[str, str]:
-    return {agent: str(out / agent) for agent in AGENTS}
 
 
 def with_both(saved) -> PeftModel:
@@ -240,12 +187,12 @@ def test_adapters_of_two_sizes_and_embeddings_stand_on_one_base(saved, problems,
     first.train()
     first.save_model(str(tmp_path / "wide"))
     models = {"thinker": str(tmp_path / "wide" / "thinker"), "solver": str(out / "solver")}
-    trainer = build(models, tmp_path / "both", problems)
+    trainer = build(models, tmp_path / "both", problems, "adapters")
     assert torch.equal(log_probs(trainer, "thinker"), log_probs(first, "thinker"))
     assert torch.equal(log_probs(trainer, "solver"), spoke["solver"])
     trainer.train()
     with pytest.raises(ValueError, match=r"`peft_config` differs from the adapter that 'thinker' starts from .*'r'"):
-        build(models, tmp_path, problems, peft_config=LORA)
+        build(models, tmp_path, problems, "adapters", peft_config=LORA)
 
 
 def test_one_folder_for_all_for_one_shared_model_and_for_a_solo(saved, problems, tmp_path):
@@ -260,15 +207,13 @@ def test_one_folder_for_all_for_one_shared_model_and_for_a_solo(saved, problems,
 
 
 def test_a_tokenizer_is_the_adapters_own_or_the_bases(saved, problems, tmp_path):
-    import shutil
-
     out, base, _ = saved
     shutil.copytree(out, tmp_path / "own")
     for agent in AGENTS:
         tokenizer = AutoTokenizer.from_pretrained(base)
         tokenizer.chat_template = f"{agent}: {tokenizer.chat_template}"
         tokenizer.save_pretrained(tmp_path / "own" / agent)
-    trainer = build(folders(tmp_path / "own"), tmp_path, problems)
+    trainer = build(folders(tmp_path / "own"), tmp_path, problems, "adapters")
     assert all(trainer.tokenizers[agent].chat_template.startswith(f"{agent}: ") for agent in AGENTS)
     for file in (tmp_path / "own" / "thinker").iterdir():
         if not file.name.startswith("adapter"):
@@ -280,90 +225,12 @@ def test_a_tokenizer_is_the_adapters_own_or_the_bases(saved, problems, tmp_path)
 def test_an_evaluation_before_the_training_leaves_every_adapter_trainable(saved, problems, tmp_path):
     """A reference switches the other adapters' gradients off."""
     settings = {"beta": 0.1, "per_device_eval_batch_size": 4}
-    trainer = build(folders(saved[0]), tmp_path, problems, **settings)
+    trainer = build(folders(saved[0]), tmp_path, problems, "adapters", **settings)
     trainer.evaluate(problems.select(range(2)))
     trainer.train()
     held = {group["agent"]: len(group["params"]) for group in trainer.optimizer.param_groups}
     assert held == dict.fromkeys(AGENTS, 8)
     assert not any(torch.equal(log_probs(trainer, agent), saved[2][agent]) for agent in AGENTS)
-
-
-# ---- What cannot be ----
-
-
-def change_config(folder: Path, **values) -> str:
-    file = folder / "adapter_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
-    return str(folder)
-
-
-@pytest.fixture
-def copied(saved, tmp_path):
-    import shutil
-
-    shutil.copytree(saved[0], tmp_path / "copied")
-    return tmp_path / "copied"
-
-
-def test_two_bases(saved, copied, model_dirs, problems, tmp_path):
-    change_config(copied / "thinker", base_model_name_or_path=model_dirs["llama"])
-    names = f"'thinker': '{model_dirs['llama']}', 'solver': '{saved[1]}'"
-    with pytest.raises(ValueError, match=f"has one model for all agents, the base .* gives several: .*{names}"):
-        build(folders(copied), tmp_path, problems)
-    with pytest.raises(ValueError, match="has one model for all agents, the base"):
-        build({**folders(saved[0]), "solver": model_dirs["llama"]}, tmp_path, problems)
-    with pytest.raises(ValueError, match="gives several: .*'solver': 'an object from nowhere'"):
-        nowhere = make_model("qwen3", make_tokenizer())
-        build({**folders(saved[0]), "solver": nowhere}, tmp_path, problems)
-
-
-@pytest.mark.parametrize("sharing", SHARING)
-def test_a_peft_config_that_says_something_else(sharing, saved, problems, tmp_path):
-    message = r"`peft_config` differs from the adapter that .* starts from \(given, saved\): {'r': \(8, 4\)}. Leave"
-    with pytest.raises(ValueError, match=message):
-        other = copy.deepcopy(LORA)
-        other.r = 8
-        build(folders(saved[0]), tmp_path, problems, sharing, other)
-    with pytest.raises(ValueError, match="differs from .*'target_modules'"):
-        words = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
-        build(folders(saved[0]), tmp_path, problems, sharing, words)
-
-
-def test_words_that_mean_the_modules_that_were_saved(saved, problems, tmp_path):
-    words = LoraConfig(r=4, target_modules="all-linear")
-    trainer = build(saved[1], tmp_path / "run", problems, peft_config=copy.deepcopy(words), max_steps=1)
-    trainer.save_model(str(tmp_path / "out"))
-    again = build(folders(tmp_path / "out"), tmp_path / "again", problems, peft_config=words, max_steps=1)
-    assert torch.equal(log_probs(again, "solver"), log_probs(trainer, "solver"))
-
-
-def test_adapters_that_cannot_be_read_or_trained(saved, copied, problems, tmp_path):
-    gone = change_config(copied / "thinker", base_model_name_or_path="/gone")
-    with pytest.raises(ValueError, match=f"'thinker': '{gone}' is an adapter of '/gone', which could not be found"):
-        build(gone, tmp_path, problems)
-    nameless = change_config(copied / "thinker", base_model_name_or_path=None)
-    with pytest.raises(ValueError, match=f"the adapter in '{nameless}' names no base model. Set `base_model_name_or"):
-        build(nameless, tmp_path, problems)
-    (copied / "thinker" / "adapter_config.json").write_text("{")
-    with pytest.raises(ValueError, match="the adapter in '.*' could not be read"):
-        build(folders(copied), tmp_path, problems)
-    base = AutoModelForCausalLM.from_pretrained(saved[1])
-    prompt = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(ValueError, match="'thinker' is an adapter of the kind PROMPT_TUNING, which PEFT does not"):
-        build(prompt, tmp_path, problems)
-    strangers = get_peft_model(AutoModelForCausalLM.from_pretrained(saved[1]), LORA, adapter_name="one")
-    strangers.add_adapter("two", LORA)
-    with pytest.raises(ValueError, match=r"'thinker' has the adapters \['one', 'two'\], none of them named 'thinker'"):
-        build(strangers, tmp_path, problems)
-    change_config_back = change_config(saved_copy(saved, tmp_path), target_modules=["q_proj"])
-    with pytest.raises(ValueError, match="has other weights than its adapter_config.json says: .*v_proj"):
-        build(change_config_back, tmp_path, problems)
-
-
-def saved_copy(saved, tmp_path) -> Path:
-    import shutil
-
-    return Path(shutil.copytree(saved[0] / "solver", tmp_path / "solver"))
 
 
 def test_a_stock_trainer_takes_the_same_object(saved, problems, tmp_path):
@@ -374,31 +241,3 @@ def test_a_stock_trainer_takes_the_same_object(saved, problems, tmp_path):
     stock = GRPOTrainer(own, mixed_outcome, args, problems)
     trainer = build(folders(out), tmp_path, problems, "separate", beta=0.1)
     assert_equal(dict(stock.model.named_parameters()), dict(policy_of(trainer.model, "solver").named_parameters()))
-
-
-# ---- Of the version before ----
-
-
-def test_a_checkpoint_of_the_version_before_is_refused(model_dirs, problems, tmp_path):
-    """Format 1: no `format` in its manifest, roles where agents are now."""
-    args = arguments(tmp_path / "run", policy_sharing="adapters", save_strategy="steps", save_steps=1)
-    run_to_the_end(model_dirs["qwen3"], args, problems, peft_config=LORA)
-    file = tmp_path / "run" / "checkpoint-1" / "ccpo_checkpoint.json"
-    manifest = json.loads(file.read_text())
-    del manifest["format"]
-    manifest["settings"]["roles"] = manifest["settings"].pop("agents")
-    manifest["versions"]["ccpo"] = "0.1.0"
-    file.write_text(json.dumps(manifest))
-    message = (
-        "is of format 1, which ccpo 0.1.0 wrote, and this version continues format 2. Finish that run with the "
-        "version that began it, or start a new run from its models, model={'thinker': ..., 'solver': ...}."
-    )
-    again = arguments(tmp_path / "again", policy_sharing="adapters")
-    for resume in (str(file.parent),):
-        with pytest.raises(ValueError, match=re.escape(message)):
-            run_to_the_end(model_dirs["qwen3"], again, problems, resume=resume, peft_config=LORA)
-    models = folders(file.parent)  # the remedy
-    trainer = build(models, tmp_path / "new", problems, topology=ThinkSolve())
-    weights = load_peft_weights(models["solver"], "cpu")
-    trainer.save_model(str(tmp_path / "new"))
-    assert_equal(weights, load_peft_weights(str(tmp_path / "new" / "solver"), "cpu"))
