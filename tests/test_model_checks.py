@@ -5,7 +5,7 @@ import re
 
 import pytest
 from conftest import make_model, make_tokenizer
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from ccpo import MultiAgentGRPOTrainer, SharedCredit
@@ -36,24 +36,6 @@ def test_two_objects_on_the_same_weights(load, build):
     for thinker, solver in (adapters, (one, other)):
         with pytest.raises(ValueError, match="'thinker' and 'solver' are two objects on the same weights, which both"):
             build({"thinker": thinker, "solver": solver})
-
-
-@pytest.mark.parametrize("role", ["thinker", "solver"])
-@pytest.mark.parametrize("kind", ["frozen", "adapter"])
-def test_a_model_with_nothing_to_train(role, kind, load, build, model_dirs, tmp_path):
-    frozen = load("llama").requires_grad_(False)
-    if kind == "adapter":  # PEFT's default is an adapter for inference
-        get_peft_model(load("llama"), LORA).save_pretrained(tmp_path)
-        frozen = PeftModel.from_pretrained(load("llama"), tmp_path)
-    models = {"thinker": model_dirs["qwen3"], "solver": model_dirs["qwen3"], role: frozen}
-    message = rf"`role_kwargs\['{role}'\].* its `model` is a .* without a weight to train.*`is_trainable=True`"
-    with pytest.raises(ValueError, match=message):
-        build(models, role_kwargs={role: {"trainable": True}})
-    other = {"thinker": "solver", "solver": "thinker"}[role]
-    assert build(models).trained_agents == (other,)  # it plays all the same
-    if kind == "frozen":
-        trainer = build(models, peft_config=LORA)  # which brings the weights to train
-        assert trainer.trained_agents == ("thinker", "solver")
 
 
 def change(tokenizer, **tokens):

@@ -299,27 +299,35 @@ class MultiAgentGRPOConfig(GRPOConfig):
                     "roles are one set of weights. Set `learning_rate`, or use 'separate' or 'adapters'."
                 )
 
-    def own(self, role: str, agent: str | None = None) -> dict[str, Any]:
-        """What `role_kwargs` says of a role: its entry over its agent's."""
-        entries = self.role_kwargs or {}
-        return {**entries.get(agent, {}), **entries.get(role, {})}
+    def _entries(self, role: str, agent: str | None) -> list[dict[str, Any]]:
+        """What `role_kwargs` says of a role, the later the more: its agent's entry, and its own."""
+        return [self.role_kwargs[name] for name in dict.fromkeys((agent, role)) if name in (self.role_kwargs or {})]
+
+    def for_agent(self, agent: str, roles: tuple[str, ...], key: str) -> Any:
+        """
+        What `role_kwargs` says of an agent, `None` where it says nothing; the entry of an only role is the agent's.
+        """
+        entries = self._entries(roles[0] if len(roles) == 1 else agent, agent)
+        return next((entry[key] for entry in reversed(entries) if key in entry), None)
 
     def for_role(self, role: str, key: str, agent: str | None = None) -> Any:
         """
         The value of `key` for a role: its override in `role_kwargs`, else its agent's, else the common one.
 
         `generation_kwargs` has keys of its own, with the same rule: a role's `generation_kwargs` win, then
-        its other overrides, then the common `generation_kwargs`, then the common arguments.
+        its other overrides, then the same of its agent, then the common `generation_kwargs`, then the common
+        arguments.
         """
-        own = self.own(role, agent)
+        entries = self._entries(role, agent)
         if key != "generation_kwargs":
-            return own.get(key, getattr(self, key))
-        common = {
-            name: value
-            for name, value in (self.generation_kwargs or {}).items()
-            if ("max_completion_length" if name in LENGTHS else name) not in own
-        }
-        return {**common, **(own.get(key) or {})}
+            return next((entry[key] for entry in reversed(entries) if key in entry), getattr(self, key))
+        options = dict(self.generation_kwargs or {})
+        for entry in entries:
+            fields = {LENGTHS[0] if name == "max_completion_length" else name for name in entry}
+            fields |= set(LENGTHS) if LENGTHS[0] in fields else set()
+            options = {name: value for name, value in options.items() if name not in fields}
+            options |= entry.get(key) or {}
+        return options
 
     def sampling_of(self, role: str, agent: str | None = None) -> dict[str, Any]:
         """What a role samples with, as options of [`~transformers.GenerationConfig`], without special tokens."""

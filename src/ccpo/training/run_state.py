@@ -83,8 +83,9 @@ def _model_settings(trainer: GRPOTrainer, agent: str) -> dict[str, Any]:
     model = policy_of(trainer.accelerator.unwrap_model(trainer.model), agent)
     settings = json.loads(model.config.to_json_string(use_diff=False))
     settings = {key: value for key, value in settings.items() if key not in _NOT_THE_MODEL and key[0] != "_"}
-    adapters = getattr(model, "peft_config", None)
-    adapter = (adapters.get(agent) or next(iter(adapters.values()))).to_dict() if adapters else {}
+    adapters = getattr(model, "peft_config", {})
+    adapter = adapters.get(agent, adapters.get("default"))
+    adapter = adapter.to_dict() if adapter is not None else {}
     tokenizer = getattr(trainer.tokenizers[agent], "tokenizer", trainer.tokenizers[agent])  # a processor has one
     settings["tokenizer"] = {name: getattr(tokenizer, name) for name in _SPECIAL_TOKENS} | {"tokens": len(tokenizer)}
     settings["adapter"] = {
