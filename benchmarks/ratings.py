@@ -44,7 +44,8 @@ from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, SelfEvaluatedCredi
 from ccpo.ratings import MAX_RATING_TOKENS, PAIRS, rating_choices
 from ccpo.report import write_json
 from ccpo.tasks import arithmetic
-from ccpo.team.rollout import Episodes
+from ccpo.team.rollout import Episodes, run_team
+from ccpo.team.topology import ThinkSolve
 from ccpo.training.generator import PolicyGenerator
 
 ROLES = ("thinker", "solver")
@@ -113,7 +114,8 @@ def build_episodes(n: int) -> tuple[Episodes, torch.Tensor]:
             f"{total} loaves in a day. The last digit agrees. The answer is \\boxed{{{total}}}."
         )
     outcome = torch.tensor([1.0 if row % 2 else -1.0 for row in range(n)])
-    return Episodes(problems, thoughts, answers), outcome
+    said = {"thinker": lambda prompts: thoughts, "solver": lambda prompts: answers}
+    return run_team(ThinkSolve(), problems, said), outcome
 
 
 @torch.no_grad()
@@ -154,7 +156,7 @@ def rate(trainer, mode: str, episodes: Episodes, outcome: torch.Tensor) -> dict[
     raters = {role: PolicyGenerator(trainer, role, "rating") for role in ROLES}
     shares, seconds = timed(credit.rate, raters, episodes, outcome)
     tokens = sum(r.scored_tokens + sum(len(ids) for _, ids, _ in r.samples) for r in raters.values())
-    valid = torch.cat(list(shares.values())).isnan().logical_not().float().mean().item()
+    valid = shares.isnan().logical_not().float().mean().item()
     return {"tokens": tokens, "seconds": seconds, "valid_rate": valid}
 
 
@@ -167,8 +169,11 @@ def score(trainer, episodes: Episodes, outcome: torch.Tensor) -> dict[str, float
         nine.append([prefix + choice for choice in choices])
     found = {"shared": 0.0, "full": 0.0, "difference": 0.0}
     for role in ROLES:
-        rater, texts = PolicyGenerator(trainer, role, "rating"), zip(*episodes_of(episodes), verdicts, strict=True)
-        prompts = [credit._rating_prompt(role, *fields, rater.context_length) for fields in texts]
+        rater = PolicyGenerator(trainer, role, "rating")
+        prompts = [
+            credit._rating_prompt(role, problem, texts_of(episodes, row), verdict, rater.context_length)
+            for row, (problem, verdict) in enumerate(zip(episodes.prompts, verdicts, strict=True))
+        ]
         shared, shared_seconds = timed(rater.score, prompts, nine)
         full, full_seconds = timed(score_in_full, trainer, role, prompts, nine)
         found["shared"], found["full"] = found["shared"] + shared_seconds, found["full"] + full_seconds
@@ -177,8 +182,8 @@ def score(trainer, episodes: Episodes, outcome: torch.Tensor) -> dict[str, float
     return found
 
 
-def episodes_of(episodes: Episodes) -> tuple[list, list, list]:
-    return episodes.prompts, episodes.views, episodes.answers
+def texts_of(episodes: Episodes, row: int) -> dict[str, str]:
+    return {role: episodes.view(role, episodes.said[role].texts[row]) for role in ROLES}
 
 
 def main() -> None:

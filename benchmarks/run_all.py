@@ -59,6 +59,14 @@ FIGURES = {
         ("flatness_from_thousand", "the same from 1,000, where the fixed cost of some thirty calls prevails", "<= 3"),
         ("step_share", "share of a real step", "< 0.01"),
     ],
+    "robust": [
+        ("bias_largest", "ARE's largest bias on rewards -1 and 1, G = 8, defaults (docs/credit/are.md)", ""),
+        ("push_largest", "its largest mean advantage there, 0 with the mean", ""),
+        ("update_smallest", "its smallest expected step over that with the mean", ""),
+        ("update_largest", "its largest", ""),
+        ("seconds_per_million", "seconds for 1,000,000 rewards in groups of eight", ""),
+        ("seconds_per_million_of_group", "the same for the group's mean", ""),
+    ],
     "verifier": [
         ("throughput_ratio", "pairs per second over those of TRL's `accuracy_reward`", ">= 1.5"),
         ("source", "where the pairs are from", ""),

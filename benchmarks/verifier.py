@@ -36,7 +36,8 @@ from pathlib import Path
 from trl.rewards import accuracy_reward
 
 from ccpo.report import write_json
-from ccpo.verifier.math_verifier import GRACE_SECONDS, MathVerifier
+from ccpo.verifier.math_verifier import MathVerifier
+from ccpo.verifier.pool import GRACE_SECONDS
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CASES = DATA.parent / "cases" / "math_pairs.jsonl"
@@ -223,7 +224,7 @@ def judge_hanging(pairs, args):
     for index in range(count):
         mixed += [*pairs[index * every : (index + 1) * every], hanging_pair(index)]
     warnings = []
-    log = logging.getLogger("ccpo.verifier.math_verifier")
+    log = logging.getLogger("ccpo.verifier.pool")
     log.propagate, handler = False, logging.Handler()
     handler.emit = warnings.append
     log.addHandler(handler)

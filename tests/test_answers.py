@@ -6,7 +6,8 @@ import pytest
 
 from ccpo.team.answers import DEFAULT_READER, AnswerReader, gold_answer, reader_of
 from ccpo.team.prompts import build_solver_messages
-from ccpo.team.rollout import Episodes
+from ccpo.team.rollout import Episodes, Texts
+from ccpo.team.topology import ThinkSolve
 from ccpo.verifier.math_verifier import MathVerifier
 
 
@@ -136,12 +137,14 @@ def test_the_guard_uses_the_outcome_function_s_reader():
     assert reader_of(own) == AnswerReader(r"RESULT = (.+)") and reader_of(print) is DEFAULT_READER
     thoughts = ["Answer: 5", "RESULT = 5"]
     for reader, leaked in (DEFAULT_READER, [True, False]), (own.reader, [False, True]):
-        episodes = Episodes(prompts=["p", "p"], thoughts=thoughts, answers=[], reader=reader)
+        said = {"thinker": Texts([], thoughts, [0, 1])}
+        episodes = Episodes(ThinkSolve(), ["p", "p"], (1, 1), said=said, reader=reader)
         assert episodes.leaked == leaked
+        views = [episodes.view("thinker", thought) for thought in thoughts]
         assert [thought in build_solver_messages("p", thought, reader=reader) for thought in thoughts] == [
             not leak for leak in leaked
         ]
-        assert [view == thought for view, thought in zip(episodes.views, thoughts, strict=True)] == [
+        assert [view == thought for view, thought in zip(views, thoughts, strict=True)] == [
             not leak for leak in leaked
         ]
 

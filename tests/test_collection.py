@@ -10,9 +10,9 @@ from accelerate import Accelerator
 from conftest import PRINTABLE, digit_outcome, make_tokenizer
 from peft import LoraConfig
 
-from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
+from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit, ThinkSolve
 from ccpo.ratings import rating_choices
-from ccpo.training.clock import StepClock
+from ccpo.training.clock import StepClock, arms_of
 from ccpo.training.generator import PolicyGenerator
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
@@ -58,7 +58,7 @@ def test_choices_score_as_without_sharing(sharing, model_dirs, chat_dataset, mak
     trainer.model.gradient_checkpointing_enable()
     trainer.model.train()
     for role in ("thinker", "solver"):
-        rater = PolicyGenerator(trainer, role, "rating")
+        rater = PolicyGenerator(trainer, role)
         ours = rater.score(prompts, choices)
         torch.testing.assert_close(ours, scored_in_full(trainer, role, prompts, choices), rtol=0, atol=2e-4)
         assert ours.softmax(-1).std() > 1e-3  # the nine differ
@@ -92,7 +92,7 @@ def test_choices_score_so_in_other_architectures(kind, chat_dataset, make_config
     prompts = [[{"role": "user", "content": "rate " * i}] for i in (1, 6, 3)]
     prefix, texts = rating_choices("wrong")
     choices = [[prefix + text for text in texts]] * 3
-    ours = PolicyGenerator(trainer, "solver", "rating").score(prompts, choices)
+    ours = PolicyGenerator(trainer, "solver").score(prompts, choices)
     full = scored_in_full(trainer, "solver", prompts, choices)
     torch.testing.assert_close(ours, full, rtol=0, atol=1e-3)
 
@@ -101,7 +101,7 @@ def test_choices_of_several_lengths(model_dirs, chat_dataset, make_config):
     """One is the beginning of another: its last token is not taken for common."""
     trainer = build(model_dirs, chat_dataset, make_config())
     prompts, choices = [[{"role": "user", "content": "x"}]], [["ab", "abcd", "abc", "q"]]
-    ours = PolicyGenerator(trainer, "solver", "rating").score(prompts, choices)
+    ours = PolicyGenerator(trainer, "solver").score(prompts, choices)
     torch.testing.assert_close(ours, scored_in_full(trainer, "solver", prompts, choices), rtol=0, atol=1e-4)
 
 
@@ -118,7 +118,8 @@ def test_one_policy_rates_for_both_roles_in_one_call(mode, model_dirs, chat_data
     plain = getattr(PolicyGenerator, name)
 
     def counted(self, prompts, *args, **kwargs):
-        calls.append((self.arm, len(prompts)))
+        if mode == "constrained" or "max_new_tokens" in kwargs:  # a call for ratings
+            calls.append(len(prompts))
         return plain(self, prompts, *args, **kwargs)
 
     monkeypatch.setattr(PolicyGenerator, name, counted)
@@ -128,10 +129,9 @@ def test_one_policy_rates_for_both_roles_in_one_call(mode, model_dirs, chat_data
         trainer = build(model_dirs, chat_dataset, make_config(**settings, role_kwargs=role_kwargs), credit)
         trainer._log_rollout = lambda rollout, rewards, advantages: shares.append(rollout.outcomes[0].shares)
         trainer.train()
-    assert [count for arm, count in calls if arm == "rating"] == [8, 4, 4]
-    for role in ("thinker_share", "solver_share"):
-        torch.testing.assert_close(shares[0][role], shares[1][role], rtol=0, atol=1e-5)
-    assert (shares[0]["thinker_share"] - shares[0]["solver_share"]).abs().max() > 1e-4
+    assert calls == [8, 4, 4]
+    torch.testing.assert_close(shares[0], shares[1], rtol=0, atol=1e-5)
+    assert (shares[0][..., 0, :] - shares[0][..., 1, :]).abs().max() > 1e-4
 
 
 def test_a_text_is_tokenized_once(model_dirs, chat_dataset, make_config, monkeypatch):
@@ -147,11 +147,11 @@ def test_many_prompts_go_out_by_length_on_a_cpu(model_dirs, chat_dataset, make_c
     """Greedy: the completions are those of one call, whatever the order and the padding."""
     trainer = build(model_dirs, chat_dataset, make_config(top_k=1, max_completion_length=5))
     prompts = [[{"role": "user", "content": "word " * i}] for i in (9, 1, 5, 2, 8, 3, 1)]
-    whole, calls, generate = PolicyGenerator(trainer, "solver", "answers"), [], trainer._generate_single_turn
+    whole, calls, generate = PolicyGenerator(trainer, "solver"), [], trainer._generate_single_turn
     one = whole(prompts)
     monkeypatch.setattr(trainer, "_generate_single_turn", lambda ids, *a: calls.append(ids) or generate(ids, *a))
-    monkeypatch.setattr("ccpo.training.collection.CPU_BATCH", 3)
-    bucketed = PolicyGenerator(trainer, "solver", "answers")
+    monkeypatch.setattr("ccpo.training.generator.CPU_BATCH", 3)
+    bucketed = PolicyGenerator(trainer, "solver")
     assert bucketed(prompts) == one and bucketed.samples == whole.samples and len(set(one)) > 2
     lengths = [[len(ids) for ids in call] for call in calls]
     assert list(map(len, lengths)) == [3, 3, 1] and sum(lengths, []) == sorted(sum(lengths, []))
@@ -283,7 +283,7 @@ def test_a_step_that_failed_leaves_nothing_to_the_next(model_dirs, chat_dataset,
     evaluation = {"eval_dataset": chat_dataset.select(range(2))}
     trainer = build(model_dirs, chat_dataset, make_config(max_steps=1), CounterfactualCredit, **evaluation)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trainer, "_allocate", lambda rollout: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(trainer, "_allocate", lambda rollout, inputs: (_ for _ in ()).throw(KeyboardInterrupt))
         trainer.train()
     figures = trainer.evaluate()
     assert figures["eval_rollout/thought_tokens"] == 8 * figures["eval_thinker/completions/mean_length"]
@@ -297,24 +297,25 @@ def clock(monkeypatch):
     """A clock whose time the test sets."""
     now = [0.0]
     monkeypatch.setattr("ccpo.training.clock.time.perf_counter", lambda: now[0])
-    clock = StepClock({"train": defaultdict(list)}, Accelerator())
+    clock = StepClock({"train": defaultdict(list)}, Accelerator(), arms_of(ThinkSolve()))
     return clock, now
 
 
 def test_an_arm_inside_another_counts_for_itself(clock):
     clock, now = clock
-    with clock.measure("update"):  # 0 to 20
+    with clock.measure("rollout/update"):  # 0 to 20
         now[0] = 1
         with clock.measure("answers"):  # 1 to 12
             now[0] = 3
-            with clock.measure("thought"):  # 3 to 7
+            with clock.measure("rollout/thought"):  # 3 to 7
                 now[0] = 7
             now[0] = 12
-        with clock.measure("verify"):  # 12 to 13
+        with clock.measure("rollout/verify"):  # 12 to 13
             now[0] = 13
-        clock.split("answers", {"joint": 300, "solo": 100})  # 7 seconds
+        clock.split("answers", {"rollout/joint": 300, "rollout/solo": 100})  # 7 seconds
         now[0] = 20
-    assert clock.seconds == {"thought": 4, "joint": 5.25, "solo": 1.75, "verify": 1, "update": 20 - 12}
+    seconds = {"thought": 4, "joint": 5.25, "solo": 1.75, "verify": 1, "update": 20 - 12}
+    assert clock.seconds == {f"rollout/{arm}": spent for arm, spent in seconds.items()}
     now[0] = 22  # the optimizer
     clock.on_step_end(None, None, None)
     logged = {arm: clock.metrics["train"][f"rollout/{arm}_seconds"] for arm in ARMS}
@@ -324,7 +325,7 @@ def test_an_arm_inside_another_counts_for_itself(clock):
 
 def test_what_an_evaluation_took_is_no_steps(clock):
     clock, now = clock
-    with clock.measure("thought"):
+    with clock.measure("rollout/thought"):
         now[0] = 5
     clock.on_step_begin(None, None, None)
     clock.on_step_end(None, None, None)

@@ -3,9 +3,7 @@
 import itertools
 import json
 import math
-import re
 import statistics
-from pathlib import Path
 
 import pytest
 import torch
@@ -485,6 +483,53 @@ def test_history_resumes_exactly_through_json():
     assert theirs.state_dict() == ours.state_dict()
 
 
+def test_a_pair_by_hand():
+    # b per text: Delta = (1 - 1/2, 0 - 0) on outcomes 1 / 0. The second role's texts in one axis, N_2 = 4, K = 2:
+    # the first text's two outcomes 1 and 1 have the mean 1, the second's 0 and 0.
+    normalizer = HistoryNormalizer(min_samples=2)
+    joint, b = tensor([[1, 1, -1, -1]]), tensor([[0, -1]])
+    first, second = normalizer.pair(joint, b, tensor([[1, -1, -1]]))
+    same(first, [[0.5, 0]])
+    same(second, [[1, 1, 0, 0]])
+    # μ_Delta = 1/4, V = 1/16; the solos 1 0 0: μ = 1/3, V = 2/9; joint: μ = 1/2, V = 1/4
+    state = normalizer.state_dict()
+    assert state["delta"] == {"mean": 0.25, "var": 0.0625, "count": 2}
+    assert state["joint"] == {"mean": 0.5, "var": 0.25, "count": 4}
+    assert state["solo"] == pytest.approx({"mean": 1 / 3, "var": 2 / 9, "count": 3})
+    first, second = normalizer.pair(joint, b, tensor([[1, -1, -1]]))
+    sigma = 0.25 + 1e-6
+    close(first, [[math.tanh(0.25 / sigma), math.tanh(-0.25 / sigma)]])
+    g = 1 / (1 + math.exp(-0.25 / sigma))
+    z_solo = [(x - 1 / 3) / (math.sqrt(2 / 9) + 1e-6) for x in (0.5, 0)]
+    rows = [g * z / (0.5 + 1e-6) + (1 - g) * z_solo[m] for m, z in ((0, 0.5), (0, 0.5), (1, -0.5), (1, -0.5))]
+    close(second, [rows])
+
+
+@pytest.mark.parametrize("baseline", ["group", "paired"])
+def test_think_solve_is_a_pair(baseline):
+    one, flat, folded = (HistoryNormalizer(min_samples=1) for _ in range(3))
+    for step in range(3):
+        joint, solo = outcomes(3, 4, 2, seed=step), outcomes(3, 4, seed=9 + step)
+        b, update = solo_baseline(solo, (3, 4), baseline), step != 1  # step 1 is an evaluation
+        named = one.think_solve(joint, solo, baseline=baseline, update=update)
+        assert list(named) == ["thinker", "solver"]
+        for normalizer, given in ((folded, joint), (flat, joint.flatten(1))):
+            first, second = normalizer.pair(given, b, solo, update=update)
+            same(first, named["thinker"])
+            same(second, named["solver"].reshape(given.shape))
+            assert normalizer.state_dict() == one.state_dict()
+
+
+def test_a_pair_of_another_dtype_and_of_no_prompt():
+    normalizer = HistoryNormalizer(min_samples=1)
+    joint, solo = outcomes(3, 4, seed=1).float(), outcomes(3, 4, seed=2).float()
+    for rewards in (normalizer.pair(joint, solo, solo), normalizer.pair(joint, solo, solo)):
+        assert [r.dtype for r in rewards] == [torch.float32] * 2
+    before = normalizer.state_dict()
+    assert [r.shape for r in normalizer.pair(joint[:0], solo[:0], solo[:0])] == [(0, 4), (0, 4)]
+    assert normalizer.state_dict() == before
+
+
 def test_permuting_rollouts_permutes_history_normalised_rewards():
     one, other = HistoryNormalizer(min_samples=1), HistoryNormalizer(min_samples=1)
     order = [3, 1, 0, 2]
@@ -516,8 +561,26 @@ def test_history_input_errors():
         normalizer.votes(torch.zeros(2, 3))
     with pytest.raises(ValueError, match=r"needs as many solos as thoughts \(S = G\), got S = 2 and G = 3"):
         normalizer.think_solve(torch.zeros(2, 3), torch.zeros(2, 2), baseline="paired")
+    for joint, b in (
+        ((2, 3), (2,)),
+        ((2, 3), (2, 2)),
+        ((2, 3, 2), (2, 6)),
+        ((2, 3), (3, 3)),
+        ((2,), (2, 3)),
+        ((2, 3), (2, 0)),
+    ):
+        with pytest.raises(
+            ValueError, match=r"`joint` must have shape \(P, N_2\) or \(P, N_1, K\) and `b` \(P, N_1\)"
+        ):
+            normalizer.pair(torch.zeros(joint), torch.zeros(b), torch.zeros(2, 3))
+    for place in range(3):
+        given = [torch.zeros(2, 3, dtype=torch.long if i == place else torch.float32) for i in range(3)]
+        with pytest.raises(TypeError, match=f"`{('joint', 'b', 'solo')[place]}` must be a floating-point tensor"):
+            normalizer.pair(*given)
     with pytest.raises(ValueError, match=r"`state` must have the keys .*got \['delta'\]"):
         normalizer.load_state_dict({"delta": {}})
+    with pytest.raises(ValueError, match=r"`state\['solo'\]` must have the numbers .*got \{'mean': 0.5\}"):
+        normalizer.load_state_dict(normalizer.state_dict() | {"solo": {"mean": 0.5}})
     assert all(stats["count"] == 0 for stats in normalizer.state_dict().values())
 
 
@@ -638,18 +701,6 @@ def test_robust_location_of_alpha_2_is_the_mean():
     close(robust_location(x, alpha=2, blocks=1), x.mean(dim=-1))
     dealt = x.sort(dim=-1).values.unflatten(-1, (3, 3))  # value i is in block i % 3
     close(robust_location(x, alpha=2, blocks=3), dealt.mean(dim=-2).median(dim=-1).values)
-
-
-def test_the_bias_on_two_valued_rewards_is_the_one_documented():
-    page = (Path(__file__).parents[1] / "docs" / "credit" / "are.md").read_text()
-    right = torch.arange(9).unsqueeze(-1)
-    groups = (torch.arange(8) < right).double() * 2 - 1  # (9, 8): 0 to 8 right ones
-    rows = re.findall(r"^\| (-?\d)[^|]* \| (\d) \| (\d) \| (.*) \|$", page, re.MULTILINE)
-    assert len(rows) == 4
-    for alpha, c, blocks, cells in rows:
-        location = robust_location(groups, alpha=float(alpha), c=float(c), blocks=int(blocks))
-        expected = tensor([float(cell) for cell in cells.split("|")])
-        torch.testing.assert_close(location, expected, rtol=0, atol=6e-4)
 
 
 def test_robust_location_properties():

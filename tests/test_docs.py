@@ -16,7 +16,7 @@ from conftest import PRINTABLE, digit_outcome, make_model, make_tokenizer
 from openai_server import transformers_serve
 
 import ccpo
-from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit
+from ccpo import Chain, CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit
 from ccpo.arguments import TeamArguments
 
 ROOT = Path(__file__).parents[1]
@@ -31,8 +31,11 @@ def documented() -> set[str]:
 
 def general(name: str) -> str:
     """The name as the glossary writes it: roles and functions as placeholders."""
-    name = re.sub(r"^(thinker|solver)/", "<role>/", name)
-    name = re.sub(r"^credit/(thinker|solver)/", "credit/<role>/", name)
+    role = "(thinker|solver|first|second)"
+    name = re.sub(rf"^{role}/", "<role>/", name)
+    name = re.sub(rf"^credit/{role}/", "credit/<role>/", name)
+    name = re.sub(rf"^(credit|rollout)/without_{role}_", r"\1/without_<role>_", name)
+    name = re.sub(rf"^(rating|rollout)/{role}_", r"\1/<role>_", name)
     return re.sub(r"/rewards/[a-z_]+/", "/rewards/<function>/", name)
 
 
@@ -50,12 +53,13 @@ class Judge:
 
 def test_glossary_is_what_runs_emit(model_dirs, chat_dataset, make_config, outcome):
     emitted = set()
-    for credit, beta in (
-        (CounterfactualCredit(Judge()), 0.1),
-        (SelfEvaluatedCredit(outcome, rating_max_tokens=4, rating_prompt="{role}"), 0.0),
+    for credit, topology, beta in (
+        (CounterfactualCredit(Judge()), None, 0.1),
+        (SelfEvaluatedCredit(outcome, rating_max_tokens=4, rating_prompt="{role}"), None, 0.0),
+        (CounterfactualCredit(outcome), Chain(["first", "second"]), 0.0),
     ):
         args = make_config(schedule="joint", beta=beta, per_device_train_batch_size=8)
-        trainer = MultiAgentGRPOTrainer(model_dirs["qwen3"], credit, args, chat_dataset)
+        trainer = MultiAgentGRPOTrainer(model_dirs["qwen3"], credit, args, chat_dataset, topology=topology)
         trainer.train()
         emitted |= {general(name) for row in trainer.state.log_history for name in row} - NOT_METRICS
     assert emitted - documented() == set(), "not in docs/metrics.md"

@@ -13,6 +13,7 @@ from transformers import Qwen3Config
 from trl.generation.vllm_generation import VLLMGeneration
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
+from ccpo.training.engines import AgentEngines
 from ccpo.training.generator import PolicyGenerator
 
 THINKER, SOLVER = "thinker", "solver"
@@ -101,7 +102,7 @@ def test_an_engine_that_slept_without_weights_gets_them(build):
     engine = trainer.vllm_generation
     assert engine.log == ["push", 4, 8]
     trainer.engines._changed.clear()
-    generator = PolicyGenerator(trainer, "solver", "answers")
+    generator = PolicyGenerator(trainer, "solver")
     prompt = [[{"role": "user", "content": "x"}]]
     generator(prompt)
     engine._llm_weights_sleeping = True
@@ -163,15 +164,18 @@ def test_engines_have_room_for_one_wave(sharing, settings, rows, build):
 
 def test_a_context_is_the_shorter_of_model_and_engine(build):
     trainer = build("separate", vllm_max_model_length=100)
-    assert PolicyGenerator(trainer, "solver", "rating").context_length == 100
+    assert PolicyGenerator(trainer, "solver").context_length == 100
     trainer = build("separate")
     length = trainer.model.config.max_position_embeddings
-    assert PolicyGenerator(trainer, "solver", "rating").context_length == length
+    assert PolicyGenerator(trainer, "solver").context_length == length
 
 
 def test_one_server_for_models_of_two_dtypes(model_dirs, chat_dataset, build, make_config):
     trainer = build("separate", vllm_engine_per_role=False)
     trainer.args.vllm_mode = "server"
-    trainer.model.policies["solver"].to(torch.bfloat16)
+    policies = trainer.model.policies
+    policies["solver"].to(torch.bfloat16)
     with pytest.raises(ValueError, match="in one dtype, but the models have .*float32.*bfloat16.*Load them in one"):
-        type(trainer.engines)(trainer)
+        AgentEngines(
+            trainer.vllm_generation, trainer.topology, trainer.args, trainer.tokenizers, policies.__getitem__, True
+        )

@@ -2,12 +2,13 @@
 
 import asyncio
 import math
+import re
 
 import pytest
 from datasets import Dataset
 
-from ccpo import MathVerifier, ThinkSolve
-from ccpo.evaluation import Proportion, evaluate_team
+from ccpo import AnswerCritiqueRewrite, Chain, MathVerifier, ThinkSolve, Vote
+from ccpo.evaluation import Proportion, TeamEvaluation, evaluate_team, paired_difference
 
 Z = 1.959964
 
@@ -174,3 +175,67 @@ def test_asynchronous_outcome_and_generators():
 
     assert evaluate() == asyncio.run(in_a_notebook())
     assert evaluate().joint == Proportion(1, 3)
+
+
+# ---- Other teams ----
+
+
+def test_a_chain_is_seen_without_each_role():
+    topology = Chain(["first", "second", "third"])
+    dataset = Dataset.from_dict({"prompt": [str(i) for i in range(6)], "solution": [str(i) for i in range(6)]})
+    asked = {name: [] for name in topology.role_names}
+
+    def speaker(name):
+        def speak(prompts):
+            asked[name].append(len(prompts))
+            number = [re.search(r"\d", prompt)[0] for prompt in prompts]
+            # Right for even numbers with the second's help, always wrong without it.
+            if name != "third":
+                return [f"{name} helps" for _ in number]
+            helped = ["second helps" in prompt for prompt in prompts]
+            return [
+                f"\\boxed{{{n}}}" if h and int(n) % 2 == 0 else "\\boxed{77}"
+                for n, h in zip(number, helped, strict=True)
+            ]
+
+        return speak
+
+    generate = {name: speaker(name) for name in topology.role_names}
+    result = evaluate_team(dataset, generate, MathVerifier(num_workers=1), topology=topology, batch_size=4)
+    assert result.joint == Proportion(3, 6) and result.right == (1, 0, 1, 0, 1, 0)
+    assert result.without == {"first": Proportion(3, 6), "second": Proportion(0, 6)}
+    assert result.solo == result.without["first"]
+    assert set(result.to_dict()) >= {"without_first", "without_second"}
+    # Batches of 4 and 2. Only the second reads the first, which has nobody to speak to without it.
+    assert asked == {"first": [4, 2], "second": [8, 4], "third": [12, 6]}
+
+
+def test_a_vote_and_a_mean_of_two_answers():
+    dataset = Dataset.from_dict({"prompt": ["0", "1", "2"], "solution": ["0", "1", "2"]})
+    said = {"voter_1": "012", "voter_2": "099", "voter_3": "088"}
+    generate = {name: lambda prompts, w=w: [f"\\boxed{{{c}}}" for c in w[: len(prompts)]] for name, w in said.items()}
+    result = evaluate_team(dataset, generate, MathVerifier(num_workers=1), topology=Vote(3))
+    assert result.right == pytest.approx((1, 1 / 3, 1 / 3))  # three ways to answer: a tie of three
+    assert result.joint.total == 3 and result.joint.value == pytest.approx(5 / 9) and result.solo is None
+    topology = AnswerCritiqueRewrite()
+    answer = {"rewrite_a": "012", "rewrite_b": "999"}
+    said = {name: answer.get(name, "xyz") for name in topology.role_names}
+    generate = {name: lambda prompts, w=w: [f"\\boxed{{{c}}}" for c in w[: len(prompts)]] for name, w in said.items()}
+    result = evaluate_team(dataset, generate, MathVerifier(num_workers=1), topology=topology)
+    assert result.right == (0.5, 0.5, 0.5) and result.joint == Proportion(1.5, 3)
+
+
+def test_paired_difference_of_the_same_problems():
+    def team(*right):
+        return TeamEvaluation(Proportion(0, 1), None, Proportion(0, 0), right=right)
+
+    before, after = team(*[0.0] * 50, *[1.0] * 50, math.nan), team(*[1.0] * 40, *[0.0] * 10, *[1.0] * 51)
+    value, (low, high) = paired_difference(before, after)
+    assert value == 0.4
+    spread = 1.96 * math.sqrt(0.4 * 0.6 / 100)  # of 100 differences, 40 of them 1
+    assert low == pytest.approx(0.4 - spread, abs=0.015) and high == pytest.approx(0.4 + spread, abs=0.015)
+    assert paired_difference(before, after) == (value, (low, high))
+    assert paired_difference(after, before)[0] == -0.4
+    assert math.isnan(paired_difference(team(math.nan), team(1.0))[0])
+    with pytest.raises(ValueError, match="`before` has 101 problems and `after` 1"):
+        paired_difference(before, team(1.0))

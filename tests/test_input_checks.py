@@ -21,8 +21,6 @@ from ccpo import (
 )
 from ccpo.training.input_checks import GOLDS_READ, check_datasets, check_objects
 
-ROLES = ("thinker", "solver")
-
 
 @pytest.fixture
 def no_model(monkeypatch):
@@ -267,7 +265,7 @@ def test_a_verifier_that_reads_another_column(make_config, text_dataset):
             return self.score(gold=target, prediction=completions)
 
     rows = text_dataset.rename_column("solution", "target")
-    check_datasets(rows, None, make_config(), [SharedCredit(Own())], ("thinker", "solver"))
+    check_datasets(rows, None, make_config(), [SharedCredit(Own())], ThinkSolve())
 
 
 def test_an_empty_dict_of_datasets(build):

@@ -23,7 +23,7 @@ from ccpo import (
     TransformersGenerator,
 )
 from ccpo.credit import counterfactual_credit, self_evaluated_credit
-from ccpo.rewards import credit_metrics, rating_metrics
+from ccpo.rewards import TeamOutcomes, credit_metrics, shares_metrics
 from ccpo.team.prompts import build_thinker_messages
 
 TOPOLOGY = ThinkSolve(solver_prompt="J {problem} {thought}", solo_prompt="A {problem}")
@@ -159,7 +159,7 @@ def test_gathered_rows_are_credited_as_whole_groups():
     """What a process returns is its part of the credit of all rows, wherever a group's rows lie."""
     credit = CounterfactualCredit(by_word, partner=lookup(TABLE), topology=TOPOLOGY)
     joint, solo = [1.0, -1.0, 1.0, 1.0, math.nan, -1.0], [-1.0, -1.0, -1.0, 1.0, 1.0, -1.0]
-    rows = list(zip(PROBLEMS, joint, solo, strict=True))
+    rows = [(problem, [r], b, None) for problem, r, b in zip(PROBLEMS, joint, solo, strict=True)]
     expected = counterfactual_credit(torch.tensor(joint).view(2, 3), torch.tensor(solo).view(2, 3))["thinker"]
     expected = [None if math.isnan(x) else x for x in expected.flatten().tolist()]
     assert credit._allocate_rows(rows, 0, 6) == pytest.approx(expected)
@@ -170,7 +170,8 @@ def test_gathered_rows_are_credited_as_whole_groups():
 
 def test_ragged_groups_are_padded_with_nan():
     credit = SelfEvaluatedCredit(by_word)
-    rows = [("a", 1.0, None, 0.9, 0.7), ("a", 1.0, None, 0.3, 0.1), ("b", -1.0, None, 0.5, 0.9)]
+    rated = [("a", 1.0, 0.9, 0.7), ("a", 1.0, 0.3, 0.1), ("b", -1.0, 0.5, 0.9)]  # the Thinker's share by each role
+    rows = [(p, [r], None, [[[t, 1 - t], [s, 1 - s]]]) for p, r, t, s in rated]
     expected = self_evaluated_credit(
         torch.tensor([[1.0, 1.0]]), torch.tensor([[0.9, 0.3]]), torch.tensor([[0.7, 0.1]])
     )
@@ -239,7 +240,7 @@ def test_plain_text_for_a_chat_model_is_warned_of_once(chat, model_dirs, make_co
     credit = SharedCredit(MathVerifier(), partner=lambda prompts: [r"\boxed{1}"] * len(prompts))
     GRPOTrainer(model_dirs["qwen3"], credit, make_config(GRPOConfig), dataset).train()
     said = [r.getMessage() for r in caplog.records if "has a chat template and is given plain texts" in r.getMessage()]
-    assert len(said) == (0 if chat else 1) and all(text.startswith("The Thinker has") for text in said)
+    assert len(said) == (0 if chat else 1) and all(text.startswith("The thinker has") for text in said)
 
 
 @pytest.mark.parametrize("cls", [SharedCredit, CounterfactualCredit, SelfEvaluatedCredit])
@@ -306,18 +307,6 @@ def test_bad_use_raises_with_the_remedy():
         CreditAllocator(by_word).allocate(torch.zeros(1, 1, 1))
 
 
-@pytest.mark.parametrize("template", [None, "{role}|{outcome}|{problem}|{thought}|{answer}"])
-def test_rating_prompts_are_cut_to_the_context_and_keep_the_box(template):
-    credit = SelfEvaluatedCredit(by_word, rating_prompt=template, rating_max_tokens=100)
-    answer = "x" * 50_000 + r" \boxed{7}"
-    for context in (None, 4096):
-        prompt = credit._rating_prompt("solver", "p" * 50_000, "t" * 50_000, answer, "wrong", context)
-        assert r"\boxed{7}" in prompt and "…" in prompt
-        assert len(prompt) < 50_000 and (context is None or len(prompt) + 100 <= context)
-    short = credit._rating_prompt("solver", "p", "t", "a", "wrong", 4096)
-    assert "…" not in short or template is None
-
-
 def test_problem_column_missing_is_said_once_and_must_be_text(caplog):
     credit = SharedCredit(by_word, partner=lookup(TABLE), topology=TOPOLOGY)
     for _ in range(2):
@@ -328,9 +317,9 @@ def test_problem_column_missing_is_said_once_and_must_be_text(caplog):
 
 
 def test_outcome_metrics_by_hand():
-    joint = torch.tensor([[[1.0], [-1.0]], [[1.0], [math.nan]]])
+    joint = torch.tensor([[1.0, -1.0], [1.0, math.nan]])
     solo = torch.tensor([[-1.0, -1.0], [1.0, 1.0]])
-    metrics = credit_metrics(joint, solo)
+    metrics = credit_metrics(TeamOutcomes(ThinkSolve(), (1, 1), {"solver": joint}, without={"thinker": solo}))
     assert metrics == pytest.approx(
         {
             "credit/joint_accuracy": 2 / 3,
@@ -340,7 +329,8 @@ def test_outcome_metrics_by_hand():
             "credit/hurt_rate": 0.0,
         }
     )
-    shares = torch.tensor([[[0.9], [math.nan]], [[0.3], [0.5]]]), torch.tensor([[[0.9], [0.1]], [[0.7], [0.5]]])
-    assert rating_metrics(joint, *shares) == pytest.approx(
+    thinker, solver = torch.tensor([[0.9, math.nan], [0.3, 0.5]]), torch.tensor([[0.9, 0.1], [0.7, 0.5]])
+    pairs = [torch.stack([share, 1 - share], dim=-1) for share in (thinker, solver)]
+    assert shares_metrics(joint, torch.stack(pairs, dim=-2), ("thinker", "solver")) == pytest.approx(
         {"rating/thinker_valid_rate": 2 / 3, "rating/solver_valid_rate": 1.0, "rating/agreement_rate": 0.5}
     )

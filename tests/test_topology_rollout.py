@@ -1,71 +1,15 @@
-"""Who reads whom, the wiring of one pass of the team, and which rows answer alone."""
+"""The wiring of one pass of the team: what each role is asked, in which calls, and what is kept of it."""
 
 import copy
-import dataclasses
-import itertools
 from collections import Counter
+from contextlib import contextmanager
 
 import pytest
 
-from ccpo.team.prompts import (
-    SOLO_PROMPT,
-    SOLVER_PROMPT,
-    THINKER_PROMPT,
-    build_solo_messages,
-    build_solver_messages,
-    build_thinker_messages,
-)
-from ccpo.team.rollout import Episodes, assign_solos, run_episodes, run_solver
-from ccpo.team.topology import Role, Solo, ThinkSolve, Topology
-
-# ---- Topology ----
-
-
-def test_roles_speak_in_order_and_read_what_they_read():
-    topology = Topology((Role("a"), Role("b", reads=("a",)), Role("c", reads=("b", "a")), Role("d")))
-    heard = []
-
-    def speak(role, read):
-        heard.append((role.name, dict(read)))
-        return role.name.upper()
-
-    assert topology.role_names == ("a", "b", "c", "d")
-    assert topology.run(speak) == {"a": "A", "b": "B", "c": "C", "d": "D"}
-    assert heard == [("a", {}), ("b", {"a": "A"}), ("c", {"b": "B", "a": "A"}), ("d", {})]
-
-
-def test_the_topologies_at_hand():
-    assert ThinkSolve().role_names == ("thinker", "solver")
-    assert ThinkSolve().roles[1].reads == ("thinker",)
-    assert Solo().role_names == ("solver",)
-    defaults = ThinkSolve()
-    assert (defaults.thinker_prompt, defaults.solver_prompt) == (THINKER_PROMPT, SOLVER_PROMPT)
-    assert defaults.solo_prompt == SOLO_PROMPT
-
-
-@pytest.mark.parametrize("data", [Role("a"), ThinkSolve(), Solo()])
-def test_a_topology_is_frozen_data(data):
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        data.roles = ()
-    assert copy.deepcopy(data) == data
-    assert hash(copy.deepcopy(data)) == hash(data)
-
-
-@pytest.mark.parametrize(
-    ("kwargs", "match"),
-    [
-        ({"thinker_prompt": "Think."}, r"`thinker_prompt` must contain \{problem\}, got 'Think.'"),
-        ({"solver_prompt": "{thought}"}, r"`solver_prompt` must contain \{problem\}, got '\{thought\}'"),
-        ({"solver_prompt": "{problem}"}, r"`solver_prompt` must contain \{thought\}, got '\{problem\}'"),
-        ({"solo_prompt": "{thought}"}, r"`solo_prompt` must contain \{problem\}, got '\{thought\}'"),
-    ],
-)
-def test_a_template_without_its_field_is_an_error(kwargs, match):
-    with pytest.raises(ValueError, match=match):
-        ThinkSolve(**kwargs)
-
-
-# ---- One pass ----
+from ccpo.team.answers import AnswerReader
+from ccpo.team.prompts import build_messages, build_solo_messages, build_solver_messages, build_thinker_messages
+from ccpo.team.rollout import Passes, Texts, build_role_prompt, run_team
+from ccpo.team.topology import AnswerCritiqueRewrite, Chain, Role, Solo, ThinkSolve, Topology, Vote
 
 
 class Recorder:
@@ -83,35 +27,49 @@ PROMPTS = [f"What is ${i}+1$? Put the answer in \\boxed{{}}." for i in range(3)]
 CHATS = [[{"role": "system", "content": "Be kind."}, {"role": "user", "content": text}] for text in PROMPTS]
 
 
+def alone(*rows):
+    """Passes of these rows without the Thinker."""
+    return {"thinker": Passes(rows)}
+
+
+# ---- Think-Solve ----
+
+
 @pytest.mark.parametrize("prompts", [PROMPTS, CHATS], ids=["text", "chat"])
 def test_every_prompt_reaches_its_role_in_order(prompts):
     thinker, solver = Recorder("t", " $\\boxed{7}$"), Recorder("s")
     before = copy.deepcopy(prompts)
-    episodes = run_episodes(
-        ThinkSolve(), prompts, {"thinker": thinker, "solver": solver}, num_solves=2, solo_rows=[2, 0, 0, 1]
-    )
+    generate = {"thinker": thinker, "solver": solver}
+    episodes = run_team(ThinkSolve(), prompts, generate, branches=(1, 2), removals=alone(2, 0, 0, 1))
     asked = [build_thinker_messages(prompt) for prompt in prompts]
     joint = [build_solver_messages(prompts[i], f"t{i} ") for i in (0, 0, 1, 1, 2, 2)]
     solo = [build_solo_messages(prompts[i]) for i in (2, 0, 0, 1)]
     assert thinker.calls == [asked]
     assert solver.calls == [joint + solo]  # one call
     assert episodes.prompts == prompts == before
-    assert episodes.thoughts == [f"t{i} $\\boxed{{7}}$" for i in range(3)]  # what the Thinker really wrote
-    assert episodes.views == ["t0 ", "t1 ", "t2 "]
+    thoughts = [f"t{i} $\\boxed{{7}}$" for i in range(3)]  # what the Thinker really wrote
+    assert [episodes.view("thinker", thought) for thought in thoughts] == ["t0 ", "t1 ", "t2 "]
     assert episodes.leaked == [True] * 3
-    assert episodes.answers == [f"s{i}" for i in range(6)]  # 2i and 2i + 1 answer thought i
-    assert episodes.solos == [f"s{i}" for i in range(6, 10)]
-    assert episodes.solo_rows == [2, 0, 0, 1]
-    assert episodes.role_prompts == {"thinker": asked, "solver": joint}
+    answers = [f"s{i}" for i in range(6)]  # 2i and 2i + 1 answer thought i
+    assert episodes.answers == answers
+    assert episodes.said == {
+        "thinker": Texts(asked, thoughts, [0, 1, 2]),
+        "solver": Texts(joint, answers, [0, 0, 1, 1, 2, 2]),
+    }
+    assert episodes.without == {
+        "thinker": {"solver": Texts(solo, [f"s{i}" for i in range(6, 10)], [2, 0, 0, 1], start=6)}
+    }
+    assert episodes.passes == alone(2, 0, 0, 1)
 
 
 def test_without_solos_and_with_one_answer():
     thinker, solver = Recorder("t"), Recorder("s")
-    episodes = run_episodes(ThinkSolve(), PROMPTS, {"thinker": thinker, "solver": solver})
+    episodes = run_team(ThinkSolve(), PROMPTS, {"thinker": thinker, "solver": solver})
     assert solver.calls == [[build_solver_messages(prompt, f"t{i}") for i, prompt in enumerate(PROMPTS)]]
-    assert (episodes.answers, episodes.solos, episodes.solo_rows) == (["s0", "s1", "s2"], [], [])
+    assert (episodes.answers, episodes.without, episodes.passes) == (["s0", "s1", "s2"], {}, {})
     assert episodes.leaked == [False] * 3
-    assert episodes.views == episodes.thoughts
+    thoughts = episodes.said["thinker"].texts
+    assert [episodes.view("thinker", thought) for thought in thoughts] == thoughts
 
 
 def test_the_topology_s_own_templates_are_used():
@@ -119,33 +77,39 @@ def test_the_topology_s_own_templates_are_used():
         thinker_prompt="T {problem}", solver_prompt="S {thought} {problem}", solo_prompt="A {problem}"
     )
     thinker, solver = Recorder("t"), Recorder("s")
-    run_episodes(topology, ["p", "q"], {"thinker": thinker, "solver": solver}, solo_rows=(1,))
+    run_team(topology, ["p", "q"], {"thinker": thinker, "solver": solver}, removals=alone(1))
     assert thinker.calls == [["T p", "T q"]]
     assert solver.calls == [["S t0 p", "S t1 q", "A q"]]
 
 
 def test_a_generator_may_serve_both_roles_and_others_may_be_there():
     both = Recorder("x")
-    episodes = run_episodes(ThinkSolve(), ["p"], {"thinker": both, "solver": both, "critic": None})
+    episodes = run_team(ThinkSolve(), ["p"], {"thinker": both, "solver": both, "critic": None})
     assert len(both.calls) == 2
-    assert (episodes.thoughts, episodes.answers) == (["x0"], ["x0"])
+    assert (episodes.said["thinker"].texts, episodes.answers) == (["x0"], ["x0"])
+    assert [said.start for said in episodes.said.values()] == [0, 1]
 
 
 def test_the_solver_s_half_alone():
     solver = Recorder("s")
-    episodes = run_solver(ThinkSolve(), ["p", "q"], ["a", "b \\boxed{1}"], solver, num_solves=1, solo_rows=[1, 1])
-    joint = [build_solver_messages("p", "a"), build_solver_messages("q", "b ")]
-    assert solver.calls == [[*joint, build_solo_messages("q"), build_solo_messages("q")]]
-    assert episodes == Episodes(
-        prompts=["p", "q"],
-        thoughts=["a", "b \\boxed{1}"],
-        answers=["s0", "s1"],
-        solos=["s2", "s3"],
-        solo_rows=[1, 1],
-        role_prompts={"solver": joint},
+    thoughts = ["a", "b \\boxed{1}"]
+    episodes = run_team(
+        ThinkSolve(), ["p", "q"], {"solver": solver}, given={"thinker": thoughts}, removals=alone(1, 1)
     )
-    with pytest.raises(ValueError):
-        run_solver(ThinkSolve(), ["p", "q"], ["a"], solver)
+    joint = [build_solver_messages("p", "a"), build_solver_messages("q", "b ")]
+    solo = [build_solo_messages("q"), build_solo_messages("q")]
+    assert solver.calls == [joint + solo]
+    assert episodes.said == {"thinker": Texts([], thoughts, [0, 1]), "solver": Texts(joint, ["s0", "s1"], [0, 1])}
+    assert episodes.without == {"thinker": {"solver": Texts(solo, ["s2", "s3"], [1, 1], start=2)}}
+    assert episodes.leaked == [False, True]
+    for texts in (["a"], ["a", "b", "c"]):
+        with pytest.raises(
+            ValueError, match=rf"`given\['thinker'\]` must have a text for each of 2, got {len(texts)}"
+        ):
+            run_team(ThinkSolve(), ["p", "q"], {"solver": solver}, given={"thinker": texts})
+
+
+# ---- What generators must return ----
 
 
 @pytest.mark.parametrize(
@@ -158,7 +122,7 @@ def test_the_solver_s_half_alone():
 )
 def test_a_missing_generator_is_an_error(generators, match):
     with pytest.raises(ValueError, match=match):
-        run_episodes(ThinkSolve(), ["p"], generators)
+        run_team(ThinkSolve(), ["p"], generators)
     assert all(not g.calls for g in generators.values() if g)  # before anything is generated
 
 
@@ -174,7 +138,7 @@ def test_a_lost_completion_is_an_error(broken, match):
     whole = generators[broken]
     generators[broken] = lambda prompts: whole(prompts)[:-1]
     with pytest.raises(ValueError, match=match):
-        run_episodes(ThinkSolve(), PROMPTS, generators, solo_rows=[0, 1])
+        run_team(ThinkSolve(), PROMPTS, generators, removals=alone(0, 1))
 
 
 @pytest.mark.parametrize(
@@ -189,78 +153,177 @@ def test_a_lost_completion_is_an_error(broken, match):
 )
 def test_a_generator_that_returns_something_else(returned, match):
     with pytest.raises(TypeError, match=match):
-        run_episodes(ThinkSolve(), PROMPTS, {"thinker": lambda prompts: returned, "solver": Recorder("s")})
+        run_team(ThinkSolve(), PROMPTS, {"thinker": lambda prompts: returned, "solver": Recorder("s")})
 
 
 def test_a_generator_may_return_messages():
     messages = [[{"role": "assistant", "content": f"m{i}"}] for i in range(3)]
-    episodes = run_episodes(ThinkSolve(), PROMPTS, {"thinker": lambda prompts: messages, "solver": Recorder("s")})
-    assert episodes.thoughts == ["m0", "m1", "m2"]
+    episodes = run_team(ThinkSolve(), PROMPTS, {"thinker": lambda prompts: messages, "solver": Recorder("s")})
+    assert episodes.said["thinker"].texts == ["m0", "m1", "m2"]
 
 
-# ---- Solos ----
+# ---- Any team ----
 
 
-def split_batches():
-    """Every (rows, processes, group, S) with whole groups, though a group may be split over processes."""
-    for rows, processes, group in itertools.product(range(1, 13), range(1, 7), range(1, 13)):
-        if rows * processes % group == 0:
-            for solos in {1, 2, max(1, group // 2), max(1, group - 1), group, group + 1, 2 * group, 3 * group + 2}:
-                yield rows, processes, group, solos
+def test_roles_speak_in_order_and_read_what_they_read():
+    heard = []
+
+    def speaker(name):
+        def generate(prompts):
+            heard.append((name, prompts))
+            return [name.upper()] * len(prompts)
+
+        return generate
+
+    templates = {"a": "{problem}", "b": "{problem} {a}", "c": "{problem} {b} {a}", "d": "{problem} {c}"}
+    reads = {"a": (), "b": ("a",), "c": ("b", "a"), "d": ("c",)}
+    topology = Topology(tuple(Role(name, reads[name], prompt=text) for name, text in templates.items()))
+    episodes = run_team(topology, ["p"], {name: speaker(name) for name in templates})
+    assert topology.role_names == ("a", "b", "c", "d")
+    assert {name: said.texts for name, said in episodes.said.items()} == {
+        "a": ["A"],
+        "b": ["B"],
+        "c": ["C"],
+        "d": ["D"],
+    }
+    assert heard == [("a", ["p"]), ("b", ["p A"]), ("c", ["p B A"]), ("d", ["p C"])]
 
 
-def test_every_prompt_gets_its_solos_wherever_its_rows_are():
-    combinations = list(split_batches())
-    assert len(combinations) > 1000
-    assert any(rows % group and group % rows for rows, _, group, _ in combinations)  # groups across a boundary
-    for rows, processes, group, solos in combinations:
-        local, valid = assign_solos(rows, processes, group, solos)
-        case = (rows, processes, group, solos)
-        assert len(local) == processes, case
-        size = len(local[0])
-        assert size >= 1 and all(len(own) == size for own in local), case
-        assert len(valid) == processes * size, case
-        assert all(0 <= row < rows for own in local for row in own), case
-        answered = [
-            (rank * rows + row) // group
-            for (rank, row), counts in zip(
-                ((rank, row) for rank, own in enumerate(local) for row in own), valid, strict=True
-            )
-            if counts
+def test_one_role_is_asked_the_dataset_s_prompts():
+    solver = Recorder("s")
+    episodes = run_team(Solo(), CHATS, {"solver": solver})
+    assert solver.calls == [CHATS] and episodes.answers == ["s0", "s1", "s2"] and episodes.leaked == []
+
+
+def test_fields_in_problems_and_texts_are_not_filled():
+    """One pass: what a problem or a text says in braces stays, and so do a template's other braces."""
+    topology = ThinkSolve(solver_prompt='{"a": 1} {problem} | {thought} \\boxed{}')
+    role = topology["solver"]
+    read = {"thinker": "{problem} {thinker} {solver}"}
+    asked = build_role_prompt(topology, role, "Why {thinker} and {solver}, {}?", read)
+    assert asked == '{"a": 1} Why {thinker} and {solver}, {}? | {problem} {thinker} {solver} \\boxed{}'
+    heard = Recorder("x", " {problem}")
+    run_team(topology, ["{thinker}"], {"thinker": heard, "solver": heard})
+    assert heard.calls[1] == ['{"a": 1} {thinker} | x0 {problem} \\boxed{}']
+
+
+def test_who_states_no_answer_is_not_asked_for_one():
+    """The sentence that asks for a box stays with those who are to write one."""
+    topology = Chain(["planner", Role("critic", states_answer=True), "writer"])
+    for name, asks in (("planner", False), ("critic", True), ("writer", True)):
+        role = topology[name]
+        read = dict.fromkeys(role.reads, "x")
+        asked = build_role_prompt(topology, role, PROMPTS[0], read)
+        assert ("Put the answer in" in asked) is asks
+        plain = build_messages if asks else lambda text, prompt, **f: build_thinker_messages(prompt, text, **f)
+        assert asked == plain(role.prompt, PROMPTS[0], **read)
+
+
+TEXT = "It is \\boxed{7}.\n#### 7"
+
+
+@pytest.mark.parametrize(("role", "passes"), [({}, False), ({"states_answer": True}, True), ({"judged": True}, False)])
+def test_the_leak_guard_goes_by_role(role, passes):
+    """A text passes as it is where its role states an answer; being judged does not matter."""
+    topology = Topology((Role("a", **role), Role("b", ("a",), prompt="{problem} {a}")))
+    reader = Recorder("r")
+    episodes = run_team(topology, ["p"], {"a": lambda prompts: [TEXT], "b": reader})
+    assert episodes.said["a"].texts == [TEXT]
+    assert episodes.view("a", TEXT) in reader.calls[0][0]
+    assert ("7" in reader.calls[0][0]) is passes and (episodes.view("a", TEXT) == TEXT) is passes
+    assert episodes.leaked == ([] if passes else [True])
+
+
+def test_leaks_are_counted_of_guarded_roles_alone():
+    """Answers pass, rewrites are read by nobody; of the critiques the second states an answer."""
+    team = AnswerCritiqueRewrite()
+    says = {"answer_a": "\\boxed{1}", "answer_b": "\\boxed{2}", "critique_a": "x", "critique_b": "no, \\boxed{3}"}
+    says |= {"rewrite_a": "\\boxed{4}", "rewrite_b": "\\boxed{5}"}
+    generate = {name: lambda prompts, text=text: [text] * len(prompts) for name, text in says.items()}
+    episodes = run_team(team, ["p"], generate)
+    assert episodes.leaked == [False, True]
+    assert "\\boxed{1}" in episodes.said["critique_b"].prompts[0]
+    (asked,) = episodes.said["rewrite_a"].prompts
+    assert "\\boxed{1}" in asked and "no, " in asked and "3" not in asked
+
+
+def test_the_guard_reads_as_the_verifier_does():
+    topology = Chain([Role("a", prompt="{problem}"), Role("b", prompt="{problem} {a}")])
+    heard, reader = Recorder("r"), AnswerReader(r"RESULT = (.+)")
+    text = "RESULT = 7\nand \\boxed{8}"
+    episodes = run_team(topology, ["p"], {"a": lambda prompts: [text], "b": heard}, reader=reader)
+    assert heard.calls == [["p " + reader.strip(text)]] and "RESULT = 7" not in heard.calls[0][0]
+    assert episodes.leaked == [True]
+
+
+# ---- Calls ----
+
+
+def count_calls(topology, generators, **kwargs):
+    """How many calls each of the generators gets, and what `around` was told of them."""
+    told = []
+
+    @contextmanager
+    def around(generate, parts):
+        told.append((generate.name, parts, [len(call) for call in generate.calls]))
+        yield
+        assert len(generate.calls[-1]) == sum(count for _, count in parts)
+
+    episodes = run_team(topology, ["p", "q"], generators, around=around, **kwargs)
+    return Counter(name for name, _, _ in told), told, episodes
+
+
+def test_calls_of_dacr():
+    """Two agents of separate weights make six calls, one shared policy three."""
+    team = AnswerCritiqueRewrite()
+    two = {"a": Recorder("a"), "b": Recorder("b")}
+    calls, told, _ = count_calls(team, {name: two[team.agent_of(name)] for name in team.role_names})
+    assert calls == {"a": 3, "b": 3} and len(told) == 6
+    assert {len(call) for agent in two.values() for call in agent.calls} == {2}
+    one = Recorder("x")
+    calls, told, episodes = count_calls(team, dict.fromkeys(team.role_names, one))
+    assert calls == {"x": 3}
+    kinds = ("answer", "critique", "rewrite")
+    assert [parts for _, parts, _ in told] == [[(f"rollout/{k}_a", 2), (f"rollout/{k}_b", 2)] for k in kinds]
+    assert [said.start for said in episodes.said.values()] == [0, 2, 4, 6, 8, 10]
+
+
+def test_calls_of_think_solve():
+    """Two, with the solos in the Solver's; of one policy, too."""
+    for generators in (
+        {"thinker": Recorder("t"), "solver": Recorder("s")},
+        dict.fromkeys(("thinker", "solver"), Recorder("x")),
+    ):
+        _, told, _ = count_calls(ThinkSolve(), generators, branches=(1, 3), removals=alone(0, 1, 1))
+        assert [parts for _, parts, _ in told] == [
+            [("rollout/thought", 2)],
+            [("rollout/joint", 6), ("rollout/solo", 3)],
         ]
-        assert answered == sorted(answered), case
-        assert Counter(answered) == dict.fromkeys(range(rows * processes // group), solos), case
 
 
-def test_no_process_has_more_solos_than_the_busiest_one_needs():
-    for rows, processes, group, solos in split_batches():
-        local, valid = assign_solos(rows, processes, group, solos)
-        size = len(local[0])
-        assert any(all(valid[rank * size : (rank + 1) * size]) for rank in range(processes))
+def test_a_removal_goes_out_with_its_role_s_level():
+    """Without a, b begins, yet it waits for the level that it has in the whole team: no call is added."""
+    topology, names = Chain(["a", "b", "c"]), ("a", "b", "c")
+    removals = {"a": Passes((0, 1, 1)), "b": Passes((1,))}
+    generators = {name: Recorder(name) for name in names}
+    calls, told, episodes = count_calls(topology, generators, removals=removals)
+    assert calls == {"a": 1, "b": 1, "c": 1}
+    assert [parts for _, parts, _ in told] == [
+        [("rollout/a", 2)],
+        [("rollout/b", 2), ("rollout/without_a", 3)],
+        [("rollout/c", 2), ("rollout/without_a", 3), ("rollout/without_b", 1)],
+    ]
+    assert set(episodes.without["a"]) == {"b", "c"} and set(episodes.without["b"]) == {"c"}
+    one = Recorder("x")
+    calls, _, _ = count_calls(topology, dict.fromkeys(names, one), removals=removals)
+    assert calls == {"x": 3}
 
 
-def test_as_many_solos_as_rows_is_a_solo_for_each_row():
-    for rows, processes, group, _ in split_batches():
-        local, valid = assign_solos(rows, processes, group, group)
-        assert local == [list(range(rows))] * processes
-        assert all(valid)
-
-
-def test_solos_by_hand():
-    # W = 2 processes of 3 rows, G = 3, S = 1: the last row of each group answers, one per process.
-    assert assign_solos(3, 2, 3, 1) == ([[2], [2]], [True, True])
-    # G = 2 over rows 0 1 | 2 3 | 4 5 of processes (0 1 2) and (3 4 5), S = 1: rows 1 | 3 | 5, that is [1] and [0, 2].
-    # The first process answers once more, which does not count.
-    assert assign_solos(3, 2, 2, 1) == ([[1, 0], [0, 2]], [True, False, True, True])
-    # One prompt on two processes, S = 1: its last row answers, and the first process runs along.
-    assert assign_solos(2, 2, 4, 1) == ([[0], [1]], [False, True])
-    # S = 3 of G = 2: rows 0 and 1 answer once and twice.
-    assert assign_solos(2, 1, 2, 3) == ([[0, 1, 1]], [True] * 3)
-    # None: a process still runs along, since sharded generation is a collective.
-    assert assign_solos(2, 2, 2, 0) == ([[0], [0]], [False, False])
-
-
-@pytest.mark.parametrize(("rows", "processes", "group"), [(3, 1, 2), (3, 2, 4), (1, 1, 2)])
-def test_solos_of_a_broken_group_are_an_error(rows, processes, group):
-    with pytest.raises(ValueError, match=f"multiple of `group`, got {rows} x {processes} and {group}"):
-        assign_solos(rows, processes, group, 1)
+def test_calls_of_a_vote_and_of_mixed_policies():
+    one = Recorder("x")
+    assert count_calls(Vote(5), dict.fromkeys(Vote(5).role_names, one))[0] == {"x": 1}
+    # a and b of one policy on one level, c of it on the next: b with a, and c alone.
+    team = Topology((Role("a"), Role("b"), Role("c", ("a",)), Role("d", ("b", "c"))))
+    x, y = Recorder("x"), Recorder("y")
+    calls, told, _ = count_calls(team, {"a": x, "b": x, "c": x, "d": y})
+    assert calls == {"x": 2, "y": 1} and [name for name, _, _ in told] == ["x", "x", "y"]

@@ -406,7 +406,7 @@ def test_roles_read_what_they_should(model_dirs, make_config):
 
     solver, eos, end = tokenizers["solver"], *(tokenizers[role].eos_token for role in ROLES)
     assert text("thinker", 0) == f"<system>S{eos}<user>T1+1=?{eos}<assistant>"
-    for i, thought in enumerate(rollout.episodes.thoughts):
+    for i, thought in enumerate(rollout.episodes.said["thinker"].texts):
         expected = f"<system>S{end}<user>J{problem}|{strip_boxed(thought)}|{end}<assistant>"
         assert text("solver", i) == solver.decode(solver(expected)["input_ids"])
     assert max(len(ids) for _, ids, _ in rollout.samples["thinker"]) <= 3
@@ -581,8 +581,9 @@ def test_completions_table_has_a_row_per_episode(model_dirs, chat_dataset, make_
         rollout, rewards, advantages, _ = trainer.seen[step - 1]
         assert len(table) == 8  # 4 thoughts, 2 answers each
         assert table["joint_answer"].tolist() == rollout.episodes.answers == table["completion"].tolist()
-        assert table["thought"].tolist() == [t for t in rollout.episodes.thoughts for _ in range(2)]
-        assert table["solo_answer"].tolist() == [s for s in rollout.episodes.solos for _ in range(2)]
+        assert table["thought"].tolist() == [t for t in rollout.episodes.said["thinker"].texts for _ in range(2)]
+        solos = rollout.episodes.without["thinker"]["solver"].texts
+        assert table["solo_answer"].tolist() == [s for s in solos for _ in range(2)]
         assert table["outcome"].tolist() == rollout.outcomes[0].team.flatten().tolist()
         for role, repeat in (("thinker", 2), ("solver", 1)):
             assert table[f"{role}_credit"].tolist() == rewards[role].repeat_interleave(repeat).tolist()
@@ -716,7 +717,7 @@ def test_text_prompts_need_no_chat_template(text_dataset, make_config, outcome, 
     make_model("qwen3", tokenizer).save_pretrained(tmp_path / "m")
     tokenizer.save_pretrained(tmp_path / "m")
     trainer, _ = train(str(tmp_path / "m"), CounterfactualCredit(outcome), make_config(schedule="joint"), text_dataset)
-    assert isinstance(trainer.seen[0][0].episodes.role_prompts["solver"][0], str)
+    assert isinstance(trainer.seen[0][0].episodes.said["solver"].prompts[0], str)
 
 
 @pytest.mark.parametrize("estimator", ["reinforce++", "reinforce++-baseline"])

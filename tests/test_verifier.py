@@ -19,14 +19,14 @@ from pathlib import Path
 import pytest
 
 from ccpo.team import answers
-from ccpo.verifier import math_verifier as verifier_module
+from ccpo.verifier import pool as pool_module
 from ccpo.verifier.judging import worker
 from ccpo.verifier.math_verifier import MathVerifier
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-SOURCE = str(Path(verifier_module.__file__).resolve().parents[1])
+SOURCE = str(Path(pool_module.__file__).resolve().parents[1])
 NAN = math.nan
-BOOTSTRAP = verifier_module._BOOTSTRAP
+BOOTSTRAP = pool_module._BOOTSTRAP
 HALF = r"\frac{1}{2}"  # a gold answer that needs a worker, unlike a plain integer
 TOWER = "9^{9^{9^{9}}}"
 PARENTHESES = "1+(" * 150 + "1" + ")" * 150  # half a minute for the grammar
@@ -532,10 +532,10 @@ def test_hanging_pairs_are_bounded_and_the_others_are_scored(caplog):
         predictions[3:3] = [f"\\boxed{{{hanging}}}", "5", "6"]
         expected[3:3] = [-1.0, NAN, -1.0]
     start = time.monotonic()
-    with caplog.at_level("WARNING", logger="ccpo.verifier.math_verifier"):
+    with caplog.at_level("WARNING", logger="ccpo.verifier.pool"):
         scores = verifier.score(gold=golds, prediction=predictions)
     assert same(scores, expected), scores
-    assert time.monotonic() - start < 4 * (2.0 + verifier_module.GRACE_SECONDS) + 30
+    assert time.monotonic() - start < 4 * (2.0 + pool_module.GRACE_SECONDS) + 30
     # As predictions both take too long; as gold answers they may be found unreadable before that.
     assert re.search(r"[234] of 24 distinct pairs took over 2 s; 0 workers died otherwise", caplog.text)
 
@@ -559,7 +559,7 @@ def test_memory_is_bounded():
 
 
 def test_a_stopped_worker_is_killed_by_the_parent(monkeypatch):
-    monkeypatch.setattr(verifier_module, "GRACE_SECONDS", 0.5)
+    monkeypatch.setattr(pool_module, "GRACE_SECONDS", 0.5)
     verifier = MathVerifier(timeout=1.0, num_workers=1)
     one(verifier, HALF, "0.5")
     [pid] = pids(verifier)
@@ -587,7 +587,7 @@ def test_killed_workers_are_replaced(caplog):
         os.kill(pid, signal.SIGSTOP)
     results = []
     thread = threading.Thread(target=lambda: results.extend(verifier.score(gold=golds, prediction=predictions)))
-    with caplog.at_level("WARNING", logger="ccpo.verifier.math_verifier"):
+    with caplog.at_level("WARNING", logger="ccpo.verifier.pool"):
         thread.start()
         assert wait_until(lambda: all(member.jobs for member in list(verifier._pool.workers)))
         for pid in old:
@@ -612,22 +612,22 @@ def test_killed_workers_are_replaced(caplog):
     ],
 )
 def test_who_is_at_fault_when_a_worker_dies(timed_out, crashes, gold_read, settled, score):
-    job = verifier_module._Job(b"", gold_read=gold_read, crashes=crashes)
-    other = verifier_module._Job(b"")
+    job = pool_module.Job(b"", gold_read=gold_read, crashes=crashes)
+    other = pool_module.Job(b"")
     jobs = deque([job, other])
-    assert verifier_module._settle(jobs, timed_out) == settled
+    assert pool_module._settle(jobs, timed_out) == settled
     assert list(jobs) == ([other] if settled else [job, other])
     assert job.score == score or math.isnan(job.score) == math.isnan(score)
     assert other.score is None and (settled or not job.gold_read)
-    assert verifier_module._settle(deque(), timed_out) == 0
+    assert pool_module._settle(deque(), timed_out) == 0
 
 
 def test_a_worker_that_cannot_start_is_an_error(monkeypatch):
-    monkeypatch.setattr(verifier_module, "_BOOTSTRAP", "raise SystemExit")
+    monkeypatch.setattr(pool_module, "_BOOTSTRAP", "raise SystemExit")
     with pytest.raises(RuntimeError, match="it died while starting"):
         one(MathVerifier(num_workers=1), HALF, "0.5")
     missing = "import sys\nsys.modules['math_verify'] = None\n"
-    monkeypatch.setattr(verifier_module, "_BOOTSTRAP", missing + BOOTSTRAP)
+    monkeypatch.setattr(pool_module, "_BOOTSTRAP", missing + BOOTSTRAP)
     with pytest.raises(RuntimeError, match="cannot start a worker process: ModuleNotFoundError.*math_verify"):
         one(MathVerifier(num_workers=1), HALF, "0.5")
 
@@ -635,15 +635,15 @@ def test_a_worker_that_cannot_start_is_an_error(monkeypatch):
 def test_replies_of_an_interrupted_call_are_not_taken_for_the_next(verifier, monkeypatch):
     golds, predictions, expected = fractions(40)
     assert verifier.score(gold=golds, prediction=predictions) == expected
-    receive = verifier_module._Worker.receive
+    receive = pool_module._Worker.receive
 
     def interrupt(self, data):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verifier_module._Worker, "receive", interrupt)
+    monkeypatch.setattr(pool_module._Worker, "receive", interrupt)
     with pytest.raises(KeyboardInterrupt):
         verifier.score(gold=golds, prediction=[HALF] * 40)
-    monkeypatch.setattr(verifier_module._Worker, "receive", receive)
+    monkeypatch.setattr(pool_module._Worker, "receive", receive)
     assert verifier.score(gold=golds, prediction=predictions) == expected
 
 

@@ -1,6 +1,7 @@
 """Command-line arguments of the examples: what to train on, which credit, which prompts, how models are loaded."""
 
 import dataclasses
+import inspect
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -19,8 +20,8 @@ _SETTINGS = {  # of each scheme
     "shared": (),
     "c3": (),
     "ccpo": ("coef", "bonus", "baseline", "history"),
-    "vote": ("coef", "vote_mode", "history"),
-    "dacr": ("gamma", "dacr_mode"),
+    "vote": ("coef", "mode", "history"),
+    "dacr": ("gamma", "mode"),
     "sepo": (
         "self_weight",
         "credit_coef",
@@ -32,8 +33,6 @@ _SETTINGS = {  # of each scheme
         "rating_max_tokens",
     ),
 }
-_NAMED = {"vote_mode": "mode", "dacr_mode": "mode"}  # as the scheme calls it
-_HISTORY = ("history_decay", "history_alpha", "history_eta", "history_min_samples")
 _PROMPTS = ("thinker_prompt", "solver_prompt", "solo_prompt")
 _OF_A_DATASET = (
     "dataset_config",
@@ -79,9 +78,9 @@ class TeamArguments(ScriptArguments):
         models (`dict[str, str]`, *optional*): agent -> model; the others have `model_name_or_path`.
         credit (`str`, defaults to `"ccpo"`): `"shared"`, `"ccpo"`, `"sepo"`, `"c3"`, `"vote"` or `"dacr"`.
         coef, bonus, baseline: CCPO's, see [`CounterfactualCredit`]; `coef` also [`VoteCredit`]'s.
-        vote_mode: [`VoteCredit`]'s `mode`. gamma, dacr_mode: [`CrossImprovementCredit`]'s, `mode`.
-        history, history_decay, history_alpha, history_eta, history_min_samples:
-            History normalisation of CCPO and of votes, see [`~ccpo.credit.HistoryNormalizer`].
+        mode (`str`, *optional*): that of [`VoteCredit`] or [`CrossImprovementCredit`]. gamma: the latter's.
+        history (`bool` or `dict`, *optional*):
+            History normalisation of CCPO and of votes: `true`, or options of [`~ccpo.credit.HistoryNormalizer`].
         self_weight, credit_coef, blame_coef, center, rating_mode, rating_expectation, rating_prompt,
         rating_max_tokens:
             SEPO's, see [`SelfEvaluatedCredit`].
@@ -117,14 +116,15 @@ class TeamArguments(ScriptArguments):
     coef: float = field(default=0.2, metadata={"help": "CCPO: λ, weight of the counterfactual bonus."})
     bonus: str = field(default="event", metadata={"help": "CCPO: 'event' or 'difference'."})
     baseline: str = field(default="group", metadata={"help": "CCPO: 'group' or 'paired'."})
-    vote_mode: str = field(default="team", metadata={"help": "Vote: 'team' or 'marginal'."})
+    mode: str | None = field(
+        default=None,
+        metadata={"help": "Vote: 'team' (default), 'marginal'. DACR: 'total' (default), 'segment'."},
+    )
     gamma: float = field(default=0.5, metadata={"help": "DACR: γ, weight of what a critique did for the partner."})
-    dacr_mode: str = field(default="total", metadata={"help": "DACR: 'total' or 'segment'."})
-    history: bool = field(default=False, metadata={"help": "CCPO, vote: normalise by statistics of earlier batches."})
-    history_decay: float = field(default=0.99, metadata={"help": "History: weight of the past."})
-    history_alpha: float = field(default=1.0, metadata={"help": "History: slope of the tanh."})
-    history_eta: float = field(default=1.0, metadata={"help": "History: slope of the gate."})
-    history_min_samples: int = field(default=10, metadata={"help": "History: outcomes before it is used."})
+    history: Any = field(
+        default=None,
+        metadata={"help": "CCPO, vote: normalise by earlier batches: true, or options as {decay: 0.99}."},
+    )
     self_weight: float = field(default=0.3, metadata={"help": "SEPO: η, weight of a role's opinion of itself."})
     credit_coef: float = field(default=0.2, metadata={"help": "SEPO: λ, weight of the credit where right."})
     blame_coef: float = field(default=0.2, metadata={"help": "SEPO: μ, weight of the blame where wrong."})
@@ -182,9 +182,7 @@ class TeamArguments(ScriptArguments):
         for scheme in sorted(set(SCHEMES) - {self.credit}):
             others = tuple(name for name in _SETTINGS[scheme] if name not in _SETTINGS[self.credit])
             _refuse_idle(self, others, f"with `credit={self.credit!r}`. Set `credit={scheme!r}`")
-        if not self.history:
-            _refuse_idle(self, _HISTORY, "without `history`. Set `history=True`")
-        for name in ("topology", "models"):
+        for name in ("topology", "models", "history"):
             value = getattr(self, name)
             if isinstance(value, str) and value.lstrip().startswith("{"):
                 setattr(self, name, read_mapping(name, value, parsed=True))
@@ -221,10 +219,16 @@ class TeamArguments(ScriptArguments):
 
     def make_credit(self, **kwargs) -> CreditAllocator:
         """The allocator that these arguments describe."""
-        settings = {_NAMED.get(name, name): getattr(self, name) for name in _SETTINGS[self.credit]}
-        if settings.get("history"):
-            options = {name.removeprefix("history_"): getattr(self, name) for name in _HISTORY}
-            settings["history"] = HistoryNormalizer(**options)
+        settings = {name: getattr(self, name) for name in _SETTINGS[self.credit]}
+        if settings.get("mode", "") is None:
+            del settings["mode"]
+        if isinstance(self.history, dict) and "history" in settings:
+            known = inspect.signature(HistoryNormalizer).parameters
+            if unknown := [key for key in self.history if key not in known]:
+                raise ValueError(f"`history` has the keys {unknown}; it may have {list(known)}.")
+            settings["history"] = HistoryNormalizer(**self.history)
+        elif str(self.history).lower() in ("true", "false"):  # as text from the command line
+            settings["history"] = str(self.history).lower() == "true"
         outcome = MathVerifier(timeout=self.verifier_timeout, answer_pattern=self.answer_pattern)
         return SCHEMES[self.credit](outcome, **settings, **kwargs)
 

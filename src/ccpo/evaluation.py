@@ -64,6 +64,7 @@ class TeamEvaluation:
         no_answer ([`Proportion`], *optional*):
             answers in which the outcome function's `extract`, if it has one, found no answer.
         without (`dict[str, Proportion]`): for each role that can be removed, right answers of the team without it.
+        right (`tuple[float, ...]`): for each problem 1 where the team is right, 0 where not, NaN unscorable.
         cut (`dict[str, Proportion]`): for each role that reads others, prompts in which their texts were cut to fit.
     """
 
@@ -73,12 +74,14 @@ class TeamEvaluation:
     unscorable: int = 0
     no_answer: Proportion | None = None
     without: dict[str, Proportion] = field(default_factory=dict)
+    right: tuple[float, ...] = ()
     cut: dict[str, Proportion] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Values and intervals, ready for JSON."""
         parts = {"joint": self.joint, "solo": self.solo, "leak": self.leak, "no_answer": self.no_answer}
-        parts |= {f"without_{role}": share for role, share in self.without.items()}
+        if len(self.without) > 1:  # else it is `solo`
+            parts |= {f"without_{role}": share for role, share in self.without.items()}
         parts |= {f"{role}_cut": share for role, share in self.cut.items()}
         return {
             name: part and {**asdict(part), "value": part.value, "interval": part.interval}
@@ -159,5 +162,39 @@ def evaluate_team(
         unscorable=sum(map(math.isnan, right)),
         no_answer=Proportion(sum(no_answer), len(no_answer)) if hasattr(outcome, "extract") else None,
         without=removed,
+        right=tuple(right),
         cut={name: Proportion(sum(seen), len(seen)) for name, seen in cut.items()},
     )
+
+
+def paired_difference(
+    before: TeamEvaluation, after: TeamEvaluation, *, resamples: int = 10_000
+) -> tuple[float, tuple[float, float]]:
+    """
+    How much more of the same problems a team gets right, with a 95 % bootstrap interval over the problems.
+
+    Args:
+        before, after ([`TeamEvaluation`]): of the same problems in the same order.
+        resamples (`int`, defaults to 10,000): of the bootstrap, always the same ones.
+
+    Returns:
+        `tuple[float, tuple[float, float]]`: the mean difference and its interval; NaN where nothing is scorable.
+
+    Raises:
+        `ValueError`: evaluations of different problems.
+    """
+    if len(before.right) != len(after.right):
+        raise ValueError(f"`before` has {len(before.right)} problems and `after` {len(after.right)}: not the same.")
+    difference = torch.tensor(after.right, dtype=torch.float64) - torch.tensor(before.right, dtype=torch.float64)
+    difference = difference[~difference.isnan()]
+    if not difference.numel():
+        return math.nan, (math.nan, math.nan)
+    generator = torch.Generator().manual_seed(0)
+    means = torch.stack(
+        [
+            difference[torch.randint(difference.numel(), (difference.numel(),), generator=generator)].mean()
+            for _ in range(resamples)
+        ]
+    )
+    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return difference.mean().item(), (low, high)

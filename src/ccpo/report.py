@@ -1,6 +1,8 @@
 """What a run shows: a compact progress line, curves and a table."""
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +10,14 @@ from rich.console import Console
 from rich.table import Table
 from transformers import ProgressCallback
 
-from .evaluation import TeamEvaluation
+from .evaluation import TeamEvaluation, paired_difference
 
-_CURVES = (
-    ("Accuracy of a batch", {"credit/joint_accuracy": "joint", "credit/solo_accuracy": "solo"}),
-    (
-        "Correlation with shared credit",
-        {"credit/thinker/shared_correlation": "thinker", "credit/solver/shared_correlation": "solver"},
-    ),
-    (
-        "Rates of a batch",
-        {"credit/help_rate": "help", "credit/hurt_rate": "hurt", "credit/leak_rate": "leak"},
-    ),
-)
+# Title -> the metrics of a panel; what the groups match is a curve's name.
+_CURVES = {
+    "Accuracy of a batch": re.compile("credit/(.+)_accuracy"),
+    "Correlation with shared credit": re.compile("credit/(.+)/shared_correlation"),
+    "Rates of a batch": re.compile("credit/(?:(.+)/)?(help|hurt|leak)_rate"),
+}
 
 
 class TeamProgressCallback(ProgressCallback):
@@ -63,8 +60,11 @@ def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str 
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(_CURVES), figsize=(4.6 * len(_CURVES), 3.4), layout="constrained")
-    for axis, (label, names) in zip(axes, _CURVES, strict=True):
-        for color, (name, curve) in enumerate(names.items()):
+    logged = dict.fromkeys(name for row in log_history for name in row)
+    for axis, (label, pattern) in zip(axes, _CURVES.items(), strict=True):
+        matches = {name: match for name in logged if (match := pattern.fullmatch(name))}
+        for color, (name, match) in enumerate(matches.items()):
+            curve = " ".join(filter(None, match.groups()))
             points = [(row["step"], row[name]) for row in log_history if row.get(name) is not None]
             if points:
                 steps, values = zip(*points, strict=True)
@@ -88,7 +88,7 @@ def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str 
 
 def summarize(before: TeamEvaluation, after: TeamEvaluation, **extra: Any) -> dict[str, Any]:
     """The summary of a run: accuracies before and after, with 95 % intervals, and what else is given."""
-    summary: dict[str, Any] = {"num_eval_problems": after.leak.total}
+    summary: dict[str, Any] = {"num_eval_problems": len(after.right) or after.joint.total}
     for when, result in (("before", before), ("after", after)):
         summary |= {
             f"joint_accuracy_{when}": result.joint.value,
@@ -97,7 +97,8 @@ def summarize(before: TeamEvaluation, after: TeamEvaluation, **extra: Any) -> di
             f"no_answer_rate_{when}": result.no_answer and result.no_answer.value,
             when: result.to_dict(),
         }
-    return summary | extra
+    value, interval = paired_difference(before, after) if before.right and after.right else (math.nan, None)
+    return summary | {"joint_accuracy_difference": value, "joint_accuracy_difference_interval": interval} | extra
 
 
 def _plain(value: Any) -> Any:
@@ -119,11 +120,18 @@ def write_json(content: dict[str, Any], path: str | Path) -> Path:
 
 def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str, Path], seconds: float) -> None:
     """Print one table, before against after with 95 % intervals, and where the run's files are."""
-    table = Table(title=f"{after.leak.total} held-out problems, 95 % intervals")
+    total = len(after.right) or after.joint.total
+    table = Table(title=f"{total} held-out problems, 95 % intervals")
     for column in ("", "before", "after"):
         table.add_column(column, justify="left" if not column else "right")
-    for label, name in (("joint accuracy", "joint"), ("solo accuracy", "solo"), ("leak rate", "leak")):
-        table.add_row(label, str(getattr(before, name)), str(getattr(after, name)))
+    table.add_row("joint accuracy", str(before.joint), str(after.joint))
+    if len(after.without) > 1:
+        for role, share in after.without.items():
+            table.add_row(f"without {role}", str(before.without[role]), str(share))
+    elif after.solo is not None:
+        table.add_row("solo accuracy", str(before.solo), str(after.solo))
+    if after.leak.total:
+        table.add_row("leak rate", str(before.leak), str(after.leak))
     if before.no_answer and after.no_answer:
         table.add_row("no answer found", str(before.no_answer), str(after.no_answer))
     console = Console()

@@ -15,9 +15,9 @@ def contextual_credit(outcome: torch.Tensor, *, branches: Sequence[int]) -> tupl
 
     v is the mean outcome of the leaves below the text ([`~ccpo.credit.text_values`]). The siblings are the texts that
     continue the same text; those of the first role are all G texts of the prompt. These are advantages, not rewards:
-    no group mean and no std follows. For Think-Solve, with v_i = mean_k R_ik:
+    no group mean and no std follows. For two roles, with v_i = mean_k R_ik:
 
-        A_i = v_i - mean_{j≠i} v_j  (Thinker)          A_ik = R_ik - mean_{l≠k} R_il  (Solver)
+        A_i = v_i - mean_{j≠i} v_j  (first)          A_ik = R_ik - mean_{l≠k} R_il  (last)
 
     Args:
         outcome (`torch.Tensor` of shape `(P, N_n)`):

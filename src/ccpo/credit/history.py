@@ -47,8 +47,9 @@ class HistoryNormalizer:
 
         z = (x - μ) / (σ + eps)     μ, σ of earlier batches     σ = sqrt(V) if V > eps, else 1
 
-    The statistics of earlier batches normalise a batch, then they are updated by it. Outcomes come in as everywhere,
-    +1 right and -1 wrong, and are turned into the paper's 1 and 0 at entry: every Delta is halved.
+    The statistics of earlier batches normalise a batch, then they are updated by it, unless `update=False`. Outcomes
+    come in as everywhere, +1 right and -1 wrong, and are turned into the paper's 1 and 0 at entry: every Delta is
+    halved.
 
     Args:
         decay (`float`, defaults to 0.99): d, the weight of the past, in [0, 1].
@@ -79,17 +80,66 @@ class HistoryNormalizer:
     def _ready(self, *names: str) -> bool:
         return all(self.statistics[name].count >= self.min_samples for name in names)
 
+    def pair(
+        self, joint: torch.Tensor, b: torch.Tensor, solo: torch.Tensor, *, update: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """
+        Rewards of a team of two. All of the global batch must be given, for the statistics are over it.
+
+            r_1 = tanh(α z_Delta)                         Delta = R_joint - b
+            r_2 = g z_joint + (1 - g) z_solo              g = sigmoid(clip(η μ_Delta / (σ_Delta + ε), -20, 20))
+
+        R_joint of a text of the first role is the mean over the texts that continue it. z_solo is of the text's b:
+        with one b for a prompt it is constant in a group and vanishes under the group estimator. Until the history
+        has `min_samples`: r_1 = Delta, r_2 = R_joint, of outcomes 1 and 0.
+
+        Args:
+            joint (`torch.Tensor` of shape `(P, N_2)` or `(P, N_1, K)`):
+                Outcomes of the second role's texts, +1, -1 or NaN; K = N_2 / N_1 of them continue a text of the first.
+            b (`torch.Tensor` of shape `(P, N_1)`):
+                The team without the first role, [`~ccpo.credit.removal_baseline`] of outcomes +1 and -1.
+            solo (`torch.Tensor` of shape `(P, …)`):
+                The outcomes that b rests on, one by one: R_solo, of which the statistics are. Both roles need them.
+            update (`bool`, defaults to `True`):
+                Whether this batch enters the statistics, after its rewards. `False` in evaluation. Call once with
+                `True` for each generation batch.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: r_1 of shape `(P, N_1)` and r_2 of the shape of `joint`. NaN where an
+            outcome or the b that is needed is unscorable.
+
+        Raises:
+            `TypeError`: not floating-point tensors. `ValueError`: shapes that do not fit.
+        """
+        for name, x in (("joint", joint), ("b", b), ("solo", solo)):
+            check_floating(name, x)
+        fits = b.ndim == 2 and joint.ndim in (2, 3) and joint.shape[0] == b.shape[0] and b.shape[1] > 0
+        if not fits or (joint.shape[1] % b.shape[1] if joint.ndim == 2 else joint.shape[1] != b.shape[1]):
+            raise ValueError(
+                "`joint` must have shape (P, N_2) or (P, N_1, K) and `b` (P, N_1), where N_1 divides N_2, got "
+                f"{tuple(joint.shape)} and {tuple(b.shape)}."
+            )
+        outcome, b, alone = ((x.double() + 1) / 2 for x in (joint, b, solo))  # in {0, 1}
+        outcome = outcome.reshape(*b.shape, joint.shape[2] if joint.ndim == 3 else joint.shape[1] // b.shape[1])
+        delta, stats = team_outcome(outcome) - b, self.statistics
+        first, second = delta, outcome
+        if self._ready("delta", "joint", "solo"):
+            z_delta, z_joint, z_solo = (
+                stats[name].normalize(x, self.eps) for name, x in (("delta", delta), ("joint", outcome), ("solo", b))
+            )
+            slope = self.eta * stats["delta"].mean / (stats["delta"].std(self.eps) + self.eps)
+            gate = 1 / (1 + math.exp(-max(-20.0, min(20.0, slope))))
+            first, second = torch.tanh(self.alpha * z_delta), gate * z_joint + (1 - gate) * z_solo.unsqueeze(-1)
+        if update:
+            for name, x in (("delta", delta), ("joint", outcome), ("solo", alone)):
+                stats[name].update(x, self.decay)
+        return first.to(joint.dtype), second.reshape(joint.shape).to(joint.dtype)
+
     def think_solve(
         self, joint: torch.Tensor, solo: torch.Tensor, *, baseline: str = "group", update: bool = True
     ) -> dict[str, torch.Tensor]:
         """
-        Rewards of a Thinker and a Solver. All of the global batch must be given, for the statistics are over it.
-
-            r_thinker = tanh(α z_Delta)                         Delta = R_joint - b
-            r_solver = g z_joint + (1 - g) z_solo               g = sigmoid(clip(η μ_Delta / (σ_Delta + ε), -20, 20))
-
-        z_solo is of the row's b; with `baseline="group"` it is constant in a group and vanishes under the group
-        estimator. Until the history has `min_samples`: r_thinker = Delta, r_solver = R_joint, of outcomes 1 and 0.
+        [`pair`] for a Thinker and a Solver.
 
         Args:
             joint (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`): outcomes, +1, -1 or NaN; see
@@ -99,30 +149,15 @@ class HistoryNormalizer:
             update (`bool`, defaults to `True`): `False` in evaluation, which never changes the statistics.
 
         Returns:
-            `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `joint`. NaN where an
-            outcome or the b that is needed is unscorable.
+            `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `joint`.
 
         Raises:
             What [`~ccpo.credit.counterfactual_credit`] raises for the shapes and `baseline`.
         """
-        outcome = (as_outcomes(joint).double() + 1) / 2  # (P, G, K) in {0, 1}
-        value = team_outcome(outcome)  # (P, G)
+        shape = tuple(as_outcomes(joint).shape[:2])  # (P, G)
         check_floating("solo", solo)
-        alone = (solo.double() + 1) / 2  # (P, S)
-        b = solo_baseline(alone, tuple(value.shape), baseline)  # (P, G)
-        delta, stats = value - b, self.statistics
-        thinker, solver = delta, outcome
-        if self._ready("delta", "joint", "solo"):
-            z_delta, z_joint, z_solo = (
-                stats[name].normalize(x, self.eps) for name, x in (("delta", delta), ("joint", outcome), ("solo", b))
-            )
-            slope = self.eta * stats["delta"].mean / (stats["delta"].std(self.eps) + self.eps)
-            gate = 1 / (1 + math.exp(-max(-20.0, min(20.0, slope))))
-            thinker, solver = torch.tanh(self.alpha * z_delta), gate * z_joint + (1 - gate) * z_solo.unsqueeze(-1)
-        if update:
-            for name, x in (("delta", delta), ("joint", outcome), ("solo", alone)):
-                stats[name].update(x, self.decay)
-        return {"thinker": thinker.to(joint.dtype), "solver": solver.reshape(joint.shape).to(joint.dtype)}
+        b = solo_baseline(solo.double(), shape, baseline)
+        return dict(zip(("thinker", "solver"), self.pair(joint, b, solo, update=update), strict=True))
 
     def votes(self, delta: torch.Tensor, *, update: bool = True) -> torch.Tensor:
         """
@@ -133,7 +168,7 @@ class HistoryNormalizer:
         Args:
             delta (`torch.Tensor` of shape `(P, G, n)`):
                 `vote_credit(own, clusters, mode="marginal")` of the global batch, of outcomes +1 and -1.
-            update (`bool`, defaults to `True`): `False` in evaluation.
+            update (`bool`, defaults to `True`): as for [`pair`].
 
         Returns:
             `torch.Tensor` of shape `(P, G, n)`, NaN where `delta` is.
@@ -157,7 +192,11 @@ class HistoryNormalizer:
         return {name: dataclasses.asdict(stats) for name, stats in self.statistics.items()}
 
     def load_state_dict(self, state: dict[str, dict[str, float]]) -> None:
-        """Take over the statistics of a `state_dict`. Raises a `ValueError` if its names are others."""
+        """Take over the statistics of a `state_dict`. Raises a `ValueError` if its names or its numbers are others."""
         if set(state) != set(self.statistics):
             raise ValueError(f"`state` must have the keys {sorted(self.statistics)}, got {sorted(state)}.")
+        numbers = [field.name for field in dataclasses.fields(RunningStatistics)]
+        for name, values in state.items():
+            if set(values) != set(numbers):
+                raise ValueError(f"`state[{name!r}]` must have the numbers {numbers}, got {dict(values)!r}.")
         self.statistics = {name: RunningStatistics(**state[name]) for name in self.statistics}

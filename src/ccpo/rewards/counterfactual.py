@@ -60,11 +60,10 @@ class CounterfactualCredit(CreditAllocator):
         if self.history is not None and not outcomes.without:  # left out of this step, as uninformative
             return outcomes.values
         if self.history is not None:
-            first, last = (outcomes.values[name] for name in names)
-            joint = last.view(*first.shape, -1)  # (P, G, K)
-            solo, update = outcomes.without[names[0]], outcomes.training
-            credit = self.history.think_solve(joint, solo, baseline=self.baseline, update=update).values()
-            return {name: reward.flatten(1) for name, reward in zip(names, credit, strict=True)}
+            first, last = names
+            solo, b = outcomes.without[first], self.removal_baseline(outcomes, first)
+            credit = self.history.pair(outcomes.values[last], b, solo, update=outcomes.training)
+            return dict(zip(names, credit, strict=True))
         baselines = [self.removal_baseline(outcomes, name) for name in names[:-1]]
         credit = chain_counterfactual_credit(
             outcomes.team, baselines, branches=outcomes.branches, coef=self.coef, bonus=self.bonus

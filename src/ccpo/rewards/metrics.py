@@ -74,8 +74,16 @@ def shares_metrics(outcome: torch.Tensor, shares: torch.Tensor, roles: tuple[str
 
     Returns:
         `dict[str, float]`: `rating/<role>_valid_rate`, and `rating/agreement_rate`, the share of the leaves rated by
-        all in which all chose the same.
+        all in which no two raters differ by 0.05 or more about any role. NaN where there are none.
+
+    Raises:
+        `ValueError`: shapes that do not fit each other or the roles.
     """
+    if shares.shape != (*outcome.shape, len(roles), len(roles)):
+        raise ValueError(
+            f"`shares` must have shape (P, N, n, n) = {(*outcome.shape, len(roles), len(roles))} for the roles "
+            f"{list(roles)}, got {tuple(shares.shape)}."
+        )
     scorable, valid = ~outcome.isnan(), ~shares.isnan().any(dim=-1)  # (P, N), (P, N, n)
     every = scorable & valid.all(dim=-1)
     spread = shares.amax(dim=-2) - shares.amin(dim=-2)  # (P, N, n), over the raters

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from ..team.topology import Topology
+from ..verifier.clusters import check_equality
 from .base import CreditAllocator
 from .contextual import ContextualCredit
 from .counterfactual import CounterfactualCredit
@@ -72,13 +73,7 @@ def check_scheme(allocator: CreditAllocator, topology: Topology, args: Any) -> N
             "`scale_rewards='none'`."
         )
     if topology.answer == "vote":
-        for method in ("extract", "equal"):
-            if not callable(getattr(allocator.outcome, method, None)):
-                kind = getattr(allocator.outcome, "__name__", type(allocator.outcome).__name__)
-                raise ValueError(
-                    f"`outcome` of `{name}` ({kind}) has no method `{method}`, by which votes are counted. Use "
-                    "MathVerifier(), or give it `extract(text)` and `equal(a, b)`."
-                )
+        check_equality(allocator.outcome)
 
 
 def check_sum(allocators: list[CreditAllocator]) -> None:

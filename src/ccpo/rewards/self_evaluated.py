@@ -10,14 +10,20 @@ from ..credit.groups import check_coefficient
 from ..ratings import (
     MAX_RATING_TOKENS,
     PAIRS,
-    build_rating_messages,
+    SHARE_CHOICES,
+    SHARES_END,
+    check_rating_prompt,
+    choose,
+    fill_rating_prompt,
     keep_end,
+    parse_role_shares,
     parse_shares,
     rating_choices,
-    shares_from_log_probs,
+    rating_question,
+    role_share_prefix,
 )
-from ..team.prompts import Prompt, fill, problem_text
-from ..team.rollout import ask
+from ..team.prompts import Prompt, problem_text
+from ..team.rollout import Episodes, ask
 from .base import CreditAllocator
 from .evidence import Evidence
 
@@ -30,13 +36,16 @@ class SelfEvaluatedCredit(CreditAllocator):
         outcome, partner, topology: as for [`CreditAllocator`].
         self_weight, credit_coef, blame_coef (`float`), center (`bool`): as for the pure function.
         rating_mode (`str`, defaults to `"generate"`):
-            `"generate"`: free text, read by [`~ccpo.ratings.parse_rating`]. `"constrained"`: choose among the nine
-            pairs by the probabilities that the model gives them; always valid.
+            `"generate"`: free text, read by [`~ccpo.ratings.parse_rating`], or by [`~ccpo.ratings.parse_role_shares`]
+            where there are more than two roles. `"constrained"`: choose among the nine pairs, or for one role after
+            the other among nine shares, by the probabilities that the model gives them; always valid.
         rating_expectation (`bool`, defaults to `False`):
-            Take the probability-weighted mean of the share over the nine pairs instead of a draw (constrained only).
+            Take the probability-weighted mean of the share over the nine choices instead of a draw (constrained only).
         rating_max_tokens (`int`, defaults to 512): longest free-text rating.
         rating_prompt (`str`, *optional*):
-            Template with `{role}`, `{problem}`, `{thought}`, `{answer}`, `{outcome}`; defaults to our own words.
+            Template with `{role}` (who is asked), `{problem}`, `{outcome}` (the verdict), one `{name}` for each role,
+            and `{transcript}`, all texts with their roles' names. In a team of two, `{thought}` and `{answer}` are the
+            first and the second text. Defaults to our own words.
         thinker_rater (`Callable`, *optional*):
             Generator of the Thinker's ratings under TRL's own `GRPOTrainer`, which hands reward functions no model,
             e.g. `TransformersGenerator(model, tokenizer)` of the model in training.
@@ -72,9 +81,8 @@ class SelfEvaluatedCredit(CreditAllocator):
             raise ValueError("`rating_expectation=True` needs the probabilities of `rating_mode='constrained'`.")
         if rating_max_tokens < 1:
             raise ValueError(f"`rating_max_tokens` must be at least 1, got {rating_max_tokens}.")
-        names = ("{role}", "{problem}", "{thought}", "{answer}", "{outcome}")
-        if rating_prompt is not None and not any(name in str(rating_prompt) for name in names):
-            raise ValueError(f"`rating_prompt` must contain some of {', '.join(names)}, got {rating_prompt!r}.")
+        if rating_prompt is not None:
+            check_rating_prompt(rating_prompt)
         self.self_weight, self.credit_coef, self.blame_coef, self.center = self_weight, credit_coef, blame_coef, center
         self.rating_mode, self.rating_expectation = rating_mode, rating_expectation
         self.rating_max_tokens, self.rating_prompt = rating_max_tokens, rating_prompt
@@ -92,88 +100,147 @@ class SelfEvaluatedCredit(CreditAllocator):
             )
         return self.thinker_rater
 
-    def rate(self, raters, episodes, outcome):
+    def rate(self, raters: dict[str, Callable], episodes: Episodes, outcome: torch.Tensor) -> torch.Tensor:
         """
-        Ask every role to rate every answer.
+        Ask every role to rate every episode: each leaf with the texts above it.
 
         Args:
-            raters (`dict[str, Callable]`): a generator per role, one object where one policy rates for both;
+            raters (`dict[str, Callable]`): a generator per role, one object where one policy rates for several;
                 `"constrained"` needs its `score(prompts, choices)`.
             episodes ([`Episodes`]): what was said.
-            outcome (`torch.Tensor` of shape `(n·K,)`): the verdicts.
+            outcome (`torch.Tensor` of shape `(n_leaves,)`): the verdicts.
 
         Returns:
-            `dict[str, torch.Tensor]`: per role the Thinker's share, shape `(n·K,)`, NaN = invalid or unscorable.
+            `torch.Tensor` of shape `(n_leaves, n, n)`: q[leaf, rater, rated], float32 on the CPU. NaN where the
+            outcome is, and in all the row of an invalid rating. In a team of two a row is (q, 1 - q).
+
+        Raises:
+            `ValueError`: `raters` are not of the team's roles, or `rating_prompt` does not go with them.
         """
-        k, views = len(episodes.answers) // len(episodes.prompts), episodes.views
+        names = episodes.topology.role_names
+        if set(raters) != set(names):
+            raise ValueError(f"`raters` must have a rater for each of the roles {list(names)}, got {list(raters)}.")
+        if self.rating_prompt is not None:
+            check_rating_prompt(self.rating_prompt, names)
+        rows = episodes.said[names[-1]].rows
+        views = {name: [episodes.view(name, text) for text in episodes.said[name].texts] for name in names}
         # An unscorable episode is asked about too, and its rating dropped: every process makes the same calls.
         verdicts = ["correct" if value > 0 else "wrong" for value in outcome.tolist()]
         roles_of = {id(rater): [role for role in raters if raters[role] is rater] for rater in raters.values()}
-        shares = {}
+        shares = torch.full((len(verdicts), len(names), len(names)), torch.nan)
         for roles in roles_of.values():  # who rates for several roles does so in one call
             rater = raters[roles[0]]
             context = getattr(rater, "context_length", None)
             prompts = [
                 self._rating_prompt(
-                    role, episodes.prompts[i // k], views[i // k], episodes.answers[i], verdict, context
+                    role,
+                    episodes.prompts[rows[leaf]],
+                    {name: views[name][episodes.above(name, leaf)] for name in names},
+                    verdict,
+                    context,
                 )
                 for role in roles
-                for i, verdict in enumerate(verdicts)
+                for leaf, verdict in enumerate(verdicts)
             ]
-            if self.rating_mode == "constrained":
-                share = self._choose(rater, prompts, verdicts * len(roles))
-            else:
-                texts = ask("rater", rater, prompts, max_new_tokens=self.rating_max_tokens)
-                share = torch.tensor(parse_shares(texts, verdicts * len(roles)))
-            shares |= zip(roles, share.view(len(roles), -1).masked_fill(outcome.isnan(), torch.nan), strict=True)
-        return shares
+            rated = self._ask(rater, prompts, verdicts * len(roles), names)
+            for role, own in zip(roles, rated.view(len(roles), len(verdicts), len(names)), strict=True):
+                shares[:, names.index(role)] = own
+        return shares.masked_fill(outcome.isnan().cpu().view(-1, 1, 1), torch.nan)
+
+    def _ask(
+        self, rater: Callable, prompts: list[Prompt], verdicts: list[str], names: tuple[str, ...]
+    ) -> torch.Tensor:
+        """A rating of all roles for each prompt, shape `(len(prompts), n)`; all NaN where it is invalid."""
+        if self.rating_mode == "generate":
+            texts = ask("rater", rater, prompts, max_new_tokens=self.rating_max_tokens)
+            if len(names) > 2:
+                return _read(texts, verdicts, names)
+            share = torch.tensor(parse_shares(texts, verdicts))
+        elif len(names) > 2:
+            return self._choose_shares(rater, prompts, verdicts, names)
+        else:
+            share = self._choose(rater, prompts, verdicts)
+        return torch.stack([share, 1 - share], dim=1)
 
     def _rating_prompt(
-        self, role: str, prompt: Prompt, thought: str, answer: str, verdict: str, context: int | None
+        self, role: str, prompt: Prompt, texts: dict[str, str], verdict: str, context: int | None
     ) -> Prompt:
         """
         What a role is asked; texts that do not fit keep their end, where an answer's box is.
 
-        Of the `context` tokens, the answer's characters may take a half of what the question itself and the reply
-        leave, thought and problem a quarter each. Nearly every text has fewer tokens than
-        characters, so that it fits.
+        Of the `context` tokens, the question itself and the reply leave a room to the characters of problem and texts:
+        the last text may take two parts of it, the problem and every other text one. Nearly every text has fewer
+        tokens than characters, so that it fits.
+
+        Args:
+            role (`str`): who is asked.
+            prompt (`str` or `list[dict]`): the dataset's.
+            texts (`dict[str, str]`): what each role wrote, as it is shown, in the order in which they spoke.
+            verdict (`str`): `"correct"` or `"wrong"`.
+            context (`int` or `None`): tokens of prompt and reply together; `None` where no limit is known.
         """
 
-        def build(**fields: str) -> Prompt:
-            if self.rating_prompt is not None:
-                messages = [{"role": "user", "content": fill(self.rating_prompt, role=role, **fields)}]
-            else:
-                messages = build_rating_messages(role=role, **fields)
-            return messages[0]["content"] if isinstance(prompt, str) else messages
+        def build(problem: str, texts: dict[str, str]) -> str:
+            if self.rating_prompt is None:
+                return rating_question(role, problem, texts, verdict)
+            return fill_rating_prompt(self.rating_prompt, role, problem, texts, verdict)
 
-        fields = {"problem": problem_text(prompt), "thought": thought, "answer": answer}
-        limits = {"problem": 12_000, "thought": 12_000, "answer": 16_000}
+        problem, last = problem_text(prompt), list(texts)[-1]
+        limits = {name: 16_000 if name == last else 12_000 for name in texts} | {None: 12_000}  # None: the problem's
         if context is not None:
-            reply = self.rating_max_tokens if self.rating_mode == "generate" else 64
-            question = (
-                len(problem_text(build(outcome=verdict, **dict.fromkeys(fields, "")))) + 64
-            )  # 64: the template's
-            room = max(context - reply - question, 64)
-            limits = {name: min(limit, room // (2 if name == "answer" else 4)) for name, limit in limits.items()}
-        return build(outcome=verdict, **{name: keep_end(fields[name], name, limits[name]) for name in fields})
+            question = len(build("", dict.fromkeys(texts, ""))) + 64  # 64: the template's
+            room = max(context - self._reply_tokens(tuple(texts)) - question, 64)
+            parts = {name: 2 if name == last else 1 for name in limits}
+            share = {name: max(room * part // sum(parts.values()), 1) for name, part in parts.items()}
+            limits = {name: min(limit, share[name]) for name, limit in limits.items()}
+        cut = {name: keep_end(text, name, limits[name]) for name, text in texts.items()}
+        text = build(keep_end(problem, "problem", limits[None]), cut)
+        return text if isinstance(prompt, str) else [{"role": "user", "content": text}]
+
+    def _reply_tokens(self, names: tuple[str, ...]) -> int:
+        """How long a reply may be; a constrained one has at most a token for each character."""
+        if self.rating_mode == "generate":
+            return self.rating_max_tokens
+        if len(names) == 2:
+            return 64
+        chosen = [SHARE_CHOICES[0]] * len(names)
+        return max(64, len(role_share_prefix("correct", names, chosen[1:]) + chosen[0] + SHARES_END))
 
     def _choose(self, rater: Callable, prompts: list[Prompt], verdicts: list[str]) -> torch.Tensor:
-        """Shares from the probabilities of the nine pairs."""
+        """The first role's shares from the probabilities of the nine pairs."""
+        replies = {verdict: rating_choices(verdict) for verdict in ("correct", "wrong")}  # which go on alike
+        return self._pick(rater, prompts, [replies[verdict][0] for verdict in verdicts], replies["correct"][1])[0]
+
+    def _choose_shares(
+        self, rater: Callable, prompts: list[Prompt], verdicts: list[str], names: tuple[str, ...]
+    ) -> torch.Tensor:
+        """Every role's share, one choice after the other: what was chosen stands before the next."""
+        chosen: list[list[str]] = [[] for _ in prompts]
+        shares = []
+        for _ in names:
+            prefixes = [role_share_prefix(said, names, own) for said, own in zip(verdicts, chosen, strict=True)]
+            share, picked = self._pick(rater, prompts, prefixes, list(SHARE_CHOICES))
+            shares.append(share)
+            for own, index in zip(chosen, picked, strict=True):
+                own.append(SHARE_CHOICES[index])
+        rated = torch.stack(shares, dim=1)  # (len(prompts), n)
+        return rated.masked_fill(rated.isnan().any(dim=1, keepdim=True), torch.nan)
+
+    def _pick(
+        self, rater: Callable, prompts: list[Prompt], prefixes: list[str], choices: list[str]
+    ) -> tuple[torch.Tensor, list[int]]:
+        """One of nine choices behind each prompt and prefix: the share that it stands for, and which it is."""
         if not hasattr(rater, "score"):
             raise ValueError(
                 f"`rating_mode='constrained'` needs a generator with `score`, {type(rater).__name__} has none. "
                 "Use TransformersGenerator or `rating_mode='generate'`."
             )
         if getattr(rater, "draws_choices", False) and not self.rating_expectation:
-            replies = {verdict: rating_choices(verdict) for verdict in ("correct", "wrong")}  # which go on alike
-            drawn = rater.choose(prompts, [replies[verdict][0] for verdict in verdicts], replies["correct"][1])
-            return torch.tensor([PAIRS[i][0] for i in drawn])
-        nine = {}
-        for verdict in ("correct", "wrong"):
-            prefix, choices = rating_choices(verdict)
-            nine[verdict] = [prefix + choice for choice in choices]
-        log_probs = call(rater.score, prompts, [nine[verdict] for verdict in verdicts])  # (n·K, 9)
-        return shares_from_log_probs(log_probs.float().cpu(), expectation=self.rating_expectation)
+            drawn = rater.choose(prompts, prefixes, choices)
+            return torch.tensor([PAIRS[i][0] for i in drawn]), drawn
+        log_probs = call(rater.score, prompts, [[prefix + choice for choice in choices] for prefix in prefixes])
+        share, picked = choose(log_probs.float().cpu(), expectation=self.rating_expectation)  # of (len(prompts), 9)
+        return share, picked.tolist()
 
     def allocate(self, outcomes):
         if outcomes.shares is None:
@@ -188,3 +255,10 @@ class SelfEvaluatedCredit(CreditAllocator):
             center=self.center,
         )
         return dict(zip(outcomes.topology.role_names, credit, strict=True))
+
+
+def _read(texts: list[str], verdicts: list[str], names: tuple[str, ...]) -> torch.Tensor:
+    """The shares of all roles in each free-text rating, shape `(len(texts), n)`; all NaN where it is invalid."""
+    invalid = dict.fromkeys(names, float("nan"))
+    read = (parse_role_shares(text, verdict, names) or invalid for text, verdict in zip(texts, verdicts, strict=True))
+    return torch.tensor([list(shares.values()) for shares in read])

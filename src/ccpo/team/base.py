@@ -36,9 +36,9 @@ class Topology:
         self._set(roles=roles)
         check_names(self)
         self._set(answer_roles=read_answer_roles(self))
-        self._set(roles=roles if self.is_solo else _with_prompts(self))
         for place, role in enumerate(self.roles):
             check_role(self, place, role)
+        self._set(roles=roles if self.is_solo else _with_prompts(self))
         check_used(self)
 
     def _set(self, **values: Any) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 
 ANSWERS = ("last", "vote", "mean")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-# What the completions table, the prompts' templates and PEFT call something else.
-_TAKEN = ("problem", "prompt", "completion", "outcome", "advantage", "default", "ref", "base")
+# What the completions table, the clock of a step, the prompts' templates and PEFT call something else.
+_TAKEN = (
+    *("problem", "prompt", "completion", "role", "transcript", "outcome", "advantage", "rating", "verify", "update"),
+    *("default", "ref", "base"),
+)
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ def read_answer_roles(team) -> tuple[str, ...]:
     given = given or tuple(role.name for role in team.roles if role.judged)
     if unknown := [name for name in given if name not in team.role_names]:
         raise ValueError(f"`answer_roles` names {unknown}, which are no roles; there are {list(team.role_names)}.")
+    if len(set(given)) < len(given):
+        raise ValueError(f"`answer_roles={list(given)}` names a role twice. Name it once.")
     if not given:
         raise ValueError(f"`answer={team.answer!r}` needs judged roles. Set `judged` of some, or `answer_roles`.")
     if team.answer == "vote":

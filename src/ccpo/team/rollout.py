@@ -191,8 +191,8 @@ def run_team(
         [`Episodes`]
 
     Raises:
-        `ValueError`: a role has no generator, its generator returns not one completion per prompt, or a problem does
-            not fit the model's context by itself.
+        `ValueError`: a role has no generator, its generator returns not one completion per prompt, `given` has another
+            number of texts, or a problem does not fit the model's context by itself.
         `TypeError`: a generator returns things that are no completions.
     """
     given = dict(given or {})
@@ -209,7 +209,12 @@ def run_team(
                 if topology.levels[name] != level or name in arm.kept:
                     continue
                 if arm.removed is None and name in given:
-                    arm.said[name] = Texts([], list(given[name]), arm.rows(name))
+                    rows, texts = arm.rows(name), list(given[name])
+                    if len(texts) != len(rows):
+                        raise ValueError(
+                            f"`given[{name!r}]` must have a text for each of {len(rows)}, got {len(texts)}."
+                        )
+                    arm.said[name] = Texts([], texts, rows)
                 else:
                     calls.setdefault(id(generate[name]), []).append((arm, name))
         for key, parts in calls.items():

@@ -17,6 +17,7 @@ from transformers import TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from .adapters import load_sharded_adapters, merge_adapters
 from .checkpoints import (
     RUN_STATE,
     check_checkpoint,
@@ -26,7 +27,7 @@ from .checkpoints import (
     write_manifest,
 )
 from .model_card import TeamCard, write_model_cards
-from .policies import adapters_of, load_policies, load_sharded_adapters, merge_adapter, save_policies
+from .policies import adapters_of, load_policies, save_policies
 from .run_state import load_run_state, run_settings, run_state
 
 logger = logging.getLogger(__name__)
@@ -222,11 +223,17 @@ class CheckpointMixin:
             folder = Path(output_dir or self.args.output_dir)
             save_policies(self.model, folder, self.tokenizers, state_dict)
             if self.args.merge_adapters and not self._saves_checkpoint:
-                for agent in self.trained_agents:
-                    merge_adapter(folder / agent, self.args, self.model.dtype)
+                merge_adapters(self.model, folder, self.agents, self.args)
             (folder / TEAM_FILE).write_text(json.dumps(self.topology.to_dict(), indent=2) + "\n", encoding="utf-8")
             card = TeamCard(
-                self.topology, self._credit, self.args, self.state.global_step, self._tag_names, self.hub_model_id
+                topology=self.topology,
+                credit=self._credit,
+                args=self.args,
+                step=self.state.global_step,
+                tags=self._tag_names,
+                origins=self._origins,
+                trained=self.trained_agents,
+                hub_id=self.hub_model_id,
             )
             write_model_cards(folder, card, self.model)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from peft import PeftConfig
+from torch import nn
 from transformers import AutoConfig, AutoProcessor, PreTrainedTokenizerBase
 from trl.data_utils import is_conversational
 from trl.trainer.utils import get_config_model_id
@@ -12,11 +13,13 @@ from trl.trainer.utils import get_config_model_id
 from ..rewards import CreditAllocator
 from ..team.topology import Topology
 from .config import MultiAgentGRPOConfig
-from .credit_checks import check_credit, check_role_kwargs
+from .credit_checks import check_credit
 from .engine_checks import check_engines
 from .engines import has_engine_per_agent
 from .input_checks import check_datasets
 from .model_checks import check_tokens, check_weights
+from .models import AgentModels
+from .starts import Start, tokenizer_folder
 
 
 def check_episode_arguments(given: dict[str, Any], topology: Topology) -> None:
@@ -31,21 +34,16 @@ def check_episode_arguments(given: dict[str, Any], topology: Topology) -> None:
 
 
 def check_arguments(
-    models: dict[str, Any],
-    allocators: list[CreditAllocator],
-    args: MultiAgentGRPOConfig,
-    train_dataset: Any,
-    topology: Topology,
-    peft_config: Any,
-    eval_dataset: Any = None,
-    frozen: tuple[str, ...] = (),
+    given: AgentModels, allocators: list[CreditAllocator], train_dataset: Any, eval_dataset: Any = None
 ) -> None:
     """Raise a `ValueError` that names field, value and remedy for trainer arguments that cannot be right together."""
+    models, args, topology, peft_config = given.models, given.args, given.topology, given.peft_config
     roles, agents, team = topology.role_names, topology.agents, not topology.is_solo
     names = list(dict.fromkeys([*roles, *agents]))
     if args.start_role is not None and args.start_role not in names:
         raise ValueError(f"`start_role={args.start_role!r}` is not a role of the topology; it has {list(roles)}.")
-    check_role_kwargs(args, topology)
+    if team:
+        _check_agent_names(agents, args.policy_sharing)
     if peft_config is not None and not isinstance(peft_config, PeftConfig):
         raise TypeError(
             f"`peft_config` must be a peft.PeftConfig such as LoraConfig(...), got {type(peft_config).__name__} "
@@ -53,10 +51,10 @@ def check_arguments(
         )
     if args.policy_sharing == "adapters" and team and peft_config is None:
         raise ValueError(
-            "`policy_sharing='adapters'` needs `peft_config` (got None): pass peft.LoraConfig(...), or set "
-            "`policy_sharing='separate'`."
+            "`policy_sharing='adapters'` needs `peft_config` (got None): pass peft.LoraConfig(...), start from saved "
+            "adapters, or set `policy_sharing='separate'`."
         )
-    if args.merge_adapters and peft_config is None and not any(hasattr(m, "peft_config") for m in models.values()):
+    if args.merge_adapters and peft_config is None and not given.starts:
         raise ValueError("`merge_adapters=True` needs `peft_config` (got None): there is no adapter to merge.")
     for role, model in models.items() if args.merge_adapters else ():
         if not isinstance(model, str) and not get_config_model_id(model.config):
@@ -69,7 +67,7 @@ def check_arguments(
             "`enable_jit_checkpoint=True` saves inside a step, which cannot be continued exactly. Set it to False: "
             "SIGTERM saves after the step without it."
         )
-    check_credit(allocators, topology, args, tuple(agent for agent in agents if agent not in frozen))
+    check_credit(allocators, topology, args, given.trained)
     if team:
         _check_several_roles(args)
     if train_dataset is None and team:
@@ -89,11 +87,22 @@ def check_arguments(
     if train_dataset is not None:
         check_datasets(train_dataset, eval_dataset, args, allocators, topology)
     for agent, model in models.items():
-        _check_model(agent, model, args)
+        _check_model(agent, model, args, given.starts.get(agent), agent in given.frozen)
     if team:
-        check_weights(models, frozen)
+        check_weights(models, given.frozen, adapters_only=args.policy_sharing == "adapters")
     if args.use_vllm and team:
-        check_engines(models, args, topology, allocators, peft_config, frozen)
+        bare = tuple(agent for agent in given.frozen if agent not in given.starts)
+        check_engines(models, args, topology, allocators, peft_config, bare)
+
+
+def _check_agent_names(agents: tuple[str, ...], sharing: str) -> None:
+    """Agents' weights stand under their names in a torch module, which has attributes of its own."""
+    taken = [agent for agent in agents if any(hasattr(kind(), agent) for kind in (nn.ModuleDict, nn.ParameterDict))]
+    if taken and sharing != "shared":
+        raise ValueError(
+            f"`agent` {taken[0]!r} is the name of an attribute of torch modules, in which the weights stand under "
+            f"their agents' names. Rename it, or keep the role's name: Role({taken[0]!r}, agent='{taken[0]}er')."
+        )
 
 
 def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
@@ -192,7 +201,7 @@ def _check_blocks(args: MultiAgentGRPOConfig) -> None:
     )
 
 
-def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig) -> None:
+def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig, start: Start | None, frozen: bool) -> None:
     if not isinstance(model, str) and not hasattr(model, "config"):
         raise ValueError(
             f"`model` of role {role!r} must be an id, a folder or a model, got {model!r:.80}. Give a text, or an "
@@ -203,10 +212,18 @@ def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig) -> None:
         try:
             AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
         except (OSError, ValueError) as error:
+            if start is not None:
+                raise ValueError(
+                    f"`model` of role {role!r}: {start.source!r} is an adapter of {model!r}, which could not be found "
+                    "or read. Write where its base is into `base_model_name_or_path` of its adapter_config.json, or "
+                    f"give a PeftModel. ({error})"
+                ) from error
             raise ValueError(
                 f"`model` of role {role!r}: {model!r} could not be found or read. Give a folder written by "
                 f"save_pretrained or a model id of the Hub. ({error})"
             ) from error
+    elif frozen or start is not None:
+        return  # no reference is loaded
     elif args.beta != 0 and not get_config_model_id(model.config) and args.policy_sharing != "adapters":
         raise ValueError(
             f"`beta={args.beta}` needs a reference, which is loaded from where the model came from, but the model of "
@@ -215,15 +232,17 @@ def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig) -> None:
 
 
 def load_tokenizers(
-    models: dict[str, Any], processing_class: Any, args: MultiAgentGRPOConfig, datasets: dict[str, Any]
+    source: AgentModels, processing_class: Any, datasets: dict[str, Any]
 ) -> dict[str, PreTrainedTokenizerBase]:
     """
-    The tokenizer of each role, as TRL loads it; a pad token where there is none. `datasets` are by name.
+    The tokenizer of each agent, as TRL loads it, or that of the saved adapter from which it starts; a pad token where
+    there is none. `datasets` are by name.
 
     Raises:
         `ValueError`: conversational prompts and no chat template, a model that names no tokenizer, or a tokenizer of a
             role that is not there.
     """
+    models, args = source.models, source.args
     if isinstance(processing_class, dict) and (unknown := sorted(set(processing_class) - set(models), key=str)):
         raise ValueError(
             f"`processing_class` names the roles {unknown}, which the topology does not have; it has {list(models)}. "
@@ -234,6 +253,7 @@ def load_tokenizers(
         given = processing_class.get(role) if isinstance(processing_class, dict) else processing_class
         if given is None:
             model_id = model if isinstance(model, str) else get_config_model_id(model.config)
+            model_id = tokenizer_folder(source.starts.get(role)) or model_id
             if not model_id:
                 raise ValueError(
                     f"`processing_class` of role {role!r} is None and its model came from no id or folder. Pass it."

@@ -1,16 +1,15 @@
 """Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
 
-import contextlib
 import logging
 import math
 from dataclasses import dataclass, field
-from numbers import Integral, Real
 from typing import Any
 
 from trl import GRPOConfig
 
 from ..rewards.schemes import ESTIMATORS
-from .fields import check_counts, check_generation_keys, check_scalars, read_mapping
+from .fields import check_counts, check_scalars, read_mapping
+from .numbers import LENGTHS, MAY_BE_NONE, ROLE_NUMBERS, SAMPLING, check_sampling, read_number
 
 logger = logging.getLogger(__name__)
 
@@ -31,23 +30,6 @@ ROLE_KEYS = (
     "vllm_group_port",
 )
 AGENT_KEYS = ("learning_rate", "trainable", *(key for key in ROLE_KEYS if key.startswith("vllm_")))
-SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-_LENGTHS = ("max_new_tokens", "max_tokens")  # what `generation_kwargs` may call `max_completion_length`
-# Per field that holds a number and may be a role's own: its type, what it must satisfy, and that in words.
-_ROLE_NUMBERS = {
-    "max_completion_length": (int, lambda x: x >= 1, "an integer of at least 1"),
-    "learning_rate": (float, lambda x: x >= 0, "a finite number >= 0"),
-    "temperature": (float, lambda x: x > 0, "a finite number > 0"),
-    "top_p": (float, lambda x: 0 < x <= 1, "a number in (0, 1]; 1 switches it off"),
-    "top_k": (int, lambda x: x >= 0, "an integer >= 0; 0 switches it off"),
-    "min_p": (float, lambda x: 0 <= x <= 1, "None or a number in [0, 1]; None switches it off"),
-    "repetition_penalty": (float, lambda x: x > 0, "a finite number > 0; 1 switches it off"),
-    "vllm_gpu_memory_utilization": (float, lambda x: 0 < x <= 1, "a number in (0, 1]"),
-    "vllm_server_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
-    "vllm_group_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
-}
-_MAY_BE_NONE = {"common": ("min_p", "max_completion_length"), "role": ("min_p",)}  # None: TRL's "no limit"
-_IN_GENERATION_KWARGS = tuple(name for name in SAMPLING if name != "top_k")  # whose -1 is vLLM's "off"
 _MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")  # of the fields that hold a mapping
 _CHOICES = {
     "policy_sharing": ("separate", "shared", "adapters"),
@@ -59,42 +41,6 @@ _CHOICES = {
     "importance_sampling_level": ("token", "sequence"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
 }
-
-
-def read_number(name: str, key: str, value: Any, *, may_be_none: bool) -> Any:
-    """
-    A number that keeps its rule in `_ROLE_NUMBERS`.
-
-    Args:
-        name (`str`): what the error calls the value.
-        key (`str`): its rule.
-        value: a number, its text (YAML reads 1e-6 as text), or `None`.
-        may_be_none (`bool`): whether `None` is right.
-
-    Raises:
-        `ValueError`: a value against the rule.
-    """
-    kind, allowed, words = _ROLE_NUMBERS[key]
-    if value is None and may_be_none:
-        return None
-    if isinstance(value, str):
-        with contextlib.suppress(ValueError):
-            value = kind(value)
-    number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
-    if not (number and math.isfinite(value) and allowed(value)):
-        raise ValueError(f"`{name}` must be {words}, got {value!r}.")
-    return kind(value)  # transformers takes no 2 for a temperature of 2.0
-
-
-def _check_sampling(name: str, options: Any, use_vllm: bool) -> None:
-    """What overrides a field of ours keeps its rule, and is read in place; the other keys are the sampler's."""
-    if options is not None and not isinstance(options, dict):
-        raise ValueError(f"`{name}` must be a mapping, got {options!r}.")
-    for key in options or {}:
-        rule = "max_completion_length" if key in _LENGTHS else key
-        if rule == "max_completion_length" or key in _IN_GENERATION_KWARGS:
-            options[key] = read_number(f"{name}[{key!r}]", rule, options[key], may_be_none=True)
-    check_generation_keys(name, options or {}, use_vllm)
 
 
 @dataclass
@@ -169,7 +115,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
     role_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Per role what differs from the common value, e.g. {'solver': {'max_completion_length': 4096}}. "
+            "help": "Per role what differs from the common value, e.g. {'<role>': {'max_completion_length': 4096}}. "
             f"Keys: {', '.join(ROLE_KEYS)}."
         },
     )
@@ -249,8 +195,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
         self._read_mappings()
-        for key in _ROLE_NUMBERS:
-            may_be_none = key in _MAY_BE_NONE["common"]
+        for key in ROLE_NUMBERS:
+            may_be_none = key in MAY_BE_NONE["common"]
             setattr(self, key, read_number(key, key, getattr(self, key), may_be_none=may_be_none))
         check_scalars(self)
         check_counts(self)
@@ -267,7 +213,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 f"`per_device_eval_batch_size={self.per_device_eval_batch_size}` x processes: change one of them, or "
                 "`num_generations`, so that it holds whole groups."
             ) from error
-        _check_sampling("generation_kwargs", self.generation_kwargs, self.use_vllm)
+        check_sampling("generation_kwargs", self.generation_kwargs, self.use_vllm)
         self._check_role_kwargs()
         if self.advantage_estimator.startswith("reinforce++") and self.scale_rewards != "none":
             raise ValueError(
@@ -337,15 +283,15 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 raise ValueError(f"`role_kwargs[{role!r}]` must be a mapping, got {overrides!r}.")
             if unknown := sorted(set(overrides) - set(ROLE_KEYS), key=str):
                 raise ValueError(f"`role_kwargs[{role!r}]` has unknown keys {unknown}; known: {list(ROLE_KEYS)}.")
-            for key in _ROLE_NUMBERS.keys() & overrides.keys():
-                name, may_be_none = f"role_kwargs[{role!r}][{key!r}]", key in _MAY_BE_NONE["role"]
+            for key in ROLE_NUMBERS.keys() & overrides.keys():
+                name, may_be_none = f"role_kwargs[{role!r}][{key!r}]", key in MAY_BE_NONE["role"]
                 overrides[key] = read_number(name, key, overrides[key], may_be_none=may_be_none)
             if not isinstance(overrides.get("trainable", True), bool):
                 raise ValueError(
                     f"`role_kwargs[{role!r}]['trainable']` must be true or false, got {overrides['trainable']!r}."
                 )
             own = overrides.get("generation_kwargs")
-            _check_sampling(f"role_kwargs[{role!r}]['generation_kwargs']", own, self.use_vllm)
+            check_sampling(f"role_kwargs[{role!r}]['generation_kwargs']", own, self.use_vllm)
         for role, overrides in (self.role_kwargs or {}).items():
             if self.policy_sharing == "shared" and "learning_rate" in overrides:
                 raise ValueError(
@@ -353,27 +299,35 @@ class MultiAgentGRPOConfig(GRPOConfig):
                     "roles are one set of weights. Set `learning_rate`, or use 'separate' or 'adapters'."
                 )
 
-    def own(self, role: str, agent: str | None = None) -> dict[str, Any]:
-        """What `role_kwargs` says of a role: its entry over its agent's."""
-        entries = self.role_kwargs or {}
-        return {**entries.get(agent, {}), **entries.get(role, {})}
+    def _entries(self, role: str, agent: str | None) -> list[dict[str, Any]]:
+        """What `role_kwargs` says of a role, the later the more: its agent's entry, and its own."""
+        return [self.role_kwargs[name] for name in dict.fromkeys((agent, role)) if name in (self.role_kwargs or {})]
+
+    def for_agent(self, agent: str, roles: tuple[str, ...], key: str) -> Any:
+        """
+        What `role_kwargs` says of an agent, `None` where it says nothing; the entry of an only role is the agent's.
+        """
+        entries = self._entries(roles[0] if len(roles) == 1 else agent, agent)
+        return next((entry[key] for entry in reversed(entries) if key in entry), None)
 
     def for_role(self, role: str, key: str, agent: str | None = None) -> Any:
         """
         The value of `key` for a role: its override in `role_kwargs`, else its agent's, else the common one.
 
         `generation_kwargs` has keys of its own, with the same rule: a role's `generation_kwargs` win, then
-        its other overrides, then the common `generation_kwargs`, then the common arguments.
+        its other overrides, then the same of its agent, then the common `generation_kwargs`, then the common
+        arguments.
         """
-        own = self.own(role, agent)
+        entries = self._entries(role, agent)
         if key != "generation_kwargs":
-            return own.get(key, getattr(self, key))
-        common = {
-            name: value
-            for name, value in (self.generation_kwargs or {}).items()
-            if ("max_completion_length" if name in _LENGTHS else name) not in own
-        }
-        return {**common, **(own.get(key) or {})}
+            return next((entry[key] for entry in reversed(entries) if key in entry), getattr(self, key))
+        options = dict(self.generation_kwargs or {})
+        for entry in entries:
+            fields = {LENGTHS[0] if name == "max_completion_length" else name for name in entry}
+            fields |= set(LENGTHS) if LENGTHS[0] in fields else set()
+            options = {name: value for name, value in options.items() if name not in fields}
+            options |= entry.get(key) or {}
+        return options
 
     def sampling_of(self, role: str, agent: str | None = None) -> dict[str, Any]:
         """What a role samples with, as options of [`~transformers.GenerationConfig`], without special tokens."""

@@ -2,6 +2,7 @@
 
 import logging
 
+from ..ratings import check_rating_prompt
 from ..rewards import CounterfactualCredit, CreditAllocator
 from ..rewards.schemes import check_scheme, check_siblings, check_sum, find_placebos
 from ..team.topology import Topology
@@ -29,6 +30,8 @@ def check_credit(
     check_sum(allocators)
     for allocator in allocators:
         check_scheme(allocator, topology, args)
+        if getattr(allocator, "rating_prompt", None) is not None:
+            check_rating_prompt(allocator.rating_prompt, topology.role_names)
         check_siblings(allocator, topology, branches, args.num_generations, trained)
         _check_removals(allocator, topology, args, trained)
         _check_paired(allocator, topology, branches, args)
@@ -100,10 +103,11 @@ def check_role_kwargs(args: MultiAgentGRPOConfig, topology: Topology) -> None:
         raise ValueError(f"`role_kwargs` names {unknown}, which the topology does not have; it has {names}.")
     for name, overrides in given.items():
         agents_own = [key for key in AGENT_KEYS if key in overrides]
-        if agents_own and name not in topology.agents:
+        if agents_own and name not in topology.agents and len(topology.roles_of(topology.agent_of(name))) > 1:
+            agent = topology.agent_of(name)
             raise ValueError(
-                f"`role_kwargs[{name!r}]` has {agents_own}, which belong to an agent, and {name!r} is a role of "
-                f"{topology.agent_of(name)!r}. Set them in `role_kwargs[{topology.agent_of(name)!r}]`."
+                f"`role_kwargs[{name!r}]` has {agents_own}, which belong to an agent, and {name!r} is one of the "
+                f"roles {list(topology.roles_of(agent))} of {agent!r}. Set them in `role_kwargs[{agent!r}]`."
             )
     policies = {agent: topology.roles_of(agent) for agent in topology.agents}
     if args.policy_sharing != "separate":

@@ -56,7 +56,7 @@ def check_engines(
                 "`vllm_enable_sleep_mode=True` allows one engine in a process, and every role has one. Set "
                 "`vllm_engine_per_role=False` or `vllm_enable_sleep_mode=False`."
             )
-        settings = {role: engine_settings(args, role, roles) for role in roles}
+        settings = {role: engine_settings(args, role, topology) for role in roles}
         shares = {role: values["vllm_gpu_memory_utilization"] for role, values in settings.items()}
         if args.vllm_mode == "colocate" and sum(shares.values()) > 1:
             raise ValueError(

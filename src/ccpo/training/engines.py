@@ -30,28 +30,27 @@ def has_engine_per_agent(args: Any, agents: tuple[str, ...]) -> bool:
     return len(agents) > 1 and args.policy_sharing == "separate" and args.vllm_engine_per_role
 
 
-def engine_settings(args: Any, agent: str, agents: tuple[str, ...]) -> dict[str, Any]:
+def engine_settings(args: Any, agent: str, topology: Topology) -> dict[str, Any]:
     """
     What is an agent's engine's alone: its server and ports, or its share of the GPU's memory.
 
     `vllm_gpu_memory_utilization` is for all engines together, in equal parts unless `role_kwargs` says otherwise.
     """
-    settings = {name: args.for_role(agent, name) for name in SERVER_KEYS}
-    share = (args.role_kwargs or {}).get(agent, {}).get("vllm_gpu_memory_utilization")
-    settings["vllm_gpu_memory_utilization"] = (
-        args.vllm_gpu_memory_utilization / len(agents) if share is None else share
-    )
-    return settings
+    names = (*SERVER_KEYS, "vllm_gpu_memory_utilization")
+    own = {name: args.for_agent(agent, topology.roles_of(agent), name) for name in names}
+    common = {name: getattr(args, name) for name in SERVER_KEYS}
+    common["vllm_gpu_memory_utilization"] = args.vllm_gpu_memory_utilization / len(topology.agents)
+    return {name: common[name] if value is None else value for name, value in own.items()}
 
 
-def engine_kwargs(args: Any, agent: str, agents: tuple[str, ...], calls: dict[str, int]) -> dict[str, Any]:
+def engine_kwargs(args: Any, agent: str, topology: Topology, calls: dict[str, int]) -> dict[str, Any]:
     """
     The arguments of `VLLMGeneration` in which an agent's engine differs from TRL's, which is for one role's rows.
 
     `calls` says how many texts for each row an agent's largest call has.
     """
-    own = has_engine_per_agent(args, agents)
-    settings = engine_settings(args, agent, agents) if own else {}
+    own = has_engine_per_agent(args, topology.agents)
+    settings = engine_settings(args, agent, topology) if own else {}
     rows = args.per_device_train_batch_size * args.vllm_tensor_parallel_size * args.steps_per_generation  # TRL's
     texts = calls[agent] if own else max(calls.values())
     settings = {name.removeprefix("vllm_"): value for name, value in settings.items()}
@@ -90,11 +89,11 @@ def texts_in_a_call(topology: Topology, args: Any) -> dict[str, int]:
 @contextmanager
 def as_first_engine(topology: Topology, args: Any) -> Iterator[None]:
     """TRL builds its one engine inside `GRPOTrainer.__init__`: meanwhile, with the first agent's arguments."""
-    build, agents = grpo_trainer.VLLMGeneration, topology.agents
+    build = grpo_trainer.VLLMGeneration
     if not topology.is_solo:
         calls = texts_in_a_call(topology, args)
         grpo_trainer.VLLMGeneration = lambda **kwargs: build(
-            **{**kwargs, **engine_kwargs(args, agents[0], agents, calls)}
+            **{**kwargs, **engine_kwargs(args, topology.agents[0], topology, calls)}
         )
     try:
         yield
@@ -128,7 +127,8 @@ class AgentEngines:
         policy: Callable[[str], nn.Module],
         is_main_process: bool,
     ):
-        self.args, self.agents, self.tokenizers, self.policy = args, topology.agents, tokenizers, policy
+        self.args, self.topology, self.tokenizers, self.policy = args, topology, tokenizers, policy
+        self.agents = topology.agents
         self.pushes = dict.fromkeys(self.agents, 0)
         self._changed = set(self.agents)  # whose weights moved since they were pushed
         self._held: dict[int, str] = {}  # engine -> whose weights it has
@@ -151,7 +151,7 @@ class AgentEngines:
         """An engine with the arguments that TRL gave the first one, but for what is the agent's."""
         kwargs = {name: getattr(first, name) for name in inspect.signature(type(first)).parameters}
         kwargs |= {"model": self.policy(agent), "processing_class": self.tokenizers[agent]}
-        return type(first)(**kwargs | engine_kwargs(self.args, agent, self.agents, calls))
+        return type(first)(**kwargs | engine_kwargs(self.args, agent, self.topology, calls))
 
     def _check_log_probs(self, agent: str) -> None:
         """Warn, as TRL does of its server, of one whose log-probabilities are of another distribution."""

@@ -8,7 +8,7 @@ from trl import GRPOTrainer
 from ..generation.inputs import render_prompts
 from ..generation.scoring import batches_by_length, common_length, score_choices
 from ..team.prompts import Prompt
-from .config import SAMPLING
+from .numbers import SAMPLING
 from .prompt_checks import context_of, room_for_prompt
 
 CPU_BATCH = 64  # rows of a call; more of them, padded to one length, take a CPU longer per row

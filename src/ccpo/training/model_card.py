@@ -18,6 +18,7 @@ from .policies import policy_of
 _PACKAGES = ("ccpo", "trl", "transformers", "torch", "accelerate", "peft", "deepspeed", "datasets", "tokenizers")
 _NOT_RECIPE = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "deepspeed", "fsdp", "fsdp_config")
 
+_BASE_ALONE = "\nIt was not trained: it plays the base as that is, and this folder holds its tokenizer alone.\n"
 _TEXT = """---
 {metadata}
 ---
@@ -26,10 +27,10 @@ _TEXT = """---
 
 Trained by `ccpo.MultiAgentGRPOTrainer`, step {step}. It is to be used together with the others:
 
-| agent | roles | started from | this folder |
-| --- | --- | --- | --- |
+| agent | roles | started from | trained | this folder |
+| --- | --- | --- | --- | --- |
 {team}
-
+{base_alone}
 ```python
 from {library} import {auto_class}
 
@@ -71,6 +72,8 @@ class TeamCard:
         args ([`MultiAgentGRPOConfig`]): the recipe.
         step (`int`): optimizer steps.
         tags (`list[str]`): for the Hub.
+        origins (`dict[str, str | None]`): where each agent started from; `None` for an object from nowhere.
+        trained (`tuple[str, ...]`): the agents that were trained.
         hub_id (`str`, *optional*): the repository.
     """
 
@@ -79,6 +82,8 @@ class TeamCard:
     args: Any
     step: int
     tags: list[str]
+    origins: dict[str, str | None]
+    trained: tuple[str, ...]
     hub_id: str | None = None
 
 
@@ -92,19 +97,20 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
         model (`nn.Module`): the policies, for where each came from.
     """
     agents = card.topology.agents
-    origins = {agent: get_config_model_id(policy_of(model, agent).config) or None for agent in agents}
+    bases = {agent: get_config_model_id(policy_of(model, agent).config) or None for agent in agents}
     recipe = yaml.dump(_recipe(card), Dumper=_Dumper, sort_keys=False, allow_unicode=True).strip()
     fence = max(re.findall("`{3,}", recipe), key=len, default="``") + "`"  # longer than any in a prompt
     for agent in agents:
         is_adapter = (folder / agent / "adapter_config.json").is_file()
+        is_bare = not is_adapter and not (folder / agent / "config.json").is_file()
         metadata = ModelCardData(
             library_name="peft" if is_adapter else "transformers",
-            base_model=_on_the_hub(origins[agent]),
+            base_model=_on_the_hub(bases[agent]),
             tags=[*card.tags, card.args.policy_sharing, agent],
         )
         rows = (
-            f"| {a} | {', '.join(card.topology.roles_of(a))} | {origins[a] or 'an object in memory'} | "
-            f"{'yes' if a == agent else ''} |"
+            f"| {a} | {', '.join(card.topology.roles_of(a))} | {card.origins[a] or 'an object in memory'} | "
+            f"{'yes' if a in card.trained else 'no'} | {'yes' if a == agent else ''} |"
             for a in agents
         )
         text = _TEXT.format(
@@ -116,8 +122,9 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
             team="\n".join(rows),
             library="peft" if is_adapter else "transformers",
             auto_class="AutoPeftModelForCausalLM" if is_adapter else "AutoModelForCausalLM",
-            source=card.hub_id or f"path/to/{agent}",
-            subfolder=f', subfolder="{agent}"' if card.hub_id else "",
+            base_alone=_BASE_ALONE if is_bare else "",
+            source=(bases[agent] or "path/to/base") if is_bare else card.hub_id or f"path/to/{agent}",
+            subfolder=f', subfolder="{agent}"' if card.hub_id and not is_bare else "",
             recipe=recipe,
             fence=fence,
             versions="\n".join(f"- {name} {_version(name)}" for name in _PACKAGES),

@@ -3,11 +3,12 @@
 from itertools import combinations
 from typing import Any
 
+from peft import PeftModel
 from torch import nn
 from transformers import AutoConfig
 
 
-def check_weights(models: dict[str, Any], frozen: tuple[str, ...] = ()) -> None:
+def check_weights(models: dict[str, Any], frozen: tuple[str, ...] = (), adapters_only: bool = False) -> None:
     """
     Refuse model objects that have weights in common.
 
@@ -15,11 +16,13 @@ def check_weights(models: dict[str, Any], frozen: tuple[str, ...] = ()) -> None:
         models (`dict`): per agent; ids and folders are loaded later. One object of several agents is one model, which
             the trainer copies or shares.
         frozen (`tuple[str, ...]`): agents that are never updated: they may share weights with each other.
+        adapters_only (`bool`): whether only objects with adapters count: the base is to be one for all.
 
     Raises:
         `ValueError`: with the roles.
     """
-    objects = {role: model for role, model in models.items() if isinstance(model, nn.Module)}
+    kind = PeftModel if adapters_only else nn.Module
+    objects = {role: model for role, model in models.items() if isinstance(model, kind)}
     for (first, one), (second, other) in combinations(objects.items(), 2):
         if first in frozen and second in frozen:
             continue

@@ -2,14 +2,13 @@
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AutoPeftModelForCausalLM, PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.trainer_utils import TrainerMemoryTracker
 from trl import GRPOTrainer
 
@@ -84,17 +83,17 @@ def activate(model: nn.Module, agent: str, agents: tuple[str, ...]) -> None:
     without an adapter plays the base.
 
     PEFT's `set_adapter` switches the gradients of the other adapters off, and DDP and the optimizer must keep all, so
-    every agent's adapter stays trainable. Which agent moves is decided by who gets a gradient.
+    every trained agent's adapter stays trainable. Which agent moves is decided by who gets a gradient.
     """
     if isinstance(model, AgentPolicies):
         model.active_agent = agent
     elif adapters := adapters_of(model, agents):
+        frozen = [name for name in adapters if model.peft_config[name].inference_mode]
+        if len(adapters) < len(agents):
+            getattr(model.base_model, "enable_adapter_layers" if agent in adapters else "disable_adapter_layers")()
         if agent in adapters:
-            model.base_model.enable_adapter_layers()
-            model.set_adapter(agent)
-        else:
-            model.base_model.disable_adapter_layers()
-        model.set_requires_grad(adapters, requires_grad=True)
+            model.set_adapter(agent, inference_mode=agent in frozen)
+        model.set_requires_grad([name for name in adapters if name not in frozen], requires_grad=True)
 
 
 def adapters_of(model: nn.Module, agents: tuple[str, ...]) -> list[str]:
@@ -169,32 +168,27 @@ class PolicySetup(GRPOTrainer):
 
     Args:
         trainer ([`MultiAgentGRPOTrainer`]): the trainer of all policies, built.
-        model (`str` or `PreTrainedModel`): an id, a folder or an object.
+        source (`dict`): `model`, `peft_config` and `quantization_config`, as in TRL.
         tokenizer (`PreTrainedTokenizerBase`): the agent's.
-        temperature (`float`): at which it samples.
-        peft_config, quantization_config: as in TRL.
+        settings (`dict`): arguments that are the agent's own.
 
     Raises:
         What `GRPOTrainer.__init__` raises of a model that it cannot train.
     """
 
-    def __init__(
-        self, trainer: GRPOTrainer, model: Any, tokenizer: Any, temperature: float, peft_config, quantization_config
-    ):
+    def __init__(self, trainer: GRPOTrainer, source: dict[str, Any], tokenizer: Any, settings: dict[str, Any]):
         self._trainer, self._tag_names = trainer, trainer._tag_names
         # The engines and all that is written or sent anywhere are the one trainer's.
         silent = {"use_vllm": False, "push_to_hub": False, "log_completions": False, "report_to": []}
         silent["skip_memory_metrics"] = True
-        with replaced(trainer.args, temperature=temperature, **silent):
+        with replaced(trainer.args, **settings, **silent):
             super().__init__(
-                model=model,
+                **source,
                 reward_funcs=[_judge_nothing] * len(trainer.reward_funcs),
                 args=trainer.args,
                 train_dataset=trainer.train_dataset,
                 eval_dataset=trainer.eval_dataset,
                 processing_class=tokenizer,
-                quantization_config=quantization_config,
-                peft_config=copy.deepcopy(peft_config),  # PEFT writes the base's name into it
             )
 
     @classmethod
@@ -238,29 +232,6 @@ def replaced(args: Any, **values: Any) -> Iterator[None]:
         vars(args).update(before)
 
 
-def add_agent_adapters(model: PeftModel, agents: tuple[str, ...]) -> None:
-    """
-    Replace the adapter that TRL made, "default", by one of the same kind, dtype and start per agent.
-
-    Raises:
-        `ValueError`: an agent with the name of a module of the model.
-    """
-    places = {part for name, _ in model.named_parameters() for part in name.split(".")}
-    for agent in agents:
-        if agent in places:
-            raise ValueError(
-                f"`agent` {agent!r} is also the name of a module of the model, and names its adapter. Rename it."
-            )
-    dtypes = {name: p.dtype for name, p in model.named_parameters() if ".default." in f"{name}."}
-    for agent in agents:
-        model.add_adapter(agent, copy.deepcopy(model.peft_config["default"]))
-        for name, dtype in dtypes.items():
-            parameter = model.get_parameter(name.replace(".default", f".{agent}"))
-            parameter.data = parameter.data.to(dtype)  # TRL's choice for QLoRA and ZeRO-3
-    activate(model, agents[0], agents)
-    model.delete_adapter("default")
-
-
 def save_policies(
     model: nn.Module, output_dir: Path, tokenizers: dict[str, Any], state_dict: dict | None = None
 ) -> None:
@@ -287,7 +258,9 @@ def save_policies(
             if weights is not None:  # gathered, tied weights are two tensors
                 tied = getattr(policy, "all_tied_weights_keys", {})
                 weights = {name: weight for name, weight in weights.items() if name not in tied}
-            policy.save_pretrained(output_dir / agent, state_dict=weights)
+            # Beside an adapter that was trained on, TRL keeps a copy as the reference.
+            own = {"selected_adapters": [policy.active_adapter]} if isinstance(policy, PeftModel) else {}
+            policy.save_pretrained(output_dir / agent, state_dict=weights, **own)
     for agent, tokenizer in tokenizers.items():
         tokenizer.save_pretrained(output_dir / agent)
 
@@ -303,46 +276,3 @@ def load_policies(model: nn.Module, folder: Path, agents: tuple[str, ...]) -> No
         else:
             saved = type(policy).from_pretrained(folder / agent, dtype=policy.dtype)
             policy.load_state_dict(saved.state_dict())
-
-
-def load_sharded_adapters(model: PeftModel, folder: Path, agents: tuple[str, ...]) -> None:
-    """
-    Load the adapters that [`save_policies`] wrote into a model sharded by FSDP2; in place, bit for bit.
-
-    accelerate keeps the active adapter only, under no name.
-
-    Raises:
-        `ValueError`: the folder has other weights than the adapter.
-    """
-    for agent in adapters_of(model, agents):
-        saved = load_peft_weights(str(folder / agent), device="cpu")
-        mine = {
-            name.replace(f".{agent}", "", 1): p for name, p in model.named_parameters() if f".{agent}." in f"{name}."
-        }
-        if mine.keys() != saved.keys():
-            raise ValueError(f"{folder / agent} has other adapter weights: {sorted(mine.keys() ^ saved.keys())}.")
-        for name, parameter in mine.items():
-            weight = saved[name].to(parameter.device)
-            if isinstance(parameter, DTensor):
-                weight = distribute_tensor(weight, parameter.device_mesh, parameter.placements)
-            parameter.data.copy_(weight)
-
-
-def merge_adapter(folder: Path, args: Any, dtype: torch.dtype) -> None:
-    """
-    Replace the adapter in a folder by the model that it makes of its base, which is loaded from where it came from.
-
-    Args:
-        folder (`Path`): an agent's folder, as [`save_policies`] wrote it.
-        args ([`MultiAgentGRPOConfig`]): configuration.
-        dtype (`torch.dtype`): of the merged weights.
-    """
-    plugin = args.deepspeed_plugin
-    # A model loaded under ZeRO-3 would be sharded over the processes, and this is one process.
-    whole = plugin.zero3_init_context_manager(enable=False) if plugin is not None else nullcontext()
-    kwargs = {"revision": (args.model_init_kwargs or {}).get("revision"), "trust_remote_code": args.trust_remote_code}
-    with whole:
-        model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype=dtype, **kwargs).merge_and_unload()
-    model.save_pretrained(folder)
-    for file in folder.glob("adapter_*"):
-        file.unlink()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from trl import GRPOTrainer
 
+from ..team.topology import Topology
 from .policies import policy_of
 
 # Arguments that decide which rows come when, whose turn it is and how a buffered batch is cut.
@@ -46,8 +47,7 @@ def run_settings(trainer: GRPOTrainer) -> dict[str, Any]:
     elif trainer.is_fsdp_enabled:
         backend = f"{backend}{accelerator.state.fsdp_plugin.fsdp_version}"
     return {
-        "topology": trainer.topology.to_dict(),
-        **trainer.topology.prompts,
+        **_team_settings(trainer.topology),
         "agents": list(trainer.agents),
         "trained agents": list(trainer.trained_agents),
         "role_rewards": {role: len(pairs) for role, pairs in trainer._role_rewards.items()},
@@ -65,13 +65,27 @@ def run_settings(trainer: GRPOTrainer) -> dict[str, Any]:
     }
 
 
+def _team_settings(topology: Topology) -> dict[str, Any]:
+    """Who speaks, reads whom and is asked what, each setting by itself: what differs is named alone."""
+    names = ("reads", "agent", "branches", "judged", "states_answer")
+    return {
+        "topology": topology.kind,
+        "roles": list(topology.role_names),
+        "answer": topology.answer,
+        "answer_roles": list(topology.answer_roles),
+        **{f"{role.name}'s {name}": getattr(role, name) for role in topology.roles for name in names},
+        **topology.prompts,
+    }
+
+
 def _model_settings(trainer: GRPOTrainer, agent: str) -> dict[str, Any]:
     """The configuration of an agent's model and adapter, without where it came from."""
     model = policy_of(trainer.accelerator.unwrap_model(trainer.model), agent)
     settings = json.loads(model.config.to_json_string(use_diff=False))
     settings = {key: value for key, value in settings.items() if key not in _NOT_THE_MODEL and key[0] != "_"}
-    adapters = getattr(model, "peft_config", None)
-    adapter = (adapters.get(agent) or next(iter(adapters.values()))).to_dict() if adapters else {}
+    adapters = getattr(model, "peft_config", {})
+    adapter = adapters.get(agent, adapters.get("default"))
+    adapter = adapter.to_dict() if adapter is not None else {}
     tokenizer = getattr(trainer.tokenizers[agent], "tokenizer", trainer.tokenizers[agent])  # a processor has one
     settings["tokenizer"] = {name: getattr(tokenizer, name) for name in _SPECIAL_TOKENS} | {"tokens": len(tokenizer)}
     settings["adapter"] = {

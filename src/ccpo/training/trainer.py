@@ -17,7 +17,9 @@ from trl.trainer.utils import disable_dropout_in_model, get_callable_name
 
 from ..rewards import CreditAllocator, SharedCredit
 from ..team.topology import ThinkSolve, Topology
+from .adapters import REFERENCE, StartReference, add_agent_adapters
 from .advantages import AdvantagesMixin
+from .batches import by_episode, by_role
 from .checkpoint_mixin import CheckpointMixin
 from .checkpoints import describe
 from .checks import check_arguments, check_episode_arguments, check_modeless_optimizer, load_tokenizers
@@ -26,8 +28,8 @@ from .collection import CollectionMixin
 from .config import SAMPLING, MultiAgentGRPOConfig
 from .engines import AgentEngines, as_first_engine
 from .input_checks import check_objects, datasets_by_name
-from .models import find_frozen, models_by_agent
-from .policies import AgentPolicies, PolicySetup, activate, add_agent_adapters, policy_of, replaced
+from .models import AgentModels, read_models
+from .policies import AgentPolicies, PolicySetup, activate, policy_of, replaced
 from .prompt_checks import check_prompts
 from .table import TableMixin
 from .turns import TurnsMixin
@@ -118,24 +120,20 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         check_episode_arguments(episode, self.topology)
         if len(self.agents) > 1 and callable(getattr(optimizers[0], "eval", None)):
             check_modeless_optimizer(f"optimizers=({type(optimizers[0]).__name__}, ...)", args)
-        models = models_by_agent(model, args.policy_sharing, self.topology)
-        frozen = find_frozen(models, self.topology, args, peft_config)
-        self.trained_agents = tuple(agent for agent in self.agents if agent not in frozen)
-        check_arguments(models, self.allocators, args, train_dataset, self.topology, peft_config, eval_dataset, frozen)
+        given = read_models(model, args, self.topology, peft_config, quantization_config)
+        self.trained_agents, self._origins = given.trained, given.origins()
+        check_arguments(given, self.allocators, train_dataset, eval_dataset)
         datasets = datasets_by_name(train_dataset, eval_dataset)
-        tokenizers = load_tokenizers(models, processing_class, args, datasets)
+        tokenizers = load_tokenizers(given, processing_class, datasets)
         asked = datasets if rollout_func is None and environment_factory is None else {}
-        self.folded = check_prompts(asked, models, tokenizers, args, self.topology)
+        self.folded = check_prompts(asked, given.models, tokenizers, args, self.topology)
 
-        # A single object is copied before TRL changes it.
-        sources = {
-            agent: copy.deepcopy(models[agent]) if models[agent] is models[self.agents[0]] else models[agent]
-            for agent in (self.agents[1:] if args.policy_sharing == "separate" else ())
-        }
-        first = self.agents[0]
-        with as_first_engine(self.topology, args), replaced(args, temperature=self._temperature(args, first)):
+        saved_adapters = given.saved_adapters()
+        first, *others = self.agents if args.policy_sharing == "separate" else self.agents[:1]
+        sources = {agent: given.source(agent) for agent in (*others, first)}  # a single object is changed in place
+        with as_first_engine(self.topology, args), replaced(args, **given.settings(first)):
             super().__init__(
-                model=models[first],
+                **sources[first],
                 reward_funcs=[allocator.outcome for allocator in self.allocators],
                 args=args,
                 train_dataset=train_dataset,
@@ -144,8 +142,6 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
                 reward_processing_classes=reward_processing_classes,
                 callbacks=callbacks,
                 optimizers=optimizers,
-                quantization_config=quantization_config,
-                peft_config=peft_config,
                 **episode,
             )
         for i, credit in enumerate(reward_funcs):
@@ -156,20 +152,15 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         self._init_turns()
         self._init_checkpoints()
         self._clock = StepClock(self._metrics, self.accelerator, arms_of(self.topology))
-        self._setups = {first: PolicySetup.of_first(self)} if sources else {}
-        for agent, source in sources.items():
-            self._setups[agent] = PolicySetup(
-                self, source, tokenizers[agent], self._temperature(args, agent), peft_config, quantization_config
-            )
+        self.beta = args.beta  # TRL was to build no reference where another one is used, or none
+        self._setups = {first: PolicySetup.of_first(self)} if others else {}
+        for agent in others:
+            self._setups[agent] = PolicySetup(self, sources[agent], tokenizers[agent], given.settings(agent))
         if not self.topology.is_solo:
             self.add_callback(self._clock)
-            self._init_team()
+            self._init_team(given, saved_adapters)
 
-    def _temperature(self, args: MultiAgentGRPOConfig, agent: str) -> float:
-        """All roles of an agent sample at one."""
-        return args.for_role(self.topology.roles_of(agent)[0], "temperature", agent)
-
-    def _init_team(self) -> None:
+    def _init_team(self, given: AgentModels, saved_adapters: dict[str, tuple]) -> None:
         """One module of all policies, and each role's own settings."""
         args = self.args
         if self._setups:
@@ -178,12 +169,12 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
             self.model = self.model_wrapped = AgentPolicies(policies)
             self.model.train(training)
             self.neftune_noise_alpha = None  # the setups see to it
-            for agent in self.agents:
-                if agent not in self.trained_agents:
-                    policies[agent].requires_grad_(False)
+            for agent in given.frozen:
+                policies[agent].requires_grad_(False)
         elif args.policy_sharing == "adapters":
             set_seed(args.seed)
-            add_agent_adapters(self.model, self.trained_agents)
+            options = {"fresh": given.peft_config if saved_adapters else None, "reference": args.beta != 0}
+            add_agent_adapters(self.model, self.agents, given.frozen, saved_adapters, **options)
             if args.disable_dropout:
                 disable_dropout_in_model(self.model)
             set_seed(args.seed, device_specific=True)
@@ -217,8 +208,10 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         args, agent, texts = self.args, self.topology.agent_of(role), self._texts_per_row(role)
         trainer = self._setups.get(agent, self)  # which made its policy ready
         made = ("eos_token_ids", "ref_model", "router_aux_loss_coef", "aux_loss_enabled")
+        reference = REFERENCE.format(agent=agent) in getattr(self.model, "peft_config", ())
         settings = {
             **{name: getattr(trainer, name) for name in made},
+            **({"ref_model": StartReference(self, agent)} if reference else {}),
             **{name: args.for_role(role, name, agent) for name in (*SAMPLING, "max_completion_length")},
             "processing_class": self.tokenizers[agent],
             "_tokenizer": self.tokenizers[agent],
@@ -236,13 +229,15 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         }
 
     def train(self, *args, **kwargs):
+        if not self.topology.is_solo:
+            self.activate_role(self.roles[0])  # an evaluation before may have switched gradients off
         if not self._setups:
             return super().train(*args, **kwargs)
         with ExitStack() as stack:
             for setup in self._setups.values():
                 stack.enter_context(setup.started())
             # What `Trainer` does to its model again goes to the one that its tokenizer belongs to.
-            activate(self.model, self.agents[0], self.agents)
+            self.activate_role(self.roles[0])
             stack.enter_context(replaced(self.args, use_liger_kernel=False))
             return super().train(*args, **kwargs)
 
@@ -299,7 +294,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
                 if role in in_turn:
                     output = super()._generate_and_score_completions(rows)
                     table[role] = self._set_advantages(output, role, rewards[role], rollout)
-                    batch |= {f"{role}/{name}": _by_episode(x, len(inputs)) for name, x in output.items()}
+                    batch |= {f"{role}/{name}": by_episode(x, len(inputs)) for name, x in output.items()}
                 else:  # its lengths belong into the metrics all the same
                     self._generate([row["prompt"] for row in rows])
             self._replay, self._logs = None, logs
@@ -323,16 +318,16 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         if self.topology.is_solo:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        by_role = _by_role(inputs)
+        batches = by_role(inputs)
         if torch.is_grad_enabled():
-            self._begin_loss(set(by_role))
+            self._begin_loss(set(batches))
         total = torch.zeros((), device=self.accelerator.device)
-        for i, (role, role_inputs) in enumerate(by_role.items(), start=1):
+        for i, (role, role_inputs) in enumerate(batches.items(), start=1):
             if torch.is_grad_enabled():
                 self._clock.tokens["train"][UPDATE] += role_inputs["completion_mask"].sum()
             with self.as_role(role):
                 loss = super().compute_loss(model, role_inputs, return_outputs, num_items_in_batch)
-            if i < len(by_role) and torch.is_grad_enabled():
+            if i < len(batches) and torch.is_grad_enabled():
                 self._backward(loss)
             total = loss + total.detach()
         return total  # `Trainer` runs the backward pass of the last role
@@ -340,17 +335,3 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
     def training_step(self, model, inputs, num_items_in_batch=None):
         with self._clock.measure(UPDATE):
             return super().training_step(model, inputs, num_items_in_batch)
-
-
-def _by_episode(value: torch.Tensor, rows: int) -> torch.Tensor:
-    """`(n·M, …)` -> `(n, M, …)`, so that TRL's shuffling and splitting keep an episode together."""
-    return value if value.ndim == 0 else value.view(rows, -1, *value.shape[1:])
-
-
-def _by_role(inputs: dict[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
-    """`{"role/name": (n, M, …)}` -> `{"role": {"name": (n·M, …)}}`."""
-    by_role: dict[str, dict[str, torch.Tensor]] = {}
-    for key, value in inputs.items():
-        role, name = key.split("/", 1)
-        by_role.setdefault(role, {})[name] = value if value.ndim == 0 else value.flatten(0, 1)
-    return by_role

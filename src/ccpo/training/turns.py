@@ -47,7 +47,10 @@ class TurnsMixin:
     def create_optimizer(self, model=None):
         optimizer = super().create_optimizer(model)
         if not self.topology.is_solo and not any("agent" in group for group in optimizer.param_groups):
-            rates = {agent: self.args.own(agent).get("learning_rate") for agent in self.agents}
+            rates = {
+                agent: self.args.for_agent(agent, self.topology.roles_of(agent), "learning_rate")
+                for agent in self.trained_agents
+            }
             rates = {agent: rate for agent, rate in rates.items() if rate is not None}
             split_param_groups(optimizer, self.model, self.agents, rates)
         return optimizer

@@ -1,5 +1,6 @@
 """Whether an answer is right, and whether two answers are equal."""
 
+from .clusters import cluster_answers, plurality
 from .math_verifier import MathVerifier
 
-__all__ = ["MathVerifier"]
+__all__ = ["MathVerifier", "cluster_answers", "plurality"]

@@ -1,0 +1,173 @@
+"""How a role is asked for its rating."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from ..team.prompts import fill
+from .choices import SHARE_CHOICES, SHARES_END, SHARES_PREFIX
+from .scale import PAIRS, check_outcome, check_roles
+
+PAIR_PROMPT = """You were the {role} of a team of two. The {first} read the problem and wrote a plan; the {second} read
+both and wrote the answer. The answer has been checked: it is {outcome}.
+
+### Problem
+{problem}
+
+### The {first}'s plan
+{thought}
+
+### The {second}'s answer
+{answer}
+
+### Your rating
+The answer is {outcome}, so the {quantity} is to be divided: the more a role did to bring it about, the more it gets.
+Choose one of these nine pairs. The first number is the {first}'s share of the {quantity}, the second the {second}'s.
+{pairs}
+Reply with one JSON object and nothing else, your two numbers in place of {one} and {two}:
+{{"outcome": "{outcome}", "pair": [{one}, {two}]}}"""
+RATING_PROMPT = fill(PAIR_PROMPT, first="Thinker", second="Solver", one="T", two="S")
+SHARES_PROMPT = """You were the {role} of a team of {count}, who spoke in this order: {order}.
+What the {last} wrote is the team's answer. It has been checked: it is {outcome}.
+
+### Problem
+{problem}
+
+{transcript}
+
+### Your rating
+The answer is {outcome}, so the {quantity} is to be divided: the more a role did to bring it about, the more it gets.
+Give every role its share of the {quantity}, one of these nine numbers. They need not add up to 1.
+{numbers}
+Reply with one JSON object and nothing else, your numbers in place of the question marks:
+{form}"""
+
+FIELDS = ("role", "problem", "outcome", "transcript")  # of a user's template, beside the roles' names
+PAIR_FIELDS = ("thought", "answer")  # the two texts of a team of two
+_FIELD = re.compile(r"\{[A-Za-z][\w-]*\}")
+
+
+def rating_question(role: str, problem: str, texts: Mapping[str, str], outcome: str) -> str:
+    """
+    What a role is asked after the verdict, in our own words.
+
+    The form asked for has letters or question marks for the numbers: a copy of the prompt is then no rating, and none
+    is suggested. A team of two is asked for a pair, a larger one for a share of each role.
+
+    Args:
+        role (`str`): who is asked.
+        problem (`str`): the problem.
+        texts (`Mapping[str, str]`): what each role wrote, in the order in which they spoke; two or more.
+        outcome (`str`): the verdict, `"correct"` (credit is divided) or `"wrong"` (blame).
+
+    Raises:
+        `ValueError`: `outcome` or the roles' names cannot be, or `role` is none of them.
+    """
+    check_outcome(outcome)
+    names = check_roles(tuple(texts))
+    if role not in names:
+        raise ValueError(f"`role` must be one of {list(names)}, got {role!r}.")
+    common = {"outcome": outcome, "quantity": "credit" if outcome == "correct" else "blame", "problem": problem}
+    if len(names) > 2:
+        form = ", ".join(f'"{name}": ?' for name in names)
+        return SHARES_PROMPT.format(
+            role=role,
+            count=len(names),
+            order=", ".join(names),
+            last=names[-1],
+            transcript=transcript(texts),
+            numbers=", ".join(SHARE_CHOICES),
+            form=SHARES_PREFIX % outcome + form + SHARES_END,
+            **common,
+        )
+    titles = {name: name.replace("_", " ").replace("-", " ").capitalize() for name in names}
+    first, second = titles.values()
+    one, two = (first[0], second[0]) if first[0] != second[0] else ("X", "Y")
+    return PAIR_PROMPT.format(
+        role=titles[role],
+        first=first,
+        second=second,
+        one=one,
+        two=two,
+        thought=texts[names[0]],
+        answer=texts[names[1]],
+        pairs=", ".join(f"[{t}, {s}]" for t, s in PAIRS),
+        **common,
+    )
+
+
+def transcript(texts: Mapping[str, str]) -> str:
+    """All texts in their order, each under its role's name."""
+    return "\n\n".join(f"### {name}\n{text}" for name, text in texts.items())
+
+
+def check_rating_prompt(template: str, roles: Sequence[str] | None = None) -> None:
+    """
+    Refuse a template of a user's that cannot be right.
+
+    Args:
+        template (`str`): the template.
+        roles (`Sequence[str]`, *optional*): names of the roles; where they are not known yet, any field is taken for
+            one of them.
+
+    Raises:
+        `ValueError`: it shows nothing of an episode; or it has `{thought}` or `{answer}`, of teams of two alone, and
+            there are more roles.
+    """
+    names = [f"{{{name}}}" for name in (*FIELDS, *PAIR_FIELDS)]
+    if roles is not None:
+        stale = [f"{{{name}}}" for name in PAIR_FIELDS if len(roles) > 2 and name not in roles]
+        names = [name for name in names if name not in stale] + [f"{{{role}}}" for role in roles]
+        if used := [name for name in stale if name in str(template)]:
+            raise ValueError(
+                f"`rating_prompt` has {', '.join(used)}, which stand for the texts of a team of two, and this one has "
+                f"the roles {list(roles)}. Use {{transcript}}, or the roles' names in braces."
+            )
+    found = any(name in str(template) for name in names) or (roles is None and _FIELD.search(str(template)))
+    if not found:
+        what = ", ".join(names) + ("" if roles is not None else ", or a role's name in braces")
+        raise ValueError(f"`rating_prompt` must contain some of {what}, got {template!r}.")
+
+
+def fill_rating_prompt(template: str, role: str, problem: str, texts: Mapping[str, str], outcome: str) -> str:
+    """A user's template, filled; `{thought}` and `{answer}` stand for the two texts of a team of two."""
+    pair = dict(zip(PAIR_FIELDS, texts.values(), strict=True)) if len(texts) == 2 else {}
+    fields = {"role": role, "problem": problem, "outcome": outcome, "transcript": transcript(texts)}
+    return fill(template, **{**pair, **texts, **fields})
+
+
+def keep_end(text: str, name: str, limit: int) -> str:
+    """The last `limit` characters of a text, with "…" at the cut; the text itself where it fits."""
+    if limit < 1:
+        raise ValueError(f"`{name}` must be at least 1, got {limit}.")
+    return text if len(text) <= limit else "…" + text[len(text) - limit + 1 :]
+
+
+def build_rating_messages(
+    *,
+    role: str,
+    problem: str,
+    thought: str,
+    answer: str,
+    outcome: str,
+    max_thought_chars: int = 12_000,
+    max_answer_chars: int = 16_000,
+) -> list[dict[str, str]]:
+    """
+    The prompt, one user message, that asks the Thinker or the Solver to rate an episode: [`rating_question`].
+
+    A thought or answer that is too long keeps its end, where the answer has its box, behind a "…".
+
+    Args:
+        role (`str`): who is asked, `"thinker"` or `"solver"`.
+        problem, thought, answer (`str`): the episode.
+        outcome (`str`): the verdict, `"correct"` (credit is divided) or `"wrong"` (blame).
+        max_thought_chars, max_answer_chars (`int`, default to 12,000 and 16,000): limits, the "…" included.
+    """
+    check_outcome(outcome)
+    if role not in ("thinker", "solver"):
+        raise ValueError(f'`role` must be "thinker" or "solver", got {role!r}.')
+    texts = {
+        "thinker": keep_end(thought, "max_thought_chars", max_thought_chars),
+        "solver": keep_end(answer, "max_answer_chars", max_answer_chars),
+    }
+    return [{"role": "user", "content": rating_question(role, problem, texts, outcome)}]

@@ -1,0 +1,162 @@
+"""One adapter for each agent on one base: made, kept as a reference, loaded, and merged into the base."""
+
+import copy
+import warnings
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import (
+    AutoPeftModelForCausalLM,
+    PeftConfig,
+    PeftModel,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from torch import nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from transformers import AutoModelForCausalLM
+from trl import GRPOTrainer
+from trl.trainer.utils import get_config_model_id, use_adapter
+
+from .policies import activate, adapters_of, policy_of
+from .starts import match_dtypes
+
+REFERENCE = "{agent}:ref"  # an adapter as it was at the start; no agent's name has a colon
+
+
+def add_agent_adapters(
+    model: PeftModel,
+    agents: tuple[str, ...],
+    frozen: tuple[str, ...] = (),
+    weights: dict[str, tuple[PeftConfig, dict[str, torch.Tensor]]] | None = None,
+    fresh: PeftConfig | None = None,
+    reference: bool = False,
+) -> None:
+    """
+    Replace the adapter "default", and others that the model has, by one for each agent. A frozen agent that does not
+    start from an adapter plays the base.
+
+    Args:
+        model (`PeftModel`): as TRL made it ready.
+        agents (`tuple[str, ...]`): the topology's agents.
+        frozen (`tuple[str, ...]`): those that are not trained.
+        weights (`dict`, *optional*): configuration and weights of the agents that start from an adapter.
+        fresh (`PeftConfig`, *optional*): of the other agents' adapters; by default like "default".
+        reference (`bool`): whether an adapter that there was is kept beside as [`REFERENCE`].
+
+    Raises:
+        `ValueError`: an agent with the name of a module of the model, or weights that are not of the configuration.
+    """
+    weights = weights or {}
+    own = [agent for agent in agents if agent in weights or agent not in frozen]
+    places = {part for name, _ in model.named_parameters() for part in name.split(".")} - set(model.peft_config)
+    for agent in own:
+        if agent in places:
+            raise ValueError(
+                f"`agent` {agent!r} is also the name of a module of the model, and names its adapter. Rename it."
+            )
+    model.set_adapter("default")
+    for name in [name for name in model.peft_config if name != "default"]:
+        model.delete_adapter(name)
+    for agent in own:
+        config, saved = weights.get(agent, (fresh or model.peft_config["default"], None))
+        config = copy.deepcopy(config)
+        config.inference_mode = agent in frozen
+        _add_adapter(model, agent, config, saved)
+        if reference and saved is not None and agent not in frozen:
+            config = copy.deepcopy(config)
+            config.inference_mode = True
+            _add_adapter(model, REFERENCE.format(agent=agent), config, saved)
+    model.set_adapter(own[0])
+    model.delete_adapter("default")
+    activate(model, agents[0], agents)
+
+
+def _add_adapter(model: PeftModel, name: str, config: PeftConfig, saved: dict[str, torch.Tensor] | None) -> None:
+    with warnings.catch_warnings():  # that "a" is a part of "lora_", which does no harm: names are set off by dots
+        warnings.filterwarnings("ignore", "Adapter name .* should not be contained in the prefix")
+        model.add_adapter(name, config)
+    match_dtypes(model, "default", name)
+    if saved is None:
+        return
+    found = set_peft_model_state_dict(model, saved, adapter_name=name).unexpected_keys
+    missing = get_peft_model_state_dict(model, adapter_name=name).keys() - saved.keys()
+    if found or missing:
+        raise ValueError(
+            f"The adapter that {name!r} starts from has other weights than its adapter_config.json says: "
+            f"{sorted(found)} too many, {sorted(missing)} missing. Save it anew."
+        )
+
+
+class StartReference:
+    """
+    The policy of an agent as it was at its start, where it started from an adapter, as TRL's `ref_model`.
+
+    TRL's own reference of such a model is a copy of the adapter named "ref", which is one for a model.
+
+    Args:
+        trainer ([`~trl.GRPOTrainer`]): of the model with all adapters.
+        agent (`str`): whose.
+    """
+
+    def __init__(self, trainer: GRPOTrainer, agent: str):
+        self.trainer, self.adapter = trainer, REFERENCE.format(agent=agent)
+
+    def __call__(self, **inputs: Any) -> Any:
+        with use_adapter(self.trainer.accelerator.unwrap_model(self.trainer.model), self.adapter):
+            return self.trainer.model(**inputs)
+
+
+def load_sharded_adapters(model: PeftModel, folder: Path, agents: tuple[str, ...]) -> None:
+    """
+    Load the adapters that [`save_policies`] wrote into a model sharded by FSDP2; in place, bit for bit.
+
+    accelerate keeps the active adapter only, under no name.
+
+    Raises:
+        `ValueError`: the folder has other weights than the adapter.
+    """
+    for agent in adapters_of(model, agents):
+        saved = load_peft_weights(str(folder / agent), device="cpu")
+        place = f".{agent}."
+        mine = {f"{n}.".replace(place, ".")[:-1]: p for n, p in model.named_parameters() if place in f"{n}."}
+        if mine.keys() != saved.keys():
+            raise ValueError(f"{folder / agent} has other adapter weights: {sorted(mine.keys() ^ saved.keys())}.")
+        for name, parameter in mine.items():
+            weight = saved[name].to(parameter.device)
+            if isinstance(parameter, DTensor):
+                weight = distribute_tensor(weight, parameter.device_mesh, parameter.placements)
+            parameter.data.copy_(weight)
+
+
+def merge_adapters(model: nn.Module, folder: Path, agents: tuple[str, ...], args: Any) -> None:
+    """
+    Replace the adapters that [`~ccpo.training.policies.save_policies`] wrote by the models that they make of their
+    base, which is loaded from where it came from. An agent that plays the base gets the base.
+
+    Args:
+        model (`nn.Module`): the policies.
+        folder (`Path`): where the agents' folders are.
+        agents (`tuple[str, ...]`): the topology's agents.
+        args ([`MultiAgentGRPOConfig`]): configuration.
+    """
+    plugin = args.deepspeed_plugin
+    # A model loaded under ZeRO-3 would be sharded over the processes, and this is one process.
+    whole = plugin.zero3_init_context_manager(enable=False) if plugin is not None else nullcontext()
+    kwargs = {"revision": (args.model_init_kwargs or {}).get("revision"), "trust_remote_code": args.trust_remote_code}
+    with whole:
+        for agent in agents:
+            policy, own = policy_of(model, agent), folder / agent
+            if not isinstance(policy, PeftModel):
+                continue
+            if (own / "adapter_config.json").is_file():
+                merged = AutoPeftModelForCausalLM.from_pretrained(own, dtype=policy.dtype, **kwargs).merge_and_unload()
+            else:
+                base = get_config_model_id(policy.config)
+                merged = AutoModelForCausalLM.from_pretrained(base, dtype=policy.dtype, **kwargs)
+            merged.save_pretrained(own)
+            for file in own.glob("adapter_*"):
+                file.unlink()

@@ -1,0 +1,62 @@
+"""The numbers that a run, a role or its sampler may set, and what each must satisfy."""
+
+import contextlib
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from .fields import check_generation_keys
+
+SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+LENGTHS = ("max_new_tokens", "max_tokens")  # what `generation_kwargs` may call `max_completion_length`
+# Per field that holds a number and may be a role's own: its type, what it must satisfy, and that in words.
+ROLE_NUMBERS = {
+    "max_completion_length": (int, lambda x: x >= 1, "an integer of at least 1"),
+    "learning_rate": (float, lambda x: x >= 0, "a finite number >= 0"),
+    "temperature": (float, lambda x: x > 0, "a finite number > 0"),
+    "top_p": (float, lambda x: 0 < x <= 1, "a number in (0, 1]; 1 switches it off"),
+    "top_k": (int, lambda x: x >= 0, "an integer >= 0; 0 switches it off"),
+    "min_p": (float, lambda x: 0 <= x <= 1, "None or a number in [0, 1]; None switches it off"),
+    "repetition_penalty": (float, lambda x: x > 0, "a finite number > 0; 1 switches it off"),
+    "vllm_gpu_memory_utilization": (float, lambda x: 0 < x <= 1, "a number in (0, 1]"),
+    "vllm_server_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
+    "vllm_group_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
+}
+MAY_BE_NONE = {"common": ("min_p", "max_completion_length"), "role": ("min_p",)}  # None: TRL's "no limit"
+_IN_GENERATION_KWARGS = tuple(name for name in SAMPLING if name != "top_k")  # whose -1 is vLLM's "off"
+
+
+def read_number(name: str, key: str, value: Any, *, may_be_none: bool) -> Any:
+    """
+    A number that keeps its rule in `ROLE_NUMBERS`.
+
+    Args:
+        name (`str`): what the error calls the value.
+        key (`str`): its rule.
+        value: a number, its text (YAML reads 1e-6 as text), or `None`.
+        may_be_none (`bool`): whether `None` is right.
+
+    Raises:
+        `ValueError`: a value against the rule.
+    """
+    kind, allowed, words = ROLE_NUMBERS[key]
+    if value is None and may_be_none:
+        return None
+    if isinstance(value, str):
+        with contextlib.suppress(ValueError):
+            value = kind(value)
+    number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
+    if not (number and math.isfinite(value) and allowed(value)):
+        raise ValueError(f"`{name}` must be {words}, got {value!r}.")
+    return kind(value)  # transformers takes no 2 for a temperature of 2.0
+
+
+def check_sampling(name: str, options: Any, use_vllm: bool) -> None:
+    """What overrides a field of ours keeps its rule, and is read in place; the other keys are the sampler's."""
+    if options is not None and not isinstance(options, dict):
+        raise ValueError(f"`{name}` must be a mapping, got {options!r}.")
+    for key in options or {}:
+        rule = "max_completion_length" if key in LENGTHS else key
+        if rule == "max_completion_length" or key in _IN_GENERATION_KWARGS:
+            options[key] = read_number(f"{name}[{key!r}]", rule, options[key], may_be_none=True)
+    check_generation_keys(name, options or {}, use_vllm)

@@ -1,0 +1,270 @@
+"""Agents that start from an adapter which there is already: a folder that a run saved, or a `PeftModel`."""
+
+import copy
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from peft import (
+    PeftConfig,
+    PeftModel,
+    get_peft_model_state_dict,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from torch import nn
+from transformers.utils import cached_file
+from transformers.utils.peft_utils import find_adapter_config_file
+from trl.trainer.utils import create_model_from_path, get_config_model_id
+
+# What says where and by which versions an adapter was made, and not what it is.
+_NOT_THE_ADAPTER = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_version",
+    "revision",
+    "runtime_config",
+    "task_type",
+)
+_QUIET = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+
+
+@dataclass(frozen=True)
+class Start:
+    """
+    Where an agent begins: an adapter that there is already.
+
+    Attributes:
+        base (`str` or `PreTrainedModel`): what it stands on.
+        config (`PeftConfig`): its configuration.
+        source (`str` or `PeftModel`): the folder or id with its weights, or the object that has it.
+        name (`str`): its name in the object.
+    """
+
+    base: Any
+    config: PeftConfig
+    source: Any
+    name: str = "default"
+
+    @property
+    def origin(self) -> str:
+        """Where it came from, in words."""
+        return self.source if isinstance(self.source, str) else f"an object on {get_config_model_id(self.base.config)}"
+
+
+# ---- Read what was given ----
+
+
+def read_start(agent: str, model: Any, peft_config: PeftConfig | None = None) -> Start | None:
+    """
+    The adapter from which an agent starts; `None` where its model is a whole one. Loads no model.
+
+    Args:
+        agent (`str`): whose.
+        model (`str`, `PreTrainedModel` or `PeftModel`): as given to the trainer.
+        peft_config (`PeftConfig`, *optional*): as given; of the same kind as the adapter.
+
+    Raises:
+        `ValueError`: an adapter that cannot be read or trained, another `peft_config`, or an object of several
+            adapters of which none has the agent's name.
+    """
+    where = f"`model` of {agent!r}"
+    if isinstance(model, PeftModel):
+        names = list(model.peft_config)
+        name = next((name for name in (agent, "default") if name in names), names[0])
+        if name not in (agent, "default") and len(names) > 1:
+            raise ValueError(
+                f"{where} has the adapters {names}, none of them named {agent!r} or 'default'. Name the agent's own, "
+                "or give a folder with one."
+            )
+        start = Start(model.get_base_model(), model.peft_config[name], model, name)
+    elif isinstance(model, str) and find_adapter_config_file(model) is not None:
+        try:
+            config = PeftConfig.from_pretrained(model)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(
+                f"{where}: the adapter in {model!r} could not be read ({error}). Save it anew."
+            ) from error
+        if not config.base_model_name_or_path:
+            raise ValueError(
+                f"{where}: the adapter in {model!r} names no base model. Set `base_model_name_or_path` in its "
+                "adapter_config.json, or give a PeftModel."
+            )
+        start = Start(config.base_model_name_or_path, config, model)
+    else:
+        return None
+    if start.config.is_prompt_learning:
+        raise ValueError(
+            f"{where} is an adapter of the kind {start.config.peft_type.value}, which PEFT does not train on. Start "
+            "from its base, with `peft_config`."
+        )
+    if isinstance(peft_config, PeftConfig) and (differ := differences(peft_config, start.config)):
+        raise _differs(agent, differ)
+    return start
+
+
+def read_starts(models: dict[str, Any], sharing: str, peft_config: PeftConfig | None) -> dict[str, Start]:
+    """
+    Agent -> the adapter from which it starts, of those that do; with `"adapters"`, all on one base.
+
+    Args:
+        models (`dict`): per agent, as given.
+        sharing (`str`): `policy_sharing`.
+        peft_config (`PeftConfig`, *optional*): as given.
+
+    Raises:
+        `ValueError`: with the agent, what was given and the remedy.
+    """
+    found = {agent: read_start(agent, model, peft_config) for agent, model in models.items()}
+    starts = {agent: start for agent, start in found.items() if start is not None}
+    if sharing != "adapters":
+        return starts
+    bases = {agent: starts[agent].base if agent in starts else model for agent, model in models.items()}
+    names = {agent: _name(base) for agent, base in bases.items()}
+    first = next(iter(bases))
+    if any(bases[agent] is not bases[first] and (not names[agent] or names[agent] != names[first]) for agent in bases):
+        raise ValueError(
+            "`policy_sharing='adapters'` has one model for all agents, the base of their adapters, but `model` gives "
+            f"several: { {agent: name or 'an object from nowhere' for agent, name in names.items()} }. Give one base, "
+            "or set `policy_sharing='separate'`."
+        )
+    kinds = {agent: start.config.peft_type.value for agent, start in starts.items()}
+    if len(set(kinds.values())) > 1:
+        raise ValueError(
+            f"`policy_sharing='adapters'` needs adapters of one kind on the base, got {kinds}. Use 'separate'."
+        )
+    loaded = next((model for model in bases.values() if isinstance(model, nn.Module)), None)
+    if loaded is not None:  # a base that is there already is not loaded again
+        starts = {agent: replace(start, base=loaded) for agent, start in starts.items()}
+    return starts
+
+
+def config_of_fresh(starts: dict[str, Start], fresh: list[str]) -> PeftConfig | None:
+    """
+    The configuration of adapters that begin anew beside saved ones, where none was given: that of the saved.
+
+    Raises:
+        `ValueError`: the saved ones are of several.
+    """
+    configs = [start.config for start in starts.values()]
+    if not configs:
+        return None
+    for agent, start in starts.items() if fresh else ():
+        if differ := differences(configs[0], start.config):
+            raise ValueError(
+                f"`peft_config` is needed (got None): {fresh} start without an adapter, and the saved ones, which "
+                f"would say what theirs is like, differ: that of {agent!r} in {differ}. Pass it."
+            )
+    return copy.deepcopy(configs[0])
+
+
+def differences(given: PeftConfig, saved: PeftConfig) -> dict[str, tuple]:
+    """Field -> its two values, of the fields in which two adapters differ; `target_modules` still in words pass."""
+    one, two = ({name: _plain(value) for name, value in vars(config).items()} for config in (given, saved))
+    if type(given) is not type(saved):
+        return {"peft_type": (one["peft_type"], two["peft_type"])}
+    ignored = {*_NOT_THE_ADAPTER, *(("target_modules",) if _in_words(given) or _in_words(saved) else ())}
+    return {name: (one[name], two.get(name)) for name in one if name not in ignored and one[name] != two.get(name)}
+
+
+def _in_words(config: PeftConfig) -> bool:
+    """Whether PEFT reads in the model which modules are meant."""
+    return getattr(config, "target_modules", None) in (None, "all-linear")
+
+
+def _plain(value: Any) -> Any:
+    return sorted(value, key=str) if isinstance(value, set | list | tuple) else value
+
+
+def _differs(agent: str, differ: dict[str, tuple]) -> ValueError:
+    return ValueError(
+        f"`peft_config` differs from the adapter that {agent!r} starts from (given, saved): {differ}. Leave "
+        "`peft_config` out: the saved one's holds. Or start from the base."
+    )
+
+
+def _name(base: Any) -> str:
+    name = base if isinstance(base, str) else get_config_model_id(getattr(base, "config", None))
+    return os.path.realpath(name) if os.path.isdir(name) else name
+
+
+def tokenizer_folder(start: Start | None) -> str | None:
+    """The adapter's folder or id where it has a tokenizer of its own."""
+    if start is None or not isinstance(start.source, str):
+        return None
+    return start.source if cached_file(start.source, "tokenizer_config.json", **_QUIET) is not None else None
+
+
+# ---- Load ----
+
+
+def load_start(start: Start, args: Any, quantization_config: Any, peft_config: PeftConfig | None) -> PeftModel:
+    """
+    The adapter on its base, to be trained, under the name "default": what [`~trl.GRPOTrainer`] takes for a model.
+
+    Args:
+        start ([`Start`]): where from; an object is changed in place.
+        args ([`MultiAgentGRPOConfig`]): how models are loaded.
+        quantization_config (*optional*): of the base.
+        peft_config (`PeftConfig`, *optional*): as given, held against the adapter's where only the model can say.
+
+    Raises:
+        `ValueError`: `peft_config` says `target_modules` in words that mean other modules.
+    """
+    if isinstance(start.source, PeftModel):
+        model = _as_default(start.source, start.name)
+    else:
+        base, plugin = start.base, args.deepspeed_plugin
+        if isinstance(base, str):
+            kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+            kwargs |= {} if quantization_config is None else {"quantization_config": quantization_config}
+            if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):  # as TRL
+                kwargs["device_map"] = None
+            base = create_model_from_path(base, **kwargs)
+        quantized = getattr(base, "is_loaded_in_4bit", False) or getattr(base, "is_loaded_in_8bit", False)
+        # TRL's choice: in ZeRO-3 the parameters of one module must have one dtype.
+        autocast = quantized or plugin is None or plugin.zero_stage != 3
+        model = PeftModel.from_pretrained(base, start.source, is_trainable=True, autocast_adapter_dtype=autocast)
+    if peft_config is not None and _in_words(peft_config):
+        probe = copy.deepcopy(peft_config)
+        model.add_adapter("ref", probe)  # PEFT puts the modules' names in
+        model.delete_adapter("ref")
+        if differ := differences(probe, start.config):
+            raise _differs("the agent", differ)
+    return model
+
+
+def _as_default(model: PeftModel, name: str) -> PeftModel:
+    """An object with the one adapter "default": of several, or under another name."""
+    if name != "default":
+        weights = get_peft_model_state_dict(model, adapter_name=name)
+        if "default" in model.peft_config:
+            model.delete_adapter("default")
+        inference = model.peft_config[name].inference_mode
+        model.add_adapter("default", copy.deepcopy(model.peft_config[name]))
+        match_dtypes(model, name, "default")
+        set_peft_model_state_dict(model, weights, adapter_name="default")
+        model.set_adapter("default", inference_mode=inference)
+    for other in [other for other in model.peft_config if other != "default"]:
+        model.delete_adapter(other)
+    return model
+
+
+def weights_of(start: Start) -> dict[str, torch.Tensor]:
+    """The adapter's weights by name, without the adapter's name in them."""
+    if isinstance(start.source, str):
+        return load_peft_weights(start.source, device="cpu")
+    state = get_peft_model_state_dict(start.source, adapter_name=start.name)
+    return {name: weight.detach().clone() for name, weight in state.items()}
+
+
+def match_dtypes(model: PeftModel, one: str, other: str) -> None:
+    """Give an adapter's parameters the dtypes of another's: TRL's choice for QLoRA and ZeRO-3."""
+    dtypes = {name: p.dtype for name, p in model.named_parameters() if f".{one}." in f"{name}."}
+    first = next(iter(dtypes.values()), None)
+    for name, parameter in model.named_parameters():
+        if f".{other}." in f"{name}.":
+            like = f"{name}.".replace(f".{other}.", f".{one}.")[:-1]
+            parameter.data = parameter.data.to(dtypes.get(like, first))

@@ -1,0 +1,144 @@
+"""The table of schemes and estimators: what is refused, with which reason, and that the docs have it."""
+
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ccpo import (
+    AnswerCritiqueRewrite,
+    Chain,
+    ContextualCredit,
+    CounterfactualCredit,
+    CrossImprovementCredit,
+    MathVerifier,
+    SelfEvaluatedCredit,
+    SharedCredit,
+    Solo,
+    ThinkSolve,
+    Vote,
+    VoteCredit,
+)
+from ccpo.rewards.schemes import (
+    ESTIMATORS,
+    SCHEMES,
+    TABLE,
+    check_scheme,
+    check_siblings,
+    check_sum,
+    find_placebos,
+    table_of_schemes,
+)
+
+ROOT = Path(__file__).parents[1]
+TEAMS = {"vote": Vote(3), "dacr": AnswerCritiqueRewrite()}  # of the schemes that are for one team
+
+
+def arguments(**values):
+    defaults = {"advantage_estimator": "group", "scale_rewards": "none", "removal": "prompt", "num_generations": 4}
+    return SimpleNamespace(**defaults | values)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("name", TABLE)
+def test_what_is_not_in_the_table_is_refused_with_its_reason(name, estimator):
+    scheme, _, refused = TABLE[name]
+    args, topology = arguments(advantage_estimator=estimator), TEAMS.get(name, ThinkSolve())
+    if estimator not in refused:
+        check_scheme(scheme(MathVerifier()), topology, args)
+        return
+    with pytest.raises(ValueError, match=re.escape(f"`advantage_estimator='{estimator}'` does not go with")) as error:
+        check_scheme(scheme(MathVerifier()), topology, args)
+    assert refused[estimator] in str(error.value)
+
+
+def test_the_docs_have_the_table():
+    assert table_of_schemes() in (ROOT / "docs" / "teams.md").read_text()
+    assert set(SCHEMES) == set(TABLE)
+
+
+@pytest.mark.parametrize(
+    ("credit", "topology", "message"),
+    [
+        (CounterfactualCredit, Vote(3), r"it is defined for a chain of several roles, .* \['voter_1', .*\(vote\)"),
+        (CounterfactualCredit, Solo(), r"a chain of several roles"),
+        (ContextualCredit, AnswerCritiqueRewrite(), "a chain of several roles"),
+        (SelfEvaluatedCredit, Vote(3), "a chain of several roles"),
+        (VoteCredit, ThinkSolve(), "it is defined for vote"),
+        (CrossImprovementCredit, Vote(2), "it is defined for answer_critique_rewrite"),
+        (
+            lambda: CounterfactualCredit(history=True),
+            Chain(["a1", "b1", "c1"]),
+            r"`history` is for teams of two, .* are 3",
+        ),
+    ],
+)
+def test_a_scheme_for_another_team(credit, topology, message):
+    with pytest.raises(ValueError, match=f"cannot divide credit in this `topology`: .*{message}"):
+        check_scheme(credit(), topology, arguments())
+
+
+def test_a_vote_needs_an_outcome_function_that_can_compare():
+    def by_text(prompts, completions, **kwargs):
+        return [1.0] * len(completions)
+
+    for credit in (VoteCredit(by_text), SharedCredit(by_text)):
+        with pytest.raises(ValueError, match=r"`outcome` of a vote must have .* 'by_text' has no `extract`"):
+            check_scheme(credit, Vote(3), arguments())
+
+
+def test_a_removal_estimator_needs_a_chain():
+    with pytest.raises(ValueError, match="`advantage_estimator='counterfactual'` needs a chain of several roles"):
+        check_scheme(SharedCredit(), Vote(3), arguments(advantage_estimator="counterfactual"))
+
+
+def test_advantages_are_not_scaled_nor_summed_with_rewards():
+    with pytest.raises(ValueError, match="`scale_rewards='group'` does not go with `contextual_credit`"):
+        check_scheme(ContextualCredit(), ThinkSolve(), arguments(scale_rewards="group"))
+    check_sum([ContextualCredit(), ContextualCredit()])
+    check_sum([SharedCredit(), CounterfactualCredit()])
+    with pytest.raises(ValueError, match="`reward_funcs` gives rewards and advantages together"):
+        check_sum([ContextualCredit(), SharedCredit()])
+
+
+def test_contextual_credit_trains_every_agent_or_is_refused():
+    both, credit = ("thinker", "solver"), ContextualCredit()
+    check_siblings(credit, ThinkSolve(), (1, 2), 4, both)
+    check_siblings(credit, ThinkSolve(), (1, 1), 4, ("thinker",))
+    check_siblings(SharedCredit(), ThinkSolve(), (1, 1), 4, both)
+    with pytest.raises(ValueError, match=r"\['solver'\] have no siblings: .* never be trained. Set `num_solves` >= 2"):
+        check_siblings(credit, ThinkSolve(), (1, 1), 4, both)
+    chain = Chain(["first", "second", "third"])
+    with pytest.raises(ValueError, match=r"agent 'second' would never be trained. Set `branches` >= 2 of 'second'"):
+        check_siblings(credit, chain, (1, 1, 2), 4, chain.agents)
+
+
+@pytest.mark.parametrize(
+    ("credit", "branches", "settings", "expected"),
+    [
+        (CounterfactualCredit(), (1, 1), {}, {"thinker": "1.1 where"}),
+        (CounterfactualCredit(), (1, 2), {}, {}),
+        (CounterfactualCredit(bonus="difference"), (1, 2), {}, {"thinker": "1.1"}),
+        (CounterfactualCredit(bonus="difference", coef=0.5), (1, 1), {}, {"thinker": "1.25"}),
+        (CounterfactualCredit(coef=0), (1, 1), {}, {}),
+        (CounterfactualCredit(baseline="paired"), (1, 1), {}, {}),
+        (CounterfactualCredit(), (1, 1), {"advantage_estimator": "reinforce++"}, {}),
+        (CounterfactualCredit(), (1, 1), {"advantage_estimator": "reinforce++-baseline"}, {"thinker": "1.1 where"}),
+        (CounterfactualCredit(), (1, 1), {"removal": "context"}, {"thinker": "1.1 where"}),
+        (CounterfactualCredit(history=True), (1, 1), {}, {"thinker": "a factor", "solver": "a factor"}),
+        (CounterfactualCredit(history=True), (1, 2), {}, {}),
+        (SharedCredit(), (1, 1), {}, {}),
+        (SelfEvaluatedCredit(), (1, 1), {}, {}),
+    ],
+)
+def test_placebos_of_think_solve(credit, branches, settings, expected):
+    found = find_placebos(credit, ThinkSolve(), branches, arguments(**settings))
+    assert found.keys() == expected.keys()
+    assert all(found[role].startswith(words) for role, words in expected.items())
+
+
+def test_in_its_context_a_later_role_is_no_placebo():
+    chain = Chain(["first", "second", "third"])
+    assert set(find_placebos(CounterfactualCredit(), chain, (1, 1, 1), arguments())) == {"first", "second"}
+    assert set(find_placebos(CounterfactualCredit(), chain, (1, 1, 1), arguments(removal="context"))) == {"first"}

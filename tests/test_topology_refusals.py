@@ -1,0 +1,274 @@
+"""Teams that cannot be are refused with name, value and remedy, before anything loads."""
+
+import pytest
+
+from ccpo.team.topology import AnswerCritiqueRewrite, Chain, Role, ThinkSolve, Topology, make_topology
+
+A, B = Role("a"), Role("b", reads=("a",))
+
+
+def refused(roles, message, **kwargs):
+    with pytest.raises(ValueError, match=message):
+        Topology(roles, **kwargs)
+
+
+# ---- Names ----
+
+
+def test_no_roles():
+    refused((), "`roles` is empty. A team has at least one role")
+    refused("ab", "`roles` must be a list, got 'ab'")
+    refused(A, "`roles` must be a list, got Role")
+    refused(["a"], r"`roles` must hold roles, got 'a'. Write Role\('a'\)")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "a b", "1a", "_a", "a/b", "{a}", "ä", "a.b", None, 1, "problem", "outcome", "update", "default"],
+)
+def test_names(name):
+    message = f"`name` of a role must be a letter and then letters, digits, '_' or '-', .*got {name!r}. Rename it"
+    refused((Role(name),), message)
+    if name is not None:
+        refused((Role("a", agent=name),), message.replace("`name`", "`agent`"))
+
+
+def test_two_of_one_name():
+    refused((A, Role("b"), A), "`roles` has 2 roles named 'a'. Rename one")
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        # b plays its own role and another's
+        (
+            (Role("a", agent="b"), B),
+            r"`agent='b'` of the roles \['a', 'b'\] is the name of a role, which must then be",
+        ),
+        # a is played by x, and who is called a plays b
+        (
+            (Role("a", agent="x"), Role("b", ("a",), agent="a")),
+            r"`agent='a'` of the roles \['b'\] is the name of a role",
+        ),
+        ((Role("a", agent="b"), Role("b", ("a",), agent="a")), r"`agent='b'` of the roles \['a'\] .*another name"),
+        ((Role("a", agent="Max"), Role("b", ("a",), agent="max")), "`agent` 'Max' and another differ in case only"),
+        ((A, Role("A", ("a",))), "`agent` 'a' and another differ in case only: they name folders"),
+    ],
+)
+def test_agents(roles, message):
+    refused(roles, message)
+
+
+def test_agents_that_may_be():
+    assert Topology((Role("a", agent="a"), B)).agents == ("a", "b")
+    assert Topology((Role("a", agent="x"), Role("b", ("a",), agent="x"))).agents == ("x",)
+
+
+@pytest.mark.parametrize(
+    ("role", "message"),
+    [
+        ({"reads": []}, r"`roles` has a role without a `name`: \{'reads': \[\]\}"),
+        ({"name": "a", "read": []}, r"`roles` has a role with the keys \['read'\]; a role has \['name', 'reads', "),
+        ({"name": "a", "reads": "b"}, "`reads` of `a` must be a list, got 'b'"),
+        (Role("a", reads="b"), "`reads` of `a` must be a list, got 'b'"),
+    ],
+)
+def test_roles_of_plain_values(role, message):
+    refused([role], message)
+    with pytest.raises(ValueError, match=message):
+        Chain([role])
+
+
+# ---- Who reads whom ----
+
+
+@pytest.mark.parametrize(
+    ("roles", "message"),
+    [
+        ((A, Role("b", ("x",))), r"`reads=\['x'\]` of role 'b': 'x' is no role. A role reads .* before it in .*a'\]"),
+        ((Role("a", ("b",)), Role("b")), r"`reads=\['b'\]` of role 'a': 'b' does not speak before it. .*, here \[\]"),
+        ((A, Role("b", ("a", "b"))), r"`reads=\['a', 'b'\]` of role 'b': 'b' does not speak before it"),
+        ((A, Role("b", (1,))), r"`reads=\[1\]` of role 'b': 1 is no role"),
+        ((A, Role("b", ("a", "a"))), r"`reads=\['a', 'a'\]` of role 'b' names a role twice. Name it once"),
+        ((A, Role("b")), "Nobody reads or judges the text of role 'a'. Name it in `reads` of a later role, set"),
+        ((A, B, Role("c", ("a",))), "Nobody reads or judges the text of role 'b'. .* or leave the role out"),
+    ],
+)  # fmt: skip
+def test_reads(roles, message):
+    refused(roles, message)
+
+
+def test_what_is_judged_need_not_be_read():
+    assert Topology((Role("a", judged=True), Role("b"))).judged == ("a", "b")
+
+
+# ---- Numbers and switches ----
+
+
+@pytest.mark.parametrize("branches", [0, -1, 1.0, True, "2", None])
+def test_branches(branches):
+    refused(
+        (A, Role("b", ("a",), branches=branches)), f"`branches` of role 'b' must be .* at least 1, got {branches!r}"
+    )
+
+
+def test_branches_of_the_first():
+    message = (
+        "`branches=2` of role 'a': the first role speaks once in each episode. Set `num_generations`, the episodes"
+    )
+    refused((Role("a", branches=2), B), message)
+    refused((Role("a", branches=2),), message)
+
+
+@pytest.mark.parametrize("name", ["judged", "states_answer"])
+def test_switches(name):
+    refused((A, Role("b", ("a",), **{name: "yes"})), f"`{name}` of role 'b' must be true or false, got 'yes'")
+
+
+# ---- Templates ----
+
+ABC = (Role("a"), Role("b"))
+
+
+def reader(**kwargs):
+    return Role("c", ("a", "b"), **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("role", "message"),
+    [
+        (reader(prompt="{a} {b}"), r"`prompt` of role 'c' must contain \{problem\}, got '\{a\} \{b\}'"),
+        (reader(prompt="{problem} {a}"), r"`prompt` of role 'c' must contain \{b\}, got '\{problem\} \{a\}'"),
+        (reader(prompt="{problem} {a} { b }"), r"`prompt` of role 'c' must contain \{b\}"),
+        (reader(prompt=7), r"`prompt` of role 'c' must contain \{problem\}, got 7"),
+        (
+            reader(prompt="{problem} {a} {b} {c}"),
+            r"`prompt` of role 'c' cannot contain \{c\}, which it does not read there, got '.*'. Name it in `rea",
+        ),
+        (reader(prompt_without={"a": "{b}"}), r"`prompt_without\['a'\]` of role 'c' must contain \{problem\}, got '"),
+        (reader(prompt_without={"a": "{problem}"}), r"`prompt_without\['a'\]` of role 'c' must contain \{b\}"),
+        (
+            reader(prompt_without={"a": "{problem} {a} {b}"}),
+            r"`prompt_without\['a'\]` of role 'c' cannot contain \{a\}, which it does not read there",
+        ),
+        (reader(prompt_without={"b": None}), r"`prompt_without\['b'\]` of role 'c' must .* \{problem\}, got None"),
+        (
+            reader(prompt_without={"d": "{problem}"}),
+            r"`prompt_without` of role 'c' has \['d'\], which it does not read; it reads \['a', 'b'\]",
+        ),
+        (reader(prompt_without={"c": "{problem}"}), r"`prompt_without` of role 'c' has \['c'\], which it does not"),
+        (reader(prompt_without=["a"]), r"`prompt_without` of role 'c' must map roles to templates, got \['a'\]"),
+        (reader(prompt_without="{problem}"), "`prompt_without` of role 'c' must map roles to templates, got '{prob"),
+    ],
+)  # fmt: skip
+def test_templates(role, message):
+    refused((*ABC, role), message)
+
+
+def test_a_template_that_names_a_role_it_does_not_read():
+    refused(
+        (Role("a"), Role("b", ("a",)), Role("c", ("b",), prompt="{problem} {b} {a}")),
+        r"`prompt` of role 'c' cannot contain \{a\}, which it does not read there",
+    )
+    refused((Role("a", prompt="{problem} {b}"), B), r"`prompt` of role 'a' cannot contain \{b\}")
+    free = Topology((Role("a", prompt="{problem} {x} {} \\boxed{} {'a': 1}"), B))  # other braces are its own
+    assert "{x}" in free["a"].prompt
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"thinker_prompt": "Think."}, r"`thinker_prompt` must contain \{problem\}, got 'Think.'"),
+        ({"solver_prompt": "{thought}"}, r"`solver_prompt` must contain \{problem\}, got '\{thought\}'"),
+        ({"solver_prompt": "{problem}"}, r"`solver_prompt` must contain \{thought\}, got '\{problem\}'"),
+        ({"solo_prompt": "{thought}"}, r"`solo_prompt` must contain \{problem\}, got '\{thought\}'"),
+        ({"solo_prompt": "{problem} {thought}"}, r"`solo_prompt` cannot contain \{thought\}: there is none yet, got"),
+        ({"thinker_prompt": "{problem} {thought}"}, r"`thinker_prompt` cannot contain \{thought\}"),
+        ({"thinker_prompt": None}, r"`thinker_prompt` must contain \{problem\}, got None"),
+    ],
+)
+def test_a_template_without_its_field_is_an_error(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        ThinkSolve(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "match"),
+    [
+        ({"answer_prompt": "Answer."}, r"`answer_prompt` must contain \{problem\}, got 'Answer.'"),
+        ({"answer_prompt": "{problem} {answer}"}, r"`answer_prompt` cannot contain \{answer\}: there is none yet"),
+        ({"critique_prompt": "{problem}"}, r"`critique_prompt` must contain \{answer\}, got '\{problem\}'"),
+        ({"critique_prompt": "{problem} {answer} {critique}"}, r"`critique_prompt` cannot contain \{critique\}"),
+        ({"rewrite_prompt": "{problem} {answer}"}, r"`rewrite_prompt` must contain \{critique\}, got"),
+    ],
+)
+def test_templates_of_answer_critique_rewrite(kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        AnswerCritiqueRewrite(**kwargs)
+
+
+# ---- Whose the answer is ----
+
+VOTERS = (Role("a", judged=True), Role("b", judged=True))
+
+
+@pytest.mark.parametrize(
+    ("roles", "kwargs", "message"),
+    [
+        (VOTERS, {"answer": "best"}, r"`answer` must be one of \['last', 'vote', 'mean'\], got 'best'"),
+        ((A, B), {"answer_roles": ("a",)}, r"`answer_roles=\['a'\]` does not go with `answer='last'`. Leave it out"),
+        (VOTERS, {"answer": "mean", "answer_roles": ("x",)}, r"`answer_roles` names \['x'\], which are no roles; .*"),
+        (VOTERS, {"answer": "mean", "answer_roles": "ab"}, "`answer_roles` must be a list, got 'ab'"),
+        (VOTERS, {"answer": "mean", "answer_roles": [*"aba"]}, r"`answer_roles=\['a', 'b', 'a'\]` names .* twice"),
+        ((A, B), {"answer": "mean"}, "`answer='mean'` needs judged roles. Set `judged` of some, or `answer_roles`"),
+        (
+            (VOTERS[0], Role("b", branches=2, judged=True)),
+            {"answer": "vote"},
+            "`answer='vote'`: every role is a voter with `branches=1`, and 'b' has `branches=2` .*Use `answer='mean'`",
+        ),
+        (
+            (Role("a"), Role("b", ("a",), judged=True)),
+            {"answer": "vote"},
+            r"`answer='vote'`: every role is a voter .*, and 'a' has `branches=1` and answers \['b'\]",
+        ),
+    ],
+)  # fmt: skip
+def test_answers(roles, kwargs, message):
+    refused(roles, message, **kwargs)
+
+
+def test_answer_roles_that_may_be():
+    assert Topology((A, B), answer_roles=("b",)) == Topology((A, B))
+    assert Topology(VOTERS, answer="mean").answer_roles == ("a", "b")
+    assert Topology((A, B), answer="mean", answer_roles=["b", "a"]).judged == ("a", "b")
+
+
+# ---- Plain values ----
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (5, r"`topology` must be a kind or a mapping, got 5. Write \{roles: \[...\]\}"),
+        ([{"name": "a"}], "`topology` must be a kind or a mapping, got "),
+        ("debate", r"`topology` must be of a kind in \['team', 'solo', 'think_solve', 'chain', 'vote', .*'debate'"),
+        ({"kind": 5}, r"`topology` must be of a kind in .*, got 5"),
+        ({"kind": ["vote"]}, r"`topology` must be of a kind in .*, got \['vote'\]"),
+        ("chain", r"`topology` of the kind 'chain' needs `roles`, got \{\}"),
+        ({}, r"`topology` of the kind 'team' needs `roles`, got \{\}"),
+        ({"answer": "last"}, "`topology` of the kind 'team' needs `roles`"),
+        ({"role": []}, r"`topology` of the kind 'team' has the keys \['role'\]; it may have \['roles', 'answer', "),
+        (
+            {"kind": "vote", "voters": 3},
+            r"`topology` of the kind 'vote' has the keys \['voters'\]; it may have \['num_voters', 'prompt', 'agent'",
+        ),
+        ({"kind": "vote", "answer": "last"}, r"the kind 'vote' has the keys \['answer'\]"),
+        ({"kind": "think_solve", "roles": []}, r"has the keys \['roles'\]; it may have \['thinker_prompt', 'solver_"),
+        ({"kind": "chain", "roles": ["a"], "answer": "mean"}, r"has the keys \['answer'\]; it may have \['roles'\]"),
+        ({"kind": "solo", "roles": [{"name": "a"}]}, r"has the keys \['roles'\]; it may have \[\]"),
+        ({"roles": [{"name": "a"}, {"name": "b"}]}, "Nobody reads or judges the text of role 'a'"),
+    ],
+)  # fmt: skip
+def test_plain_values(given, message):
+    with pytest.raises(ValueError, match=message):
+        make_topology(given)
