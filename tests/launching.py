@@ -99,9 +99,12 @@ def launch(
         places = places_of(num_processes) if num_processes > 1 or zero else [{}]
         warm_process().run(spec, [environment | place for place in places], out / "output.txt")
     result = json.loads((out / "result.json").read_text())
-    name = "adapter_model.safetensors" if lora else "model.safetensors"
     roles = {"thinker": out} if credit == "drop_in" else {role: out / role for role in ROLES}
-    result["weights"] = {role: load_file(folder / name) for role, folder in roles.items()}
+    files = {
+        role: [*folder.glob("model.safetensors"), *folder.glob("adapter_model.safetensors")]
+        for role, folder in roles.items()
+    }
+    result["weights"] = {role: load_file(found[0]) for role, found in files.items() if found}
     return result
 
 
