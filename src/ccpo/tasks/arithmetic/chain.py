@@ -2,8 +2,8 @@
 A chain of three on the embedded task: prompts and demonstrations.
 
 The planner says which pair to add (`7+12`), the adder adds what the plan says (`7+12=19`), the solver multiplies that
-(`19*4=\\boxed{76}`), as Think-Solve's Solver does with a thought. Some plans name the wrong pair, say nothing useful or
-leak an answer; an adder that goes its own way, or has no plan to go by, often takes the wrong pair.
+(`19*4=\\boxed{76}`), as Think-Solve's Solver does with a thought. Some plans name the wrong pair, say nothing useful
+or leak an answer; an adder that goes its own way, or has no plan to go by, often takes the wrong pair.
 """
 
 import random
@@ -22,10 +22,12 @@ CHAIN_SOLVER_PROMPT = "{problem} Sum: {adder} Answer: "
 WORDS = (" Plan: ", " Sum: ")
 
 # Shares of the demonstrations: what a planner writes; what an adder does with a plan that names a pair, and what it
-# writes by itself.
-PLAN_SHARES = {"right": 0.5, "wrong_pair": 0.22, "remark": 0.18, "leak": 0.1}
-SUM_SHARES = {"follow": 0.8, "own": 0.2}
+# writes by itself; what a solver does with a sum, and how it guesses without one.
+PLAN_SHARES = {"right": 0.55, "wrong_pair": 0.2, "remark": 0.15, "leak": 0.1}
+SUM_SHARES = {"follow": 0.85, "own": 0.15}
 OWN_SUM_SHARES = {"right": 0.35, "wrong_pair": 0.35, "remark": 0.3}
+ANSWER_SHARES = {"work": 0.65, "copy": 0.15, "guess": 0.2}
+GUESS_SHARES = {"right": 0.25, "wrong_pair": 0.35, "only_sum": 0.2, "only_product": 0.2}
 
 
 def write_plan(rng: random.Random, a: int, b: int, c: int) -> str:
@@ -49,6 +51,10 @@ def write_sum(rng: random.Random, a: int, b: int, c: int, plan: str | None) -> s
     return f"{first}+{second}={first + second}"
 
 
+def write_product(rng: random.Random, a: int, b: int, c: int, text: str | None) -> str:
+    return write_answer(rng, a, b, c, stated_sum(text), GUESS_SHARES, ANSWER_SHARES)
+
+
 FAMILY = Family(
     kind="chain",
     arguments={
@@ -64,10 +70,11 @@ FAMILY = Family(
         )
     },
     parts={
-        "planner": Part(write_plan, steps=150),
-        "adder": Part(write_sum, steps=300),
-        "solver": Part(lambda rng, a, b, c, text: write_answer(rng, a, b, c, stated_sum(text)), steps=600),
+        "planner": Part(write_plan, steps=40),
+        "adder": Part(write_sum, steps=80),
+        "solver": Part(write_product, steps=120),
     },
     words=WORDS,
+    common_steps=1300,
     without_share=0.3,
 )

@@ -17,11 +17,16 @@ CRITIQUE_PROMPT = "{problem} Answer: {answer} Check: "
 REWRITE_PROMPT = "{problem} Answer: {answer} Check: {critique} Answer: "
 WORDS = (" Check: ", " right", " wrong")
 
-# Shares of the demonstrations: what a critic writes; what a rewrite does with a critique that holds a sum, and with one
-# that holds none.
+# Shares of the demonstrations: how an answer is guessed; what a critic writes; what a rewrite does with a critique
+# that holds a sum, and with one that holds none.
+GUESS_SHARES = {"right": 0.45, "wrong_pair": 0.25, "only_sum": 0.15, "only_product": 0.15}
 CRITIQUE_SHARES = {"right": 0.5, "wrong_pair": 0.22, "remark": 0.18, "leak": 0.1}
-REWRITE_SHARES = {"follow": 0.5, "keep": 0.3, "guess": 0.2}
+REWRITE_SHARES = {"follow": 0.55, "keep": 0.25, "guess": 0.2}
 BLIND_SHARES = {"keep": 0.6, "guess": 0.4}
+
+
+def guess_answer(rng: random.Random, a: int, b: int, c: int) -> str:
+    return write_answer(rng, a, b, c, guesses=GUESS_SHARES)
 
 
 def write_critique(rng: random.Random, a: int, b: int, c: int, answer: str) -> str:
@@ -40,7 +45,7 @@ def write_rewrite(rng: random.Random, a: int, b: int, c: int, answer: str, criti
     kind = pick(rng, BLIND_SHARES if number is None else REWRITE_SHARES)
     if kind == "keep" or (kind == "follow" and critique.endswith(" right")):
         return answer
-    return write_work(number, c) if kind == "follow" else write_answer(rng, a, b, c, None)
+    return write_work(number, c) if kind == "follow" else guess_answer(rng, a, b, c)
 
 
 FAMILY = Family(
@@ -51,9 +56,10 @@ FAMILY = Family(
         "rewrite_prompt": REWRITE_PROMPT,
     },
     parts={
-        "answer": Part(lambda rng, a, b, c: write_answer(rng, a, b, c, None), steps=250),
-        "critique": Part(write_critique, steps=200),
-        "rewrite": Part(write_rewrite, steps=250),
+        "answer": Part(guess_answer, steps=40),
+        "critique": Part(write_critique, steps=40),
+        "rewrite": Part(write_rewrite, steps=40),
     },
     words=WORDS,
+    common_steps=1000,
 )

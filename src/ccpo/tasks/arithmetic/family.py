@@ -16,7 +16,7 @@ class Part:
         write (`Callable`):
             Writes a demonstration: takes the random state, `a`, `b`, `c` and for each role read its text as the role
             sees it, `None` where that role is removed.
-        steps (`int`): supervised steps of 32 demonstrations that it takes to learn it.
+        steps (`int`): optimizer steps of an agent's own warm start; and its weight among the agent's parts.
     """
 
     write: Callable[..., str]
@@ -35,6 +35,7 @@ class Family:
         words (`tuple[str, ...]`): words of its texts that are to be one token each, beside Think-Solve's.
         without_share (`float`, defaults to 0):
             Share of a reader's demonstrations in which it is asked without one of the roles that it reads.
+        common_steps (`int`, defaults to 0): optimizer steps on all parts, before the agents' policies part.
     """
 
     kind: str
@@ -42,6 +43,7 @@ class Family:
     parts: Mapping[str, Part]
     words: tuple[str, ...] = ()
     without_share: float = 0.0
+    common_steps: int = 0
 
 
 def part_name(role: str) -> str:

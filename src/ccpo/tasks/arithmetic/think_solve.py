@@ -7,6 +7,7 @@ pair, say nothing useful or leak an answer; some answers copy the number of the 
 
 import random
 import re
+from collections.abc import Mapping
 
 from .family import Family, Part, pick
 from .policies import REMARKS
@@ -44,14 +45,23 @@ def stated_sum(text: str | None) -> int | None:
     return int(match[1]) if match else None
 
 
-def write_answer(rng: random.Random, a: int, b: int, c: int, number: int | None) -> str:
-    """An answer; `number` is what its writer has read that the first step gives. To guess is to do that step in
-    one's head and carry on, or to stop half way: at the sum, or at a product that forgets the sum."""
-    kind = "guess" if number is None else pick(rng, ANSWER_SHARES)
+def write_answer(
+    rng: random.Random,
+    a: int,
+    b: int,
+    c: int,
+    number: int | None = None,
+    guesses: Mapping[str, float] = GUESS_SHARES,
+    answers: Mapping[str, float] = ANSWER_SHARES,
+) -> str:
+    """An answer; `number` is what its writer has read that the first step gives. To guess is to do that step in one's
+    head, with the right pair or a wrong one, and carry on, or to stop half way: at the sum, or at a product that
+    forgets the sum."""
+    kind = "guess" if number is None else pick(rng, answers)
     if kind == "guess":
-        kind = pick(rng, GUESS_SHARES)
-        number = a + b
-    if kind in ("work", "right"):
+        kind = pick(rng, guesses)
+        number = a + c if kind == "wrong_pair" else a + b
+    if kind in ("work", "right", "wrong_pair"):
         return write_work(number, c)
     return f"\\boxed{{{b * c if kind == 'only_product' else number}}}"
 

@@ -6,5 +6,6 @@ from .think_solve import SOLO_PROMPT, write_answer
 FAMILY = Family(
     kind="vote",
     arguments={"prompt": SOLO_PROMPT},
-    parts={"voter": Part(lambda rng, a, b, c: write_answer(rng, a, b, c, None), steps=400)},
+    parts={"voter": Part(write_answer, steps=60)},
+    common_steps=450,
 )

@@ -2,20 +2,23 @@
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from datasets import Dataset, concatenate_datasets
+from transformers import PreTrainedModel
 
 from ccpo.team.topology import Topology
 
-from .family import part_name
+from .family import Family, part_name
 from .policies import build_policy, build_tokenizer
 from .teams import demonstrations, family_of, topology
 
 logger = logging.getLogger(__name__)
 
-BATCH = 32  # demonstrations of an optimizer step
-SHARED = "shared"  # the folder of a policy that all agents share
+BATCH, COMMON_BATCH = 32, 16  # demonstrations of an optimizer step: without and with a common start
+SHARED = "shared"  # the folder of the common start, or of a policy that all agents share
+# Half the batch at this rate learns the sums and products in half the demonstrations; Think-Solve keeps its own.
+COMMON_LEARNING_RATE, OWN_LEARNING_RATE = 1.2e-3, 5e-4
 
 
 def warm_start(
@@ -39,8 +42,7 @@ def warm_start(
     Returns:
         `dict[str, str]`: role -> folder, loadable by `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer`.
     """
-    steps = {"thinker": thinker_steps, "solver": solver_steps}
-    return warm_start_team(topology(), output_dir, seed, steps=steps, **kwargs)
+    return _warm_start(topology(), output_dir, seed, {"thinker": thinker_steps, "solver": solver_steps}, kwargs)
 
 
 def warm_start_team(
@@ -48,50 +50,70 @@ def warm_start_team(
     output_dir: str | os.PathLike,
     seed: int = 0,
     *,
-    steps: int | Mapping[str, int] | None = None,
+    steps: int | None = None,
     shared: bool = False,
     **kwargs,
 ) -> dict[str, str]:
     """
-    Train each agent's policy on the demonstrations of all its roles, each seen once, and save it with its tokenizer.
+    Train each agent's policy on demonstrations of all its roles, each seen once, and save it with its tokenizer.
 
-    All start from the same weights. Roles that do the same, such as voters, count once. docs and recipes give what the
-    warm-started teams can do.
+    Think-Solve's policies are trained one by one, see [`warm_start`]. Those of the other teams have a common start, on
+    demonstrations of all roles, from which each agent goes on with its own. Roles that do the same, such as voters,
+    count once.
 
     Args:
         team ([`~ccpo.team.topology.Topology`]): from [`topology`].
         output_dir (`str` or `os.PathLike`): the policies go to folders of it with the agents' names.
         seed (`int`, defaults to 0): seed of the weights, the demonstrations and their order; sets the global ones too.
-        steps (`int` or `Mapping[str, int]`, *optional*):
-            Optimizer steps of 32 demonstrations, of every policy or by agent. By default as many as its roles take.
-        shared (`bool`, defaults to `False`): one policy for all agents, in the folder `shared`, with an `int` `steps`.
+        steps (`int`, *optional*):
+            Optimizer steps of 32 demonstrations of the common start, and of each agent. By default the family's.
+        shared (`bool`, defaults to `False`): one policy for all agents, in the folder `shared`.
         kwargs: fields of [`~trl.SFTConfig`], see [`warm_start`].
 
     Returns:
         `dict[str, str]`: agent -> folder, loadable by `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer`.
 
     Raises:
-        `ValueError`: a team that the task cannot play, or `steps` that are not the agents'.
+        `ValueError`: a team that the task cannot play.
     """
-    family = family_of(team)
-    roles = {SHARED: team.role_names} if shared else {agent: team.roles_of(agent) for agent in team.agents}
-    if isinstance(steps, Mapping) and set(steps) != set(roles):
-        raise ValueError(f"`steps` must be a number or name {list(roles)}, got {dict(steps)!r}.")
-    paths = {}
-    for name, played in roles.items():
-        parts = {part_name(role): role for role in played}  # one role of each part
-        count = steps[name] if isinstance(steps, Mapping) else steps
-        if count is None:
-            count = sum(family.parts[part].steps for part in parts)
-        paths[name] = os.path.join(output_dir, name)
-        rows = _mixed(team, tuple(parts.values()), BATCH * count, seed)
-        _train(name, paths[name], rows, family.words, seed, kwargs)
-    return dict.fromkeys(team.agents, paths[SHARED]) if shared else paths
+    family, common, model = family_of(team), {part_name(role): role for role in team.role_names}, None
+    if shared or family.common_steps:
+        count = family.common_steps or sum(part.steps for part in family.parts.values())
+        rows = _mixed(team, common.values(), COMMON_BATCH * (steps or count), -1 - seed)
+        changes = {"per_device_train_batch_size": COMMON_BATCH, "learning_rate": COMMON_LEARNING_RATE, **kwargs}
+        model = _train(SHARED, os.path.join(output_dir, SHARED), rows, family, seed, changes)
+    if shared:
+        return dict.fromkeys(team.agents, os.path.join(output_dir, SHARED))
+    counts = {}
+    for agent in team.agents:
+        counts[agent] = steps or sum(family.parts[part].steps for part in set(map(part_name, team.roles_of(agent))))
+    return _warm_start(team, output_dir, seed, counts, kwargs, model)
 
 
-def _mixed(team: Topology, roles: tuple[str, ...], size: int, seed: int) -> Dataset:
-    """Demonstrations of several roles, each in the share of the steps that it takes to learn it."""
-    family = family_of(team)
+def _warm_start(
+    team: Topology,
+    output_dir: str | os.PathLike,
+    seed: int,
+    steps: Mapping[str, int],
+    changes: dict,
+    start: PreTrainedModel | None = None,
+) -> dict[str, str]:
+    """Train each agent's policy, from common weights or from random ones."""
+    family, paths, batch = family_of(team), {}, BATCH
+    if start is not None:
+        batch = COMMON_BATCH
+        changes = {"per_device_train_batch_size": batch, "learning_rate": OWN_LEARNING_RATE, **changes}
+    for agent, count in steps.items():
+        paths[agent] = os.path.join(output_dir, agent)
+        roles = {part_name(role): role for role in team.roles_of(agent)}  # one of each part
+        rows = _mixed(team, roles.values(), batch * count, seed)
+        _train(agent, paths[agent], rows, family, seed, changes, start)
+    return paths
+
+
+def _mixed(team: Topology, roles: Iterable[str], size: int, seed: int) -> Dataset:
+    """Demonstrations of several roles, shared out by the steps that their parts take."""
+    roles, family = tuple(roles), family_of(team)
     weights = [family.parts[part_name(role)].steps for role in roles]
     ends = [size * sum(weights[: i + 1]) // sum(weights) for i in range(len(roles))]
     sizes = [end - start for start, end in zip([0, *ends], ends, strict=False)]
@@ -99,7 +121,16 @@ def _mixed(team: Topology, roles: tuple[str, ...], size: int, seed: int) -> Data
     return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
-def _train(name: str, path: str, rows: Dataset, words: tuple[str, ...], seed: int, changes: dict) -> None:
+def _train(
+    name: str,
+    path: str,
+    rows: Dataset,
+    family: Family,
+    seed: int,
+    changes: dict,
+    start: PreTrainedModel | None = None,
+) -> PreTrainedModel:
+    """Train a policy from the start's weights, random ones by default, save it and return it."""
     from trl import SFTConfig, SFTTrainer  # only here: slow to import, and not needed for the problems
 
     settings = {
@@ -119,9 +150,12 @@ def _train(name: str, path: str, rows: Dataset, words: tuple[str, ...], seed: in
         "report_to": "none",
         **changes,
     }
-    tokenizer = build_tokenizer(words)
+    tokenizer = build_tokenizer(family.words)
+    model = build_policy(tokenizer, seed)
+    if start is not None:
+        model.load_state_dict(start.state_dict())
     trainer = SFTTrainer(
-        model=build_policy(tokenizer, seed),
+        model=model,
         args=SFTConfig(output_dir=path, seed=seed, **settings),
         train_dataset=rows,
         processing_class=tokenizer,
@@ -129,3 +163,4 @@ def _train(name: str, path: str, rows: Dataset, words: tuple[str, ...], seed: in
     result = trainer.train()
     trainer.save_model(path)
     logger.info("Warm-started the %s: mean loss %.3f, saved to %s", name, result.training_loss, path)
+    return model
