@@ -39,6 +39,7 @@ NAMED = (
     "ccpo.credit.self_evaluated.self_evaluated_credit",
     "ccpo.credit.history.HistoryNormalizer.think_solve",
     "ccpo.ratings.prompts",
+    "ccpo.rewards.self_evaluated.SelfEvaluatedCredit",  # its argument `thinker_rater`, of a team under TRL's trainer
     # the command line's fields of Think-Solve
     "ccpo.arguments._PROMPTS",
     "ccpo.arguments.TeamArguments",
