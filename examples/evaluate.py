@@ -20,7 +20,7 @@ from pathlib import Path
 from train_ccpo import evaluate, load_models, parse_arguments
 from trl import ModelConfig
 
-from ccpo import MultiAgentGRPOConfig, ThinkSolve
+from ccpo import MultiAgentGRPOConfig
 from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.data import load_problems
 from ccpo.report import write_json
@@ -32,9 +32,9 @@ DEFAULTS = ("--output_dir", "outputs/evaluate", "--num_eval_problems", "256", "-
 def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
     quantization_config = read_model_config(model, args)["quantization_config"]
     if team.dataset_name is None:
-        topology, problems = team.make_topology(arithmetic.topology()), arithmetic.build_dataset("test")
+        topology, problems = team.make_topology(arithmetic.topology), arithmetic.build_dataset("test")
     else:
-        topology = team.make_topology(ThinkSolve())
+        topology = team.make_topology()
         problems = load_problems(
             team.eval_dataset_name or team.dataset_name,
             split=team.dataset_test_split,

@@ -22,7 +22,7 @@ from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
-from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, ThinkSolve, Topology, TransformersGenerator
+from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, Topology, TransformersGenerator
 from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.data import has_splits, load_problems
 from ccpo.evaluation import evaluate_team
@@ -55,7 +55,7 @@ def parse_arguments(arguments: list[str], defaults: tuple[str, ...] = ()):
 def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):
     """Topology, training problems and held-out problems."""
     if team.dataset_name is None:
-        topology = team.make_topology(arithmetic.topology())
+        topology = team.make_topology(arithmetic.topology)
         return topology, arithmetic.build_dataset("train"), arithmetic.build_dataset("test")
     columns = {
         "problem_column": team.problem_column,
@@ -73,7 +73,7 @@ def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):
                 "another file, or `num_eval_problems=0` and `eval_strategy='no'`."
             )
         held_out = load_problems(name, split=team.dataset_test_split, **columns)
-    return team.make_topology(ThinkSolve()), train, held_out
+    return team.make_topology(), train, held_out
 
 
 def load_models(
@@ -98,12 +98,13 @@ def load_models(
         if TINY in models.values():
             build_tiny_model(tiny, seed=args.seed)
         if missing:
-            steps = team.warm_start_steps
-            steps = {} if steps is None else {"thinker_steps": steps, "solver_steps": steps}
-            arithmetic.warm_start(warm, seed=args.seed, use_cpu=args.use_cpu, **steps)
+            options = {"steps": team.warm_start_steps, "use_cpu": args.use_cpu}
+            one = args.policy_sharing != "separate" and topology.kind != "think_solve"
+            arithmetic.warm_start_team(topology, warm, args.seed, shared=one, **options)
     PartialState().wait_for_everyone()
-    for agent in missing:  # one model for all: that of the agent that answers
-        models[agent] = str(warm / (agent if args.policy_sharing == "separate" else topology.agents[-1]))
+    for agent in missing:  # one model for all: in Think-Solve, that of the agent that answers
+        name = topology.agents[-1] if topology.kind == "think_solve" else "shared"
+        models[agent] = str(warm / (agent if args.policy_sharing == "separate" else name))
     return {agent: str(tiny) if name == TINY else name for agent, name in models.items()}
 
 

@@ -23,10 +23,17 @@ from peft import LoraConfig
 from transformers import TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
-from ccpo import CounterfactualCredit, MultiAgentGRPOConfig, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
+from ccpo import (
+    AnswerCritiqueRewrite,
+    CounterfactualCredit,
+    CrossImprovementCredit,
+    MultiAgentGRPOConfig,
+    MultiAgentGRPOTrainer,
+    SelfEvaluatedCredit,
+    SharedCredit,
+    ThinkSolve,
+)
 from ccpo.team.rollout import assign_solos
-
-ROLES = ("thinker", "solver")
 
 
 def text_of(completion) -> str:
@@ -61,7 +68,9 @@ CREDITS = {
         judge_by_rank, rating_mode="constrained", rating_prompt="{role} {outcome} {answer}"
     ),
     "drop_in": lambda: CounterfactualCredit(judge, partner=partner),
+    "dacr": lambda: CrossImprovementCredit(judge),
 }
+TEAMS = {"dacr": AnswerCritiqueRewrite}  # of a credit; else Think-Solve
 
 
 class Canned:
@@ -73,6 +82,10 @@ class Canned:
     def _places(self, count: int) -> list[int | str]:
         """Who each completion of a call is in the global order: its joint row, or its rank among the solos."""
         rank, rows = self.accelerator.process_index, self.rows
+        topology = getattr(self, "topology", None)  # stock TRL's trainer has none
+        if topology is not None and not topology.is_chain:  # a text of each role that speaks in this call
+            assert count % rows == 0
+            return [f"{part}/{rank * rows + i}" for part in range(count // rows) for i in range(rows)]
         answers = getattr(self.args, "num_solves", 1) if count > rows else 1  # only the Solver's call has more
         places = [rank * rows * answers + i for i in range(min(count, rows * answers))]
         if count > len(places):
@@ -146,21 +159,24 @@ class Watch(TrainerCallback):
         if hasattr(zero, "sub_group_to_group_id"):  # ZeRO-3 keeps the groups empty but while it steps
             flat = enumerate(zero.fp32_partitioned_groups_flat)
             groups = [(optimizer.param_groups[zero.sub_group_to_group_id[i]]["agent"], [part]) for i, part in flat]
-        seen = {role: {"weights": [], "masters": [], "moments": []} for role in ROLES}
+        agents = self.trainer.agents
+        seen = {agent: {"weights": [], "masters": [], "moments": []} for agent in agents}
         for role, parameters in groups:
             for parameter in parameters:
                 seen[role]["masters"].append(parameter.detach().clone())
                 state = optimizer.state.get(parameter, {})
                 seen[role]["moments"] += [torch.as_tensor(state[key]).clone() for key in sorted(state)]
         for name, parameter in self.trainer.model.named_parameters():
-            role = next((role for role in ROLES if f"{role}." in name), None)
-            if role is None:  # the base of adapters
+            agent = next((agent for agent in agents if f".{agent}." in name), None)
+            if agent is None:  # the base of adapters
                 continue
-            seen[role]["weights"].append(getattr(parameter, "ds_tensor", parameter).detach().clone())
+            seen[agent]["weights"].append(getattr(parameter, "ds_tensor", parameter).detach().clone())
         return seen
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.before, self.role = self.snapshot(), ROLES[state.global_step // args.alternate_period % 2]
+        agents = self.trainer.trained_agents
+        self.before = self.snapshot()
+        self.role = agents[state.global_step // args.alternate_period % len(agents)]
 
     def on_step_end(self, args, state, control, **kwargs):
         after, row = self.snapshot(), {"in_turn": self.role}
@@ -214,7 +230,8 @@ def main(spec: dict) -> None:
     else:
         args = MultiAgentGRPOConfig(**spec["args"])
         lora = LoraConfig(**spec["lora"]) if spec.get("lora") else None
-        trainer = CannedTrainer(spec["model"], credit, args, dataset, peft_config=lora)
+        topology = TEAMS.get(spec.get("credit"), ThinkSolve)()
+        trainer = CannedTrainer(spec["model"], credit, args, dataset, peft_config=lora, topology=topology)
     watch = Watch()
     if spec.get("watch"):
         watch.trainer = trainer

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 WORKER = Path(__file__).with_name("canned.py")
 ROLES = ("thinker", "solver")
+AGENTS = ("a", "b")  # of answer, critique, rewrite: six roles
 QUIET = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "CUDA_VISIBLE_DEVICES": ""}
 LORA = {"r": 4, "target_modules": ["q_proj", "v_proj"], "init_lora_weights": False}
 
@@ -99,9 +100,13 @@ def launch(
         places = places_of(num_processes) if num_processes > 1 or zero else [{}]
         warm_process().run(spec, [environment | place for place in places], out / "output.txt")
     result = json.loads((out / "result.json").read_text())
-    name = "adapter_model.safetensors" if lora else "model.safetensors"
-    roles = {"thinker": out} if credit == "drop_in" else {role: out / role for role in ROLES}
-    result["weights"] = {role: load_file(folder / name) for role, folder in roles.items()}
+    agents = AGENTS if credit == "dacr" else ROLES
+    roles = {"thinker": out} if credit == "drop_in" else {agent: out / agent for agent in agents}
+    files = {
+        role: [*folder.glob("model.safetensors"), *folder.glob("adapter_model.safetensors")]
+        for role, folder in roles.items()
+    }
+    result["weights"] = {role: load_file(found[0]) for role, found in files.items() if found}
     return result
 
 
@@ -215,8 +220,11 @@ def marks(set_up: str):
 
 
 def mode(sharing: str, model_dirs) -> tuple:
-    """Model and settings: separate policies of two architectures in turns, the others jointly."""
+    """
+    Model and settings of a team of six roles and two agents: separate policies of two architectures in turns, the
+    others jointly.
+    """
     if sharing == "separate":
-        return {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}, BLOCKS
+        return dict(zip(AGENTS, (model_dirs["qwen3"], model_dirs["llama"]), strict=True)), {"credit": "dacr", **BLOCKS}
     lora = LORA if sharing == "adapters" else None
-    return model_dirs["qwen3"], {"policy_sharing": sharing, "lora": lora, "max_steps": 3}
+    return model_dirs["qwen3"], {"credit": "dacr", "policy_sharing": sharing, "lora": lora, "max_steps": 3}

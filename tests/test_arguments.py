@@ -262,7 +262,7 @@ def test_prompts_in_a_recipe_and_on_the_command_line(command, tmp_path):
     topology = command("--config", str(recipe), "--solo_prompt", "Alone: {problem}")["topology"]
     assert topology.prompts == {**PROMPTS, "solo_prompt": "Alone: {problem}"}
     assert command()["topology"] == ThinkSolve()
-    embedded = TeamArguments(thinker_prompt="{problem}?").make_topology(command.module.arithmetic.topology())
+    embedded = TeamArguments(thinker_prompt="{problem}?").make_topology(command.module.arithmetic.topology)
     assert (embedded.thinker_prompt, embedded.solo_prompt) == ("{problem}?", "{problem} Answer: ")
 
 

@@ -123,7 +123,7 @@ def test_one_policy_rates_for_both_roles_in_one_call(mode, model_dirs, chat_data
         return plain(self, prompts, *args, **kwargs)
 
     monkeypatch.setattr(PolicyGenerator, name, counted)
-    for role_kwargs in (None, {"thinker": {"max_completion_length": 8}}):
+    for role_kwargs in (None, {"thinker": {"top_p": 0.9}}):
         settings = {"policy_sharing": "shared", "schedule": "joint", "top_k": 1, "max_steps": 1}
         credit = functools.partial(SelfEvaluatedCredit, rating_mode=mode, rating_prompt="{role} {answer}", **options)
         trainer = build(model_dirs, chat_dataset, make_config(**settings, role_kwargs=role_kwargs), credit)

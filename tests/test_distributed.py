@@ -2,8 +2,8 @@
 
 import pytest
 from launching import (
+    AGENTS,
     LORA,
-    ROLES,
     SET_UPS,
     assert_same_run,
     launch,
@@ -70,9 +70,9 @@ def test_three_blocks_are_the_same_in_every_set_up(set_up, tmp_path, model_dirs,
     assert_same_run(whole_run("separate"), run, tolerance=5e-5)
     assert len(run["watched"]) == num_processes
     for steps in run["watched"]:
-        assert [row["in_turn"] for row in steps] == [role for role in ("thinker", "solver", "thinker") for _ in "12"]
+        assert [row["in_turn"] for row in steps] == [agent for agent in ("a", "b", "a") for _ in "12"]
         for i, row in enumerate(steps):
-            moves, rests = (role for role in sorted(ROLES, key=lambda role: role != row["in_turn"]))
+            moves, rests = (agent for agent in sorted(AGENTS, key=lambda agent: agent != row["in_turn"]))
             for what in ("weights", "masters", "moments"):
                 assert row[f"{rests}/{what}"], (what, row)
                 assert not row[f"{moves}/{what}"], (what, row)

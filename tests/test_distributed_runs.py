@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from launching import (
+    AGENTS,
     BLOCKS,
     LORA,
     ROLES,
@@ -37,7 +38,13 @@ def test_resuming_in_the_middle_of_a_batch_and_a_block(set_up, sharing, tmp_path
     num_processes, kwargs = SET_UPS[set_up]
     model, settings = mode(sharing, model_dirs)
     kwargs = {**kwargs, **({"policy_sharing": sharing, "lora": LORA} if sharing == "adapters" else {})}
-    settings = {"steps_per_generation": 2, "num_iterations": 2, "schedule": "alternate", "alternate_period": 2}
+    settings = {
+        "credit": "dacr",
+        "steps_per_generation": 2,
+        "num_iterations": 2,
+        "schedule": "alternate",
+        "alternate_period": 2,
+    }
     settings |= {"max_steps": 10, "save_strategy": "steps", "save_steps": 3, **kwargs}
     whole = launch(tmp_path / "whole", model, num_processes, **settings)
     for step in (3, 9):
@@ -59,7 +66,7 @@ def test_the_adapter_out_of_turn_does_not_move(set_up, tmp_path, model_dirs):
     run = launch(tmp_path / "run", model, num_processes, **{**settings, **BLOCKS, "max_steps": 4}, **kwargs)
     for steps in run["watched"]:
         for row in steps:
-            moves, rests = (role for role in sorted(ROLES, key=lambda role: role != row["in_turn"]))
+            moves, rests = (agent for agent in sorted(AGENTS, key=lambda agent: agent != row["in_turn"]))
             for what in ("weights", "masters", "moments"):
                 assert row[f"{rests}/{what}"] and not row[f"{moves}/{what}"], (what, row)
 

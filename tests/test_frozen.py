@@ -21,7 +21,7 @@ from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 from test_resume import assert_identical, logged
 from test_resume import run as run_to_the_end
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Trainer
 
 from ccpo import ContextualCredit
 from ccpo.training.adapters import REFERENCE
@@ -167,6 +167,31 @@ def test_a_scheme_of_siblings_asks_for_them_of_trained_agents_alone(model_dirs, 
     with pytest.raises(ValueError, match="the agent 'solver' would never be trained"):
         build(model_dirs["qwen3"], tmp_path, problems, credit=ContextualCredit)
     build(model_dirs["qwen3"], tmp_path, problems, credit=ContextualCredit, role_kwargs=FROZEN).train()
+
+
+def test_what_is_saved_has_its_gradient_on(model_dirs, problems, tmp_path, monkeypatch):
+    """Of adapters ZeRO-3 gathers nothing else: not a frozen one's, nor those that a reference has switched off."""
+    first = build(model_dirs["qwen3"], tmp_path / "run", problems, "adapters", peft_config=LORA)
+    first.save_model(str(tmp_path / "out"))
+    models = {agent: str(tmp_path / "out" / agent) for agent in AGENTS}
+    settings = {"beta": 0.1, "per_device_eval_batch_size": 4}
+    for role_kwargs in (None, FROZEN):
+        trainer = build(models, tmp_path, problems, "adapters", role_kwargs=role_kwargs, **settings)
+        trainer.evaluate(problems.select(range(1)))
+        seen = {}
+
+        def look(*args, trainer=trainer, seen=seen, **kwargs):
+            seen |= {name: p.requires_grad for name, p in trainer.model.named_parameters()}
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "save_model", look)
+            trainer.save_model(str(tmp_path / "again"))
+        assert {name for name, on in seen.items() if on} == {
+            name for name in seen if ".thinker." in name or ".solver." in name
+        }
+        trainer.activate_role("thinker")
+        now = {name: p.requires_grad for name, p in trainer.model.named_parameters()}
+        assert {on for name, on in now.items() if ".solver." in name} == {role_kwargs is None}
 
 
 @pytest.mark.parametrize("sharing", SHARING)

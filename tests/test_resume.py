@@ -183,7 +183,7 @@ def test_a_checkpoint_without_a_processs_part_is_not_declared_complete(tmp_path)
 def test_each_process_looks_for_its_own_part(tmp_path):
     """With a disk per node, the second node's checkpoint has the second process's part only."""
     (tmp_path / "run_state_1.pth").write_text("state")
-    settings = {"roles": ["thinker", "solver"], "world_size": 2, "train_dataset rows": 6}
+    settings = {"agents": ["thinker", "solver"], "world_size": 2, "train_dataset rows": 6}
     write_manifest(tmp_path, settings, ranks=[1])
     check_checkpoint(tmp_path, settings, rank=1)
     with pytest.raises(ValueError, match="has no run_state_0.pth, this process's part"):

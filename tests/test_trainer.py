@@ -483,7 +483,7 @@ def test_own_optimizer_keeps_its_settings_and_must_hold_both_roles(model_dirs, c
     assert {group["agent"]: group["lr"] for group in optimizer.param_groups} == {"thinker": 0.5, "solver": 0.25}
     optimizer = torch.optim.AdamW(models["thinker"].parameters())
     trainer = MultiAgentGRPOTrainer(models, SharedCredit(outcome), args, chat_dataset, optimizers=(optimizer, None))
-    with pytest.raises(ValueError, match=r"`optimizers` holds no parameter of the roles \['solver'\]"):
+    with pytest.raises(ValueError, match=r"`optimizers` holds no parameter of the agents \['solver'\]"):
         trainer.train()
 
 
@@ -680,8 +680,8 @@ def test_constrained_ratings_are_always_valid_and_carry_information(model_dirs, 
     row = trainer.state.log_history[0]
     assert row["rating/thinker_valid_rate"] == row["rating/solver_valid_rate"] == 1
     assert row["credit/thinker/shared_correlation"] < 0.99999
-    shares = trainer.seen[0][0].shares[0]
-    assert ((0.1 < shares["thinker_share"]) & (shares["thinker_share"] < 0.9)).all()
+    shares = trainer.seen[0][0].outcomes[0].shares[..., 0, 0]  # the Thinker's, as it rates itself
+    assert ((0.1 < shares) & (shares < 0.9)).all()
 
 
 def test_empty_completions_and_long_thoughts(model_dirs, chat_dataset, make_config, outcome, tmp_path):

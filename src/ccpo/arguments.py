@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -189,12 +190,17 @@ class TeamArguments(ScriptArguments):
         if self.models is not None and not isinstance(self.models, dict):
             raise ValueError(f"`models` must map agents to models, got {self.models!r}.")
         self.make_credit()  # so that a bad coefficient is found before anything loads
-        self.make_topology(ThinkSolve())
+        self.make_topology()
 
-    def make_topology(self, default: ThinkSolve) -> Topology:
-        """The team that these arguments describe, with the prompts that were given."""
+    def make_topology(self, make: Callable[[Any], Topology] = make_topology) -> Topology:
+        """
+        The team that these arguments describe, with the prompts that were given.
+
+        Args:
+            make (`Callable`): makes a team of what `topology` holds, as a task does with prompts of its own.
+        """
         given = {name: getattr(self, name) for name in _PROMPTS if getattr(self, name) is not None}
-        topology = default if self.topology is None else make_topology(self.topology)
+        topology = make("think_solve" if self.topology is None else self.topology)
         if isinstance(topology, ThinkSolve):
             return dataclasses.replace(topology, **given)
         if given:

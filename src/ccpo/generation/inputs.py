@@ -77,7 +77,7 @@ def render_prompts(
     Args:
         prompts (`list`): texts or conversations.
         render (`Callable`): takes a list of prompts.
-        who (`str`): whose template, for the messages: `"role 'solver'"`.
+        who (`str`): whose template, for the messages: `"role 'a'"`.
         said (`set[str]`): of whom it has been said; whoever is new is added.
         where (`Callable`, *optional*): what the error calls the prompt of an index.
 

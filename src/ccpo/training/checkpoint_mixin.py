@@ -27,7 +27,7 @@ from .checkpoints import (
     write_manifest,
 )
 from .model_card import TeamCard, write_model_cards
-from .policies import adapters_of, load_policies, save_policies
+from .policies import adapters_of, all_trainable, load_policies, save_policies
 from .run_state import load_run_state, run_settings, run_state
 
 logger = logging.getLogger(__name__)
@@ -212,9 +212,10 @@ class CheckpointMixin:
         sharded = self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(
             self.accelerator.state.fsdp_plugin.state_dict_type
         )
-        if sharded:  # `Trainer` writes no models then
-            self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
-        super().save_model(output_dir, _internal_call)
+        with all_trainable(self.model, self.agents):
+            if sharded:  # `Trainer` writes no models then
+                self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         if self.topology.is_solo:

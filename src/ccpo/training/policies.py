@@ -101,6 +101,24 @@ def adapters_of(model: nn.Module, agents: tuple[str, ...]) -> list[str]:
     return [agent for agent in agents if agent in model.peft_config] if isinstance(model, PeftModel) else []
 
 
+@contextmanager
+def all_trainable(model: nn.Module, agents: tuple[str, ...]) -> Iterator[None]:
+    """
+    Every adapter of the agents with its gradient on, as [`activate`] leaves those of trained agents; frozen ones are
+    off again afterwards.
+
+    To save, `Trainer` gathers of adapters under ZeRO-3 only what has a gradient, and PEFT would write another agent's
+    weights for those that it misses.
+    """
+    adapters = adapters_of(model, agents)
+    frozen = [agent for agent in adapters if model.peft_config[agent].inference_mode]
+    if adapters:
+        model.set_requires_grad(adapters, requires_grad=True)
+    yield
+    if frozen:
+        model.set_requires_grad(frozen, requires_grad=False)
+
+
 def policy_of(model: nn.Module, agent: str) -> nn.Module:
     """The agent's model; the one model where agents share it or have adapters on it."""
     return model.policies[agent] if isinstance(model, AgentPolicies) else model

@@ -56,9 +56,10 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
     With [`Solo`] all but the last are TRL's own.
 
     Args:
-        model (`str`, `PreTrainedModel` or `dict[str, str | PreTrainedModel]`):
+        model (`str`, `PreTrainedModel`, `PeftModel` or a `dict` of these):
             One model for all agents, or one per agent with `policy_sharing="separate"`, which loads (or copies) a
-            single model once per agent. An agent has its only role's name unless the topology says otherwise.
+            single model once per agent. An agent has its only role's name unless the topology says otherwise. The
+            folder of a saved adapter, or a `PeftModel`, is a start for `"separate"` and `"adapters"`.
         reward_funcs ([`CreditAllocator`], `Callable` or a list of them):
             The allocator. A plain TRL reward function judges the team's answer, and every role gets its value (shared
             credit). Several are summed with `reward_weights`, as in TRL.
@@ -70,7 +71,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         processing_class (`PreTrainedTokenizerBase` or `dict[str, PreTrainedTokenizerBase]`, *optional*):
             Tokenizer, or one per agent. Loaded with the model if not given.
         peft_config (`PeftConfig`, *optional*):
-            LoRA configuration, one adapter per agent on one base with `policy_sharing="adapters"`.
+            LoRA configuration, one adapter per agent on one base with `policy_sharing="adapters"`. Agents that start
+            from an adapter keep that one's.
         topology ([`Topology`], *optional*):
             Defaults to [`ThinkSolve`].
         role_rewards (`dict[str, list]`, *optional*):

@@ -1,0 +1,65 @@
+"""
+Answer, critique and rewrite on the embedded task: prompts and demonstrations.
+
+An answer is what the Solver gives alone. A critique does the first step again and says whether the answer stands
+(`7+12=19 wrong`); some add the wrong pair, say nothing useful or leak an answer. A rewrite goes by the critique it
+reads, keeps the answer, or answers anew.
+"""
+
+import random
+
+from .family import Family, Part, pick
+from .policies import REMARKS
+from .think_solve import SOLO_PROMPT, stated_sum, write_answer, write_leak, write_work
+
+ANSWER_PROMPT = SOLO_PROMPT
+CRITIQUE_PROMPT = "{problem} Answer: {answer} Check: "
+REWRITE_PROMPT = "{problem} Answer: {answer} Check: {critique} Answer: "
+WORDS = (" Check: ", " right", " wrong")
+
+# Shares of the demonstrations: how an answer is guessed; what a critic writes; what a rewrite does with a critique
+# that holds a sum, and with one that holds none.
+GUESS_SHARES = {"right": 0.45, "wrong_pair": 0.25, "only_sum": 0.15, "only_product": 0.15}
+CRITIQUE_SHARES = {"right": 0.5, "wrong_pair": 0.22, "remark": 0.18, "leak": 0.1}
+REWRITE_SHARES = {"follow": 0.55, "keep": 0.25, "guess": 0.2}
+BLIND_SHARES = {"keep": 0.6, "guess": 0.4}
+
+
+def guess_answer(rng: random.Random, a: int, b: int, c: int) -> str:
+    return write_answer(rng, a, b, c, guesses=GUESS_SHARES)
+
+
+def write_critique(rng: random.Random, a: int, b: int, c: int, answer: str) -> str:
+    kind = pick(rng, CRITIQUE_SHARES)
+    if kind == "remark":
+        return rng.choice(REMARKS)
+    if kind == "leak":
+        return write_leak(rng, a, b, c)
+    other = b if kind == "right" else c
+    verdict = "right" if answer == write_work(a + other, c) else "wrong"
+    return f"{a}+{other}={a + other} {verdict}"
+
+
+def write_rewrite(rng: random.Random, a: int, b: int, c: int, answer: str, critique: str) -> str:
+    number = stated_sum(critique)
+    kind = pick(rng, BLIND_SHARES if number is None else REWRITE_SHARES)
+    if kind == "keep" or (kind == "follow" and critique.endswith(" right")):
+        return answer
+    return write_work(number, c) if kind == "follow" else guess_answer(rng, a, b, c)
+
+
+FAMILY = Family(
+    kind="answer_critique_rewrite",
+    arguments={
+        "answer_prompt": ANSWER_PROMPT,
+        "critique_prompt": CRITIQUE_PROMPT,
+        "rewrite_prompt": REWRITE_PROMPT,
+    },
+    parts={
+        "answer": Part(guess_answer, steps=40),
+        "critique": Part(write_critique, steps=40),
+        "rewrite": Part(write_rewrite, steps=40),
+    },
+    words=WORDS,
+    common_steps=1000,
+)

@@ -1,0 +1,11 @@
+"""Voting on the embedded task: every voter answers alone, as Think-Solve's Solver does without a thought."""
+
+from .family import Family, Part
+from .think_solve import SOLO_PROMPT, write_answer
+
+FAMILY = Family(
+    kind="vote",
+    arguments={"prompt": SOLO_PROMPT},
+    parts={"voter": Part(write_answer, steps=60)},
+    common_steps=450,
+)
