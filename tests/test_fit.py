@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
+from launching import launch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, PreTrainedTokenizerFast
 
@@ -25,6 +26,7 @@ from ccpo.evaluation import evaluate_team
 from ccpo.generation.inputs import context_length
 from ccpo.team.fit import Request, cut_texts, fit_prompts
 from ccpo.team.problems import check_problems
+from ccpo.team.prompts import build_solver_messages
 from ccpo.team.rollout import Passes, run_team
 from ccpo.training.generator import PolicyGenerator
 from ccpo.training.prompt_checks import context_of, room_for_prompt
@@ -484,6 +486,21 @@ def test_text_of_several_bytes_a_character(tmp_path, make_config):
     # 56 - 7 - 1 = 48 bytes: "é漢🙂" are 9, and after five of them é would be 2 of the last 3.
     assert episodes.said["solver"].prompts == ["漢字?|" + "é漢🙂" * 5 + "é"]
     assert solver.count_tokens(episodes.said["solver"].prompts) == [7 + 1 + 45 + 2]
+
+
+@pytest.mark.distributed
+def test_the_rate_is_that_of_all_processes(tmp_path, model_dirs):
+    """Thoughts of 1 to 6 characters are canned; the Solver's context holds 3 of a problem of one digit, 2 of two."""
+    tokenizer = make_tokenizer(kind="llama")
+    bare = build_solver_messages([{"role": "user", "content": "0+1="}], "")
+    length = len(tokenizer.apply_chat_template(bare, add_generation_prompt=True)["input_ids"])
+    model = {"thinker": model_dirs["qwen3"], "solver": save_model(tmp_path / "m", "llama", length + 3 + 8)}
+    one = launch(tmp_path / "one", model, 1, per_device_train_batch_size=6, max_steps=2)
+    two = launch(tmp_path / "two", model, 2, per_device_train_batch_size=3, max_steps=2)
+    rates = [[row["rollout/solver_cut_rate"] for row in run["log"] if "loss" in row] for run in (one, two)]
+    assert rates[0] == pytest.approx(rates[1])
+    assert len(rates[0]) == 2
+    assert all(0 < rate < 1 for rate in rates[0])
 
 
 # ---- In evaluation, and under TRL's own trainer ----
