@@ -163,8 +163,9 @@ def test_engines_have_room_for_one_wave(sharing, settings, rows, build):
 
 
 def test_a_context_is_the_shorter_of_model_and_engine(build):
-    trainer = build("separate", vllm_max_model_length=100)
-    assert PolicyGenerator(trainer, "solver").context_length == 100
+    trainer = build("separate", vllm_max_model_length=1000)
+    assert PolicyGenerator(trainer, "solver").context_length == 1000
+    assert PolicyGenerator(trainer, "solver").prompt_limit == 1000 - 8
     trainer = build("separate")
     length = trainer.model.config.max_position_embeddings
     assert PolicyGenerator(trainer, "solver").context_length == length

@@ -23,7 +23,7 @@ from ccpo import (
 )
 from ccpo.evaluation import evaluate_team
 from ccpo.generation.inputs import context_length
-from ccpo.team.fit import cut_texts, fit_prompts
+from ccpo.team.fit import Request, cut_texts, fit_prompts
 from ccpo.team.problems import check_problems
 from ccpo.team.rollout import Passes, run_team
 from ccpo.training.generator import PolicyGenerator
@@ -50,9 +50,8 @@ class Counting:
 
 def fit(template, reads, generate, problem="xy"):
     """Prompts of a template, made to fit."""
-    build = lambda i, read: template.format(problem=problem, **read)  # noqa: E731
-    prompts = [build(i, read) for i, read in enumerate(reads)]
-    return fit_prompts("r", prompts, reads, build, generate, "row {} of the batch".format)
+    build = lambda read: template.format(problem=problem, **read)  # noqa: E731
+    return fit_prompts([Request("r", read, build, lambda: "row 0") for read in reads], generate)
 
 
 # ---- Which characters stay: by hand, by brute force, in the limits ----
@@ -132,14 +131,16 @@ def test_without_a_limit_nothing_is_counted():
 
 
 def test_a_problem_that_does_not_fit_by_itself():
-    problems, reads = ["a", "漢漢", "bbbbbbbbb"], [{"t": "t" * 9}] * 3
-    prompts = [problem + "t" * 9 for problem in problems]
+    requests = [
+        Request("r", {"t": "t" * 9}, lambda read, problem=problem: problem + read["t"], f"row {i}".format)
+        for i, problem in enumerate(["a", "漢漢", "bbbbbbbbb"])
+    ]
     with pytest.raises(
         ValueError,
         match=r"The prompt of role 'r' for row 1 has 6 tokens without any text of another role, and its model's "
         r"context leaves 5 beside the longest completion\. Leave the row out.*`max_completion_length`",
     ):
-        fit_prompts("r", prompts, reads, lambda i, read: problems[i] + read["t"], Counting(5), "row {}".format)
+        fit_prompts(requests, Counting(5))
     with pytest.raises(ValueError, match="has 2 tokens without any text of another .* model's context leaves 0 "):
         fit("{problem}", [{}], Counting(-3))
 
@@ -190,6 +191,7 @@ def test_passes_without_a_role_are_cut_too():
     speakers = {"a": Counting(None), "b": Counting(None, "b" * 9), "c": Counting(5)}
     episodes = run_team(chain, ["p"], speakers, removals={"a": Passes((0, 0)), "b": Passes((0,))})
     assert speakers["c"].asked == [["pbbbb"] * 3 + ["p"]]
+    assert len(speakers["c"].counted) == 2 + 3  # one look at all arms, one without b's 9 characters, three halvings
     assert episodes.without["a"]["c"].cut == [True, True]
     assert episodes.without["b"]["c"].cut == [False]
 

@@ -82,7 +82,7 @@ class TeamEvaluation:
         parts = {"joint": self.joint, "solo": self.solo, "leak": self.leak, "no_answer": self.no_answer}
         if len(self.without) > 1:  # else it is `solo`
             parts |= {f"without_{role}": share for role, share in self.without.items()}
-        parts |= {f"{role}_cut": share for role, share in self.cut.items()}
+        parts |= {f"{role}_cut": share for role, share in self.cut.items() if share.successes}
         return {
             name: part and {**asdict(part), "value": part.value, "interval": part.interval}
             for name, part in parts.items()

@@ -1,6 +1,7 @@
 """Prompts that fit a model's context: of what a role reads from others the head is kept, the problem whole."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ..calls import call
@@ -32,29 +33,36 @@ def cut_texts(read: Read, keep: int) -> dict[str, str]:
     return {name: text[:keep] for name, text in read.items()}
 
 
-def fit_prompts(
-    role: str,
-    prompts: list[Prompt],
-    reads: Sequence[Read],
-    build: Callable[[int, Read], Prompt],
-    generate: Any,
-    where: Callable[[int], str],
-) -> tuple[list[Prompt], list[bool]]:
+@dataclass
+class Request:
     """
-    Cut what stands of others' texts in prompts that are too long for the model.
+    One prompt that is to be made.
+
+    Args:
+        role (`str`): who is asked.
+        read (`Mapping[str, str]`): what stands of others' texts in it.
+        build (`Callable`): makes it of that.
+        where (`Callable`): what an error calls the row.
+    """
+
+    role: str
+    read: Read
+    build: Callable[[Read], Prompt]
+    where: Callable[[], str]
+
+
+def fit_prompts(requests: Sequence[Request], generate: Any) -> tuple[list[Prompt], list[bool]]:
+    """
+    Make the prompts, and cut what stands of others' texts in those that are too long for the model.
 
     How many characters each text keeps is searched by halving, for all such prompts at once, so that any tokenizer
     will do. The others are looked at once: a generator that keeps what it tokenized for its next call loses nothing.
 
     Args:
-        role (`str`): for the error.
-        prompts (`list`): what the role is to be asked, length n.
-        reads (`Sequence[Mapping[str, str]]`): what each holds of others' texts.
-        build (`Callable`): makes the prompt of an index from what it reads.
+        requests (`Sequence[Request]`): the prompts to be made, length n.
         generate (`Callable`):
             With `prompt_limit` (`int` or `None`), tokens that a prompt may have, and `count_tokens(prompts) ->
             list[int]`, prompts are made to fit. Without, as of an endpoint, they are left as they are.
-        where (`Callable`): what the error calls the row of an index.
 
     Returns:
         `tuple[list, list[bool]]`: the prompts, and whether each was cut.
@@ -62,28 +70,27 @@ def fit_prompts(
     Raises:
         `ValueError`: a prompt that is too long without any text of another role.
     """
-    cut, limit = [False] * len(prompts), getattr(generate, "prompt_limit", None)
+    prompts, cut = [request.build(request.read) for request in requests], [False] * len(requests)
+    limit = getattr(generate, "prompt_limit", None)
     if limit is None or not prompts:
         return prompts, cut
 
-    def lengths(asked: list[Prompt]) -> list[int]:
-        return call(generate.count_tokens, asked)
+    def lengths(keep: dict[int, int]) -> Iterator[tuple[int, Prompt, int]]:
+        """Index, prompt and tokens with so many characters of each text."""
+        tried = [requests[i].build(cut_texts(requests[i].read, kept)) for i, kept in keep.items()]
+        return zip(keep, tried, call(generate.count_tokens, tried), strict=True)
 
-    long = [i for i, length in enumerate(lengths(prompts)) if length > limit]
-    if not long:
-        return prompts, cut
-    fitting = {i: build(i, cut_texts(reads[i], 0)) for i in long}
-    for i, length in zip(long, lengths(list(fitting.values())), strict=True):
+    long = [i for i, length in enumerate(call(generate.count_tokens, prompts)) if length > limit]
+    for i, prompt, length in lengths(dict.fromkeys(long, 0)) if long else ():
         if length > limit:
-            raise too_long(role, where(i), length, limit)
+            raise too_long(requests[i].role, requests[i].where(), length, limit)
+        prompts[i], cut[i] = prompt, True
     low = dict.fromkeys(long, 0)  # characters with which it fits, and with which it does not
-    high = {i: max(map(len, reads[i].values()), default=0) for i in long}
-    while searched := [i for i in long if high[i] - low[i] > 1]:
-        keep = {i: (low[i] + high[i]) // 2 for i in searched}
-        tried = {i: build(i, cut_texts(reads[i], keep[i])) for i in searched}
-        for i, length in zip(searched, lengths(list(tried.values())), strict=True):
+    high = {i: max(map(len, requests[i].read.values()), default=0) for i in long}
+    while middle := {i: (low[i] + high[i]) // 2 for i in long if high[i] - low[i] > 1}:
+        for i, prompt, length in lengths(middle):
             if length > limit:
-                high[i] = keep[i]
+                high[i] = middle[i]
             else:
-                low[i], fitting[i] = keep[i], tried[i]
-    return [fitting.get(i, prompt) for i, prompt in enumerate(prompts)], [i in fitting for i in range(len(prompts))]
+                low[i], prompts[i] = middle[i], prompt
+    return prompts, cut

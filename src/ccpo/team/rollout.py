@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ..calls import call
 from .answers import DEFAULT_READER, AnswerReader
 from .completions import completion_text
-from .fit import Read, fit_prompts
+from .fit import Request, fit_prompts
 from .prompts import Prompt, build_messages, build_thinker_messages, problem_text, whole_characters
 from .role import Role
 from .topology import Topology
@@ -48,15 +49,15 @@ class Texts:
         prompts (`list`): what it was asked.
         texts (`list[str]`): what it wrote.
         rows (`list[int]`): the row of the batch that each belongs to.
-        cut (`list[bool]`): whether others' texts were cut in what it was asked, so that it fits the model's context.
         start (`int`): how many prompts its generator had before the first of these.
+        cut (`list[bool]`): whether others' texts were cut in what it was asked, so that it fits the model's context.
     """
 
     prompts: list[Prompt]
     texts: list[str]
     rows: list[int]
-    cut: list[bool] = field(default_factory=list)
     start: int = 0
+    cut: list[bool] = field(default_factory=list, compare=False)
 
 
 @dataclass
@@ -219,16 +220,19 @@ def run_team(
                     calls.setdefault(id(generate[name]), []).append((arm, name))
         for key, parts in calls.items():
             speaker, start = parts[0][1], asked.get(key, 0)
-            built = [(arm, name, _build(arm, name, generate[speaker])) for arm, name in parts]
-            counts = [(_arm_label(topology, arm, name), len(texts.prompts)) for arm, name, texts in built]
-            everything = [prompt for _, _, texts in built for prompt in texts.prompts]
+            requests = [_requests(arm, name) for arm, name in parts]
+            prompts, cut = fit_prompts([request for own in requests for request in own], generate[speaker])
+            counts = [
+                (_arm_label(topology, arm, name), len(own)) for (arm, name), own in zip(parts, requests, strict=True)
+            ]
             with around(generate[speaker], counts):
-                completions = ask(speaker, generate[speaker], everything)
-            for arm, name, texts in built:
-                texts.start, count = start, len(texts.prompts)
-                texts.texts, completions = completions[:count], completions[count:]
-                arm.said[name], start = texts, start + count
-            asked[key] = start
+                completions = ask(speaker, generate[speaker], prompts)
+            place = 0
+            for (arm, name), (_, count) in zip(parts, counts, strict=True):
+                own = slice(place, place + count)
+                arm.said[name] = Texts(prompts[own], completions[own], arm.rows(name), start + place, cut[own])
+                place += count
+            asked[key] = start + place
     return episodes
 
 
@@ -237,20 +241,19 @@ def _arm_label(topology: Topology, arm: _Arm, name: str) -> str:
     return topology.label(f"rollout/{name if arm.removed is None else f'without_{arm.removed}'}")
 
 
-def _build(arm: _Arm, name: str, generate: Generate) -> Texts:
-    """What the role is to be asked in this arm, as long as its generator takes it."""
-    role, episodes, rows = arm.roles[name], arm.episodes, arm.rows(name)
-    reads = [{other: arm.read(name, m, other) for other in role.reads} for m in range(len(rows))]
+def _requests(arm: _Arm, name: str) -> list[Request]:
+    """What the role is to be asked in this arm."""
+    role, episodes, requests = arm.roles[name], arm.episodes, []
+    for m, row in enumerate(arm.rows(name)):
+        read = {other: arm.read(name, m, other) for other in role.reads}
+        build = partial(build_role_prompt, episodes.topology, role, episodes.prompts[row])
+        requests.append(Request(name, read, build, partial(_row_of, episodes, row)))
+    return requests
 
-    def build(m: int, read: Read) -> Prompt:
-        return build_role_prompt(episodes.topology, role, episodes.prompts[rows[m]], read)
 
-    def where(m: int) -> str:
-        prompt = episodes.prompts[rows[m]]
-        return f"row {rows[m]} of the batch ({prompt if episodes.topology.is_solo else problem_text(prompt)!r:.80})"
-
-    prompts, cut = fit_prompts(name, [build(m, read) for m, read in enumerate(reads)], reads, build, generate, where)
-    return Texts(prompts, [], rows, cut)
+def _row_of(episodes: Episodes, row: int) -> str:
+    prompt = episodes.prompts[row]
+    return f"row {row} of the batch ({prompt if episodes.topology.is_solo else problem_text(prompt)!r:.80})"
 
 
 def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) -> list[str]:
