@@ -30,7 +30,6 @@ from ccpo.report import TeamProgressCallback, plot_curves, show_summary, summari
 from ccpo.tasks import arithmetic
 from ccpo.tasks.tiny import TINY, build_tiny_model
 from ccpo.training.checks import check_arguments
-from ccpo.training.models import AgentModels
 from ccpo.training.numbers import SAMPLING
 
 DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "arithmetic" / "ccpo" / "config_demo.yaml"
@@ -157,8 +156,7 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
             "`num_eval_problems=0`."
         )
     # before a model is built
-    unnamed = AgentModels.unnamed(topology, args, loading["peft_config"])
-    check_arguments(unnamed, [credit], train_dataset, held_out)
+    check_arguments({}, [credit], args, train_dataset, topology, loading["peft_config"], held_out)
     models = load_models(team, args, model, topology)
     trainer = MultiAgentGRPOTrainer(
         model=models,

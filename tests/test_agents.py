@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from ccpo import MultiAgentGRPOTrainer, Role, Topology
 from ccpo.team.topology import make_topology
+from ccpo.training.adapters import load_sharded_adapters
 from ccpo.training.policies import policy_of
 
 pytest_plugins = ("agent_runs",)  # fixtures
@@ -148,6 +149,12 @@ def test_agents_whose_names_are_parts_of_others(model_dirs, problems, tmp_path):
     trainer.save_model(str(tmp_path / "out"))
     models = {agent: str(tmp_path / "out" / agent) for agent in topology.agents}
     again = build(models, tmp_path, problems, "adapters", topology=topology)
+    for agent in topology.agents:
+        assert torch.equal(log_probs(again, agent), log_probs(trainer, agent))
+    with torch.no_grad():  # as FSDP2 loads them
+        for name, parameter in again.model.named_parameters():
+            parameter.mul_(0 if "lora_" in name else 1)
+    load_sharded_adapters(again.model, tmp_path / "out", topology.agents)
     for agent in topology.agents:
         assert torch.equal(log_probs(again, agent), log_probs(trainer, agent))
     spoke = [log_probs(again, agent) for agent in topology.agents]

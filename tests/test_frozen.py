@@ -113,6 +113,7 @@ def test_a_frozen_agent_gets_no_new_adapter(model_dirs, problems, tmp_path):
     kinds = {agent: isinstance(policy_of(trainer.model, agent), PeftModel) for agent in AGENTS}
     assert kinds == {"thinker": False, "solver": True}
     trainer.train()
+    assert trainer.beta == 0.1 and "solver/kl" in trainer.state.log_history[0]
     trainer.save_model(str(tmp_path / "out"))
     start = load_file(f"{model_dirs['qwen3']}/model.safetensors")
     assert_equal(load_file(tmp_path / "out" / "thinker" / "model.safetensors"), start)
@@ -137,6 +138,22 @@ def test_a_model_without_a_weight_to_train_is_a_frozen_agent(role, kind, model_d
         build(models, tmp_path, problems, role_kwargs={role: {"trainable": True}})
     if kind == "whole":  # an adapter brings weights to train
         assert build(models, tmp_path, problems, peft_config=LORA).trained_agents == AGENTS
+
+
+def test_of_an_objects_adapters_the_one_loaded_for_inference_is_frozen(model_dirs, problems, tmp_path):
+    first = build(model_dirs["qwen3"], tmp_path / "run", problems, "adapters", peft_config=LORA)
+    first.save_model(str(tmp_path / "out"))
+    for order in (AGENTS, AGENTS[::-1]):
+        base = AutoModelForCausalLM.from_pretrained(model_dirs["qwen3"])
+        named = {"adapter_name": order[0], "is_trainable": order[0] == "thinker"}
+        both = PeftModel.from_pretrained(base, tmp_path / "out" / order[0], **named)
+        both.load_adapter(tmp_path / "out" / order[1], order[1], is_trainable=order[1] == "thinker")
+        both.set_adapter("thinker")
+        for sharing in SHARING:
+            trainer = build(copy.deepcopy(both), tmp_path, problems, sharing)
+            assert trainer.trained_agents == ("thinker",)
+            for agent in AGENTS:
+                assert torch.equal(log_probs(trainer, agent), log_probs(first, agent))
 
 
 def test_what_cannot_be_frozen(model_dirs, problems, tmp_path):

@@ -13,7 +13,6 @@ from trl import ModelConfig, TrlParser, get_peft_config
 from ccpo import MultiAgentGRPOConfig, ThinkSolve
 from ccpo.arguments import TeamArguments
 from ccpo.training.checks import check_arguments
-from ccpo.training.models import AgentModels
 
 ROOT = Path(__file__).parents[1]
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate_configs").glob("*.yaml"))
@@ -57,7 +56,7 @@ def test_recipe_parses_and_passes_every_check(path, tmp_path):
     assert set(yaml.safe_load(path.read_text())) <= {*vars(team), *vars(args), *vars(model)}
     prompts = args.generation_batch_size // args.num_generations
     rows = Dataset.from_dict({"prompt": ["1+1?"] * prompts, "solution": ["2"] * prompts})
-    check_arguments(AgentModels.unnamed(ThinkSolve(), args, get_peft_config(model)), [team.make_credit()], rows)
+    check_arguments({}, [team.make_credit()], args, rows, ThinkSolve(), get_peft_config(model))
     assert (team.dataset_name is None) == ("arithmetic" in path.parts)
     assert team.dataset_name is None or model.model_name_or_path or (team.thinker_model and team.solver_model)
     assert team.credit == path.parent.name or "smoke" in path.parts

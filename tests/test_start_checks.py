@@ -83,8 +83,15 @@ def test_adapters_that_cannot_be_read_or_trained(saved, copied, problems, tmp_pa
         build(folders(copied), tmp_path, problems, "adapters")
     base = AutoModelForCausalLM.from_pretrained(saved[1])
     prompt = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    with pytest.raises(ValueError, match="'thinker' is an adapter of the kind PROMPT_TUNING, which PEFT does not"):
-        build(prompt, tmp_path, problems, "adapters")
+    prompt.save_pretrained(tmp_path / "prompt")
+    with pytest.raises(ValueError, match="has an adapter of the kind PROMPT_TUNING, which PEFT does not train on"):
+        build(str(tmp_path / "prompt"), tmp_path, problems, "separate")
+    for model, peft_config in ((prompt, None), (saved[1], prompt.peft_config["default"])):
+        with pytest.raises(ValueError, match="adapters of which a model may have several, got one of the kind PROMPT"):
+            build(model, tmp_path, problems, "adapters", peft_config)
+    for path in (str(tmp_path / "no folder"), "no/such-model", "no id!"):
+        with pytest.raises(ValueError, match=f"'thinker': '{path}' could not be found or read"):
+            build(path, tmp_path, problems, "separate")
     strangers = get_peft_model(AutoModelForCausalLM.from_pretrained(saved[1]), LORA, adapter_name="one")
     strangers.add_adapter("two", LORA)
     with pytest.raises(ValueError, match=r"'thinker' has the adapters \['one', 'two'\], none of them named 'thinker'"):

@@ -13,12 +13,12 @@ from trl.trainer.utils import get_config_model_id
 from ..rewards import CreditAllocator
 from ..team.topology import Topology
 from .config import MultiAgentGRPOConfig
-from .credit_checks import check_credit
+from .credit_checks import check_credit, check_role_kwargs
 from .engine_checks import check_engines
 from .engines import has_engine_per_agent
 from .input_checks import check_datasets
 from .model_checks import check_tokens, check_weights
-from .models import AgentModels
+from .models import AgentModels, frozen_by_role_kwargs
 from .starts import Start, tokenizer_folder
 
 
@@ -34,10 +34,23 @@ def check_episode_arguments(given: dict[str, Any], topology: Topology) -> None:
 
 
 def check_arguments(
-    given: AgentModels, allocators: list[CreditAllocator], train_dataset: Any, eval_dataset: Any = None
+    models: dict[str, Any],
+    allocators: list[CreditAllocator],
+    args: MultiAgentGRPOConfig,
+    train_dataset: Any,
+    topology: Topology,
+    peft_config: Any,
+    eval_dataset: Any = None,
+    given: AgentModels | None = None,
 ) -> None:
-    """Raise a `ValueError` that names field, value and remedy for trainer arguments that cannot be right together."""
-    models, args, topology, peft_config = given.models, given.args, given.topology, given.peft_config
+    """
+    Raise a `ValueError` that names field, value and remedy for trainer arguments that cannot be right together.
+
+    `given` is what [`read_models`] found; without it, before there are models, `role_kwargs` say who is frozen.
+    """
+    check_role_kwargs(args, topology)
+    starts = {} if given is None else given.starts
+    frozen = frozen_by_role_kwargs(args, topology) if given is None else given.frozen
     roles, agents, team = topology.role_names, topology.agents, not topology.is_solo
     names = list(dict.fromkeys([*roles, *agents]))
     if args.start_role is not None and args.start_role not in names:
@@ -54,7 +67,12 @@ def check_arguments(
             "`policy_sharing='adapters'` needs `peft_config` (got None): pass peft.LoraConfig(...), start from saved "
             "adapters, or set `policy_sharing='separate'`."
         )
-    if args.merge_adapters and peft_config is None and not given.starts:
+    if args.policy_sharing == "adapters" and team and peft_config.is_prompt_learning:
+        raise ValueError(
+            f"`policy_sharing='adapters'` needs adapters of which a model may have several, got one of the kind "
+            f"{peft_config.peft_type.value}. Use e.g. peft.LoraConfig(...), or `policy_sharing='separate'`."
+        )
+    if args.merge_adapters and peft_config is None and not starts:
         raise ValueError("`merge_adapters=True` needs `peft_config` (got None): there is no adapter to merge.")
     for role, model in models.items() if args.merge_adapters else ():
         if not isinstance(model, str) and not get_config_model_id(model.config):
@@ -67,7 +85,7 @@ def check_arguments(
             "`enable_jit_checkpoint=True` saves inside a step, which cannot be continued exactly. Set it to False: "
             "SIGTERM saves after the step without it."
         )
-    check_credit(allocators, topology, args, given.trained)
+    check_credit(allocators, topology, args, tuple(agent for agent in agents if agent not in frozen))
     if team:
         _check_several_roles(args)
     if train_dataset is None and team:
@@ -87,11 +105,11 @@ def check_arguments(
     if train_dataset is not None:
         check_datasets(train_dataset, eval_dataset, args, allocators, topology)
     for agent, model in models.items():
-        _check_model(agent, model, args, given.starts.get(agent), agent in given.frozen)
+        _check_model(agent, model, args, starts.get(agent), agent in frozen)
     if team:
-        check_weights(models, given.frozen, adapters_only=args.policy_sharing == "adapters")
+        check_weights(models, frozen, adapters_only=args.policy_sharing == "adapters")
     if args.use_vllm and team:
-        bare = tuple(agent for agent in given.frozen if agent not in given.starts)
+        bare = tuple(agent for agent in frozen if agent not in starts)
         check_engines(models, args, topology, allocators, peft_config, bare)
 
 

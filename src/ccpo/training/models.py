@@ -40,12 +40,6 @@ class AgentModels:
     peft_config: PeftConfig | None
     quantization_config: Any
 
-    @classmethod
-    def unnamed(cls, topology: Topology, args: MultiAgentGRPOConfig, peft_config: Any = None) -> "AgentModels":
-        """Before it is known which models there will be: what is wrong without them can be said already."""
-        check_role_kwargs(args, topology)
-        return cls(topology, args, {}, {}, (), peft_config, peft_config, None)
-
     @property
     def trained(self) -> tuple[str, ...]:
         """The agents that are trained, in their order."""
@@ -84,12 +78,9 @@ class AgentModels:
         """The arguments with which TRL is to build an agent's model, where they are not the common ones."""
         role = self.topology.roles_of(agent)[0]  # all roles of an agent sample at one temperature
         own: dict[str, Any] = {"temperature": self.args.for_role(role, "temperature", agent)}
-        sharing = self.args.policy_sharing
         if self._start_of(agent) is not None:
             own["model_init_kwargs"] = None  # the model is there already
-            if sharing == "adapters":
-                own["beta"] = 0.0  # each adapter has its own reference
-        if agent in self.frozen and sharing == "separate":
+        if agent in self.frozen and self.args.policy_sharing == "separate":
             own["beta"] = 0.0  # no loss, no reference
         return own
 
@@ -125,7 +116,9 @@ def read_models(
     """
     check_role_kwargs(args, topology)
     models = models_by_agent(model, args.policy_sharing, topology)
-    starts = read_starts(models, args.policy_sharing, peft_config)
+    starts = {}
+    if not topology.is_solo or isinstance(model, str):  # an object is TRL's alone, as it is
+        starts = read_starts(models, args.policy_sharing, peft_config)
     frozen = find_frozen(models, starts, topology, args, peft_config)
     fresh = [agent for agent in topology.agents if agent not in starts and agent not in frozen]
     own = peft_config
@@ -170,6 +163,12 @@ def models_by_agent(model: Any, sharing: str, topology: Topology) -> dict[str, A
     return {agent: model[agent] for agent in agents}
 
 
+def frozen_by_role_kwargs(args: MultiAgentGRPOConfig, topology: Topology) -> tuple[str, ...]:
+    """The agents that `role_kwargs` says are not trained, whatever their models."""
+    says = {agent: args.for_agent(agent, topology.roles_of(agent), "trainable") for agent in topology.agents}
+    return tuple(agent for agent, trainable in says.items() if trainable is False)
+
+
 def find_frozen(
     models: dict[str, Any],
     starts: dict[str, Start],
@@ -195,11 +194,11 @@ def find_frozen(
     for agent, model in models.items():
         says = args.for_agent(agent, topology.roles_of(agent), "trainable")
         gets_an_adapter = agent not in starts and (peft_config is not None or args.policy_sharing == "adapters")
-        no_weights = (
-            isinstance(model, nn.Module)
-            and not gets_an_adapter
-            and not any(parameter.requires_grad for parameter in model.parameters())
-        )
+        if agent in starts:
+            no_weights = not starts[agent].is_trainable
+        else:
+            whole = isinstance(model, nn.Module) and not gets_an_adapter
+            no_weights = whole and not any(parameter.requires_grad for parameter in model.parameters())
         if no_weights and says is True:
             raise ValueError(
                 f"`role_kwargs[{agent!r}]['trainable']` is true, and its `model` is a {type(model).__name__} without "

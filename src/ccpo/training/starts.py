@@ -51,7 +51,18 @@ class Start:
     @property
     def origin(self) -> str:
         """Where it came from, in words."""
-        return self.source if isinstance(self.source, str) else f"an object on {get_config_model_id(self.base.config)}"
+        if isinstance(self.source, str):
+            return self.source
+        return f"an object on {get_config_model_id(self.base.config) or 'a base in memory'}"
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether it may be trained: a folder's may, an object's unless it was loaded for inference or frozen."""
+        if isinstance(self.source, str):
+            return True
+        on = [name for name, parameter in self.source.named_parameters() if parameter.requires_grad]
+        # Of an object's adapters only the active one has gradients.
+        return any(f".{self.name}." in f"{name}." for name in on) or bool(on and not self.config.inference_mode)
 
 
 # ---- Read what was given ----
@@ -80,7 +91,7 @@ def read_start(agent: str, model: Any, peft_config: PeftConfig | None = None) ->
                 "or give a folder with one."
             )
         start = Start(model.get_base_model(), model.peft_config[name], model, name)
-    elif isinstance(model, str) and find_adapter_config_file(model) is not None:
+    elif isinstance(model, str) and _has_adapter(model):
         try:
             config = PeftConfig.from_pretrained(model)
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -95,14 +106,21 @@ def read_start(agent: str, model: Any, peft_config: PeftConfig | None = None) ->
         start = Start(config.base_model_name_or_path, config, model)
     else:
         return None
-    if start.config.is_prompt_learning:
+    if start.config.is_prompt_learning and isinstance(model, str):
         raise ValueError(
-            f"{where} is an adapter of the kind {start.config.peft_type.value}, which PEFT does not train on. Start "
-            "from its base, with `peft_config`."
+            f"{where}: {model!r} has an adapter of the kind {start.config.peft_type.value}, which PEFT does not train "
+            "on. Start from its base, with `peft_config`."
         )
     if isinstance(peft_config, PeftConfig) and (differ := differences(peft_config, start.config)):
         raise _differs(agent, differ)
     return start
+
+
+def _has_adapter(model: str) -> bool:
+    try:
+        return find_adapter_config_file(model) is not None
+    except OSError:  # neither a folder nor what an id looks like
+        return False
 
 
 def read_starts(models: dict[str, Any], sharing: str, peft_config: PeftConfig | None) -> dict[str, Start]:
@@ -219,6 +237,7 @@ def load_start(start: Start, args: Any, quantization_config: Any, peft_config: P
         base, plugin = start.base, args.deepspeed_plugin
         if isinstance(base, str):
             kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+            kwargs.setdefault("revision", start.config.revision or "main")
             kwargs |= {} if quantization_config is None else {"quantization_config": quantization_config}
             if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):  # as TRL
                 kwargs["device_map"] = None

@@ -124,7 +124,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
             check_modeless_optimizer(f"optimizers=({type(optimizers[0]).__name__}, ...)", args)
         given = read_models(model, args, self.topology, peft_config, quantization_config)
         self.trained_agents, self._origins = given.trained, given.origins()
-        check_arguments(given, self.allocators, train_dataset, eval_dataset)
+        own = given.models, self.allocators, args, train_dataset, self.topology, given.peft_config, eval_dataset
+        check_arguments(*own, given)
         datasets = datasets_by_name(train_dataset, eval_dataset)
         tokenizers = load_tokenizers(given, processing_class, datasets)
         asked = datasets if rollout_func is None and environment_factory is None else {}
@@ -154,7 +155,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         self._init_turns()
         self._init_checkpoints()
         self._clock = StepClock(self._metrics, self.accelerator, arms_of(self.topology))
-        self.beta = args.beta  # TRL was to build no reference where another one is used, or none
+        self.beta = args.beta  # of a frozen agent, TRL was to build no reference
         self._setups = {first: PolicySetup.of_first(self)} if others else {}
         for agent in others:
             self._setups[agent] = PolicySetup(self, sources[agent], tokenizers[agent], given.settings(agent))
@@ -231,8 +232,6 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         }
 
     def train(self, *args, **kwargs):
-        if not self.topology.is_solo:
-            self.activate_role(self.roles[0])  # an evaluation before may have switched gradients off
         if not self._setups:
             return super().train(*args, **kwargs)
         with ExitStack() as stack:
