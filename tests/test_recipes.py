@@ -10,8 +10,9 @@ from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from trl import ModelConfig, TrlParser, get_peft_config
 
-from ccpo import MultiAgentGRPOConfig, ThinkSolve
+from ccpo import MultiAgentGRPOConfig
 from ccpo.arguments import TeamArguments
+from ccpo.tasks import arithmetic
 from ccpo.training.checks import check_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -45,8 +46,8 @@ def launch_commands(path):
 
 
 def test_there_are_recipes():
-    assert {"ccpo", "sepo", "shared"} <= {path.parent.name for path in RECIPES}
-    assert len(RECIPES) >= 15 and len(PAPER) >= 9 and len(DEMOS) == 3
+    assert {"ccpo", "sepo", "shared", "c3", "vote", "dacr", "chain"} <= {path.parent.name for path in RECIPES}
+    assert len(RECIPES) >= 15 and len(PAPER) >= 9 and len(DEMOS) == 7
     assert {path.stem for path in ACCELERATE} >= {"cpu", "ddp", "zero2", "zero3"}
 
 
@@ -55,11 +56,12 @@ def test_recipe_parses_and_passes_every_check(path, tmp_path):
     team, args, model = parse(path, "--output_dir", str(tmp_path))
     assert set(yaml.safe_load(path.read_text())) <= {*vars(team), *vars(args), *vars(model)}
     prompts = args.generation_batch_size // args.num_generations
+    topology = team.make_topology(*(() if team.dataset_name else (arithmetic.topology,)))
     rows = Dataset.from_dict({"prompt": ["1+1?"] * prompts, "solution": ["2"] * prompts})
-    check_arguments({}, [team.make_credit()], args, rows, ThinkSolve(), get_peft_config(model))
+    check_arguments({}, [team.make_credit()], args, rows, topology, get_peft_config(model))
     assert (team.dataset_name is None) == ("arithmetic" in path.parts)
     assert team.dataset_name is None or model.model_name_or_path or (team.thinker_model and team.solver_model)
-    assert team.credit == path.parent.name or "smoke" in path.parts
+    assert team.credit == {"chain": "ccpo"}.get(path.parent.name, path.parent.name) or "smoke" in path.parts
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)

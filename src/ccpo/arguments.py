@@ -108,11 +108,13 @@ class TeamArguments(ScriptArguments):
     thinker_model: str | None = field(default=None, metadata={"help": "The Thinker's model."})
     solver_model: str | None = field(default=None, metadata={"help": "The Solver's model."})
     conversational: bool = field(default=True, metadata={"help": "Whether prompts are chat messages."})
-    topology: Any = field(
+    topology: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "The team: 'think_solve', 'solo', 'vote', 'answer_critique_rewrite', or a mapping."},
     )
-    models: Any = field(default=None, metadata={"help": "Agent -> model, e.g. {'a': 'Qwen/Qwen2.5-1.5B-Instruct'}."})
+    models: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Agent -> model, e.g. {'a': 'Qwen/Qwen2.5-1.5B-Instruct'}."}
+    )
     credit: str = field(default="ccpo", metadata={"help": "Credit scheme.", "choices": list(SCHEMES)})
     coef: float = field(default=0.2, metadata={"help": "CCPO: λ, weight of the counterfactual bonus."})
     bonus: str = field(default="event", metadata={"help": "CCPO: 'event' or 'difference'."})
@@ -122,7 +124,7 @@ class TeamArguments(ScriptArguments):
         metadata={"help": "Vote: 'team' (default), 'marginal'. DACR: 'total' (default), 'segment'."},
     )
     gamma: float = field(default=0.5, metadata={"help": "DACR: γ, weight of what a critique did for the partner."})
-    history: Any = field(
+    history: dict[str, Any] | str | None = field(
         default=None,
         metadata={"help": "CCPO, vote: normalise by earlier batches: true, or options as {decay: 0.99}."},
     )
@@ -190,7 +192,8 @@ class TeamArguments(ScriptArguments):
         if self.models is not None and not isinstance(self.models, dict):
             raise ValueError(f"`models` must map agents to models, got {self.models!r}.")
         self.make_credit()  # so that a bad coefficient is found before anything loads
-        self.make_topology()
+        if self.dataset_name is not None or self.topology is None:  # the embedded task completes a team itself
+            self.make_topology()
 
     def make_topology(self, make: Callable[[Any], Topology] = make_topology) -> Topology:
         """
