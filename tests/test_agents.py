@@ -49,7 +49,7 @@ def test_an_agent_plays_two_roles(sharing, schedule, model_dirs, problems, tmp_p
     trainer.save_model(str(tmp_path / "out"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == both
     assert make_topology(json.loads((tmp_path / "out" / "team.json").read_text())) == WRITER
-    assert "| writer | draft, final |" in (tmp_path / "out" / "critic" / "README.md").read_text()
+    assert "| writer | yes | draft, final |" in (tmp_path / "out" / "critic" / "README.md").read_text()
 
 
 def test_the_gradient_of_an_agent_is_the_sum_of_its_roles(model_dirs, problems, tmp_path):

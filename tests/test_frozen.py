@@ -75,7 +75,7 @@ def test_a_frozen_agent_among_adapters_plays_the_base(model_dirs, problems, tmp_
     cards = {agent: (tmp_path / "out" / agent / "README.md").read_text() for agent in AGENTS}
     assert "plays the base as that is, and this folder holds its tokenizer alone." in cards["solver"]
     assert f'AutoModelForCausalLM.from_pretrained("{model_dirs["qwen3"]}")' in cards["solver"]
-    assert f"| solver | solver | {model_dirs['qwen3']} | no |" in cards["thinker"]
+    assert f"| solver | no | solver | {model_dirs['qwen3']} |" in cards["thinker"]
     assert "tokenizer alone" not in cards["thinker"] and "AutoPeftModelForCausalLM" in cards["thinker"]
     with pytest.raises(
         ValueError, match="has one model for all agents, the base of their adapters, but `model` gives"

@@ -92,7 +92,7 @@ def test_training_goes_on_with_the_adapter_alone_and_what_it_saves_is_a_start(sh
         config = json.loads((tmp_path / "again" / agent / "adapter_config.json").read_text())
         assert config["base_model_name_or_path"] == base
         card = (tmp_path / "again" / agent / "README.md").read_text()
-        assert f"| {agent} | {agent} | {out / agent} | yes | yes |" in card
+        assert f"| {agent} | yes | {agent} | {out / agent} | yes |" in card
     assert json.loads((tmp_path / "again" / "team.json").read_text())["kind"] == "think_solve"
     third = build(folders(tmp_path / "again"), tmp_path / "third", problems, sharing)
     assert all(torch.equal(log_probs(third, agent), log_probs(trainer, agent)) for agent in AGENTS)

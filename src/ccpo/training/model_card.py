@@ -27,7 +27,7 @@ _TEXT = """---
 
 Trained by `ccpo.MultiAgentGRPOTrainer`, step {step}. It is to be used together with the others:
 
-| agent | roles | started from | trained | this folder |
+| agent | trained | roles | started from | this folder |
 | --- | --- | --- | --- | --- |
 {team}
 {base_alone}
@@ -109,8 +109,8 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
             tags=[*card.tags, card.args.policy_sharing, agent],
         )
         rows = (
-            f"| {a} | {', '.join(card.topology.roles_of(a))} | {card.origins[a] or 'an object in memory'} | "
-            f"{'yes' if a in card.trained else 'no'} | {'yes' if a == agent else ''} |"
+            f"| {a} | {'yes' if a in card.trained else 'no'} | {', '.join(card.topology.roles_of(a))} | "
+            f"{card.origins[a] or 'an object in memory'} | {'yes' if a == agent else ''} |"
             for a in agents
         )
         text = _TEXT.format(
