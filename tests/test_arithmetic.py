@@ -1,5 +1,7 @@
 """The embedded task: its tokenizer, problems, demonstrations, policies and their warm start."""
 
+import hashlib
+import json
 import re
 from collections import Counter
 
@@ -24,6 +26,20 @@ PROBLEM = re.compile(r"^\((\d+)\+(\d+)\)\*(\d+)$")
 STEPS = 30
 FIRST_TRAIN = ["(9+9)*4", "(13+3)*6", "(12+5)*4"]
 FIRST_TEST = ["(13+10)*5", "(3+15)*7", "(6+13)*6"]
+
+
+# SHA-256 of what Think-Solve's task was before other teams had one: its runs must stay the same to the bit.
+DIGESTS = {
+    "tokenizer": "c7d7909ed617f2b9",
+    "thinker": "07c1b7a7f8f52245",
+    "solver": "7e5f2090d758fabf",
+    "train": "7e3b37ee86b86204",
+    "test": "d80775f59fc03c4f",
+}
+
+
+def digest(value) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def read(problem: str) -> tuple[int, int, int]:
@@ -62,6 +78,14 @@ def test_tokenizer_tokens(tokenizer):
     assert len({tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id}) == 4
     assert tokenizer.padding_side == "left" and tokenizer.chat_template is None
     assert tokenizer.get_vocab().keys() == set(tokenizer.convert_ids_to_tokens(range(len(tokenizer))))
+
+
+def test_think_solve_is_what_it_was_to_the_byte(tokenizer):
+    pattern = json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"]["pattern"]
+    digests = {"tokenizer": digest([tokenizer.convert_ids_to_tokens(range(len(tokenizer))), pattern])}
+    digests |= {role: digest(arithmetic.demonstrations(role, 1000, 3).to_list()) for role in arithmetic.ROLES}
+    digests |= {split: digest(arithmetic.build_dataset(split).to_list()) for split in ("train", "test")}
+    assert digests == DIGESTS
 
 
 # Problems

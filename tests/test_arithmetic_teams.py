@@ -8,8 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ccpo.tasks import arithmetic
-from ccpo.tasks.arithmetic import chain, dacr
-from ccpo.tasks.arithmetic.warm import _mixed
+from ccpo.tasks.arithmetic import chain, dacr, warm
 from ccpo.team.rollout import Passes, run_team
 from ccpo.team.topology import AnswerCritiqueRewrite, Chain, Role, ThinkSolve, Topology, Vote
 
@@ -178,30 +177,28 @@ def test_critiques():
 
 
 def test_rewrites_follow_keep_or_answer_anew():
-    with_sum, blind = Counter(), Counter()
-    for row in rows_of("answer_critique_rewrite", "rewrite_b"):
-        (a, b, c), _ = split(row["prompt"])
-        _, own, critique = re.fullmatch(r"(.*?) Answer: (.*) Check: (.*) Answer: ", row["prompt"]).groups()
+    blind, with_sum = Counter(), Counter()
+    for row in rows_of("answer_critique_rewrite", "rewrite_b", 3 * N):
+        numbers, _ = split(row["prompt"])
+        own, critique = re.fullmatch(r".*? Answer: (.*) Check: (.*) Answer: ", row["prompt"]).groups()
         assert "boxed" not in critique  # the leak guard
-        stated = SUM.match(critique)
-        text, is_guess = row["completion"], classify_guess(row["completion"], a, b, c)
-        number = int(stated[3]) if stated else None
-        follow = own if critique.endswith("right") else f"{number}*{c}=\\boxed{{{(number or 0) * c}}}"
-        # Where the ways look alike it cannot be told which it was: an answer that none of the others could be.
-        if number is None:
-            if classify_guess(own, a, b, c) == "only_product":
-                blind["keep" if text == own else "guess"] += 1
-        elif follow != own and classify_guess(own, a, b, c) == "only_product" and number not in (a + b, a + c):
-            pytest.fail("a critique adds the numbers of the problem")
-        elif follow != own and is_guess is not None and number == a + c and own == f"\\boxed{{{b * c}}}":
-            with_sum["follow" if text == follow else "keep" if text == own else "guess"] += 1
-    again = dacr.GUESS_SHARES["only_product"]  # a new answer that is the old one by chance
+        stated, (_, _, c) = SUM.match(critique), numbers
+        follow = f"{stated[3]}*{c}=\\boxed{{{int(stated[3]) * c}}}" if stated else None
+        text = row["completion"]
+        way = "follow" if text == follow else "keep" if text == own else "guess"
+        assert way != "guess" or classify_guess(text, *numbers) != "unknown"
+        # where the ways do not look alike: a product that forgets the sum, and a critique that adds the wrong pair
+        if classify_guess(own, *numbers) == "only_product":
+            if stated is None:
+                blind[way] += 1
+            elif critique.endswith(f"+{c}={stated[3]} wrong"):
+                with_sum[way] += 1
+    again, wrong = (dacr.GUESS_SHARES[kind] for kind in ("only_product", "wrong_pair"))  # of a guess
     keep, guess = (dacr.BLIND_SHARES[kind] for kind in ("keep", "guess"))
-    assert_shares(blind, {"keep": keep + guess * again, "guess": guess * (1 - again)}, tolerance=0.08)
+    assert_shares(blind, {"keep": keep + guess * again, "guess": guess * (1 - again)}, tolerance=0.05)
     follow, keep, guess = (dacr.REWRITE_SHARES[kind] for kind in ("follow", "keep", "guess"))
-    wrong = dacr.GUESS_SHARES["wrong_pair"]  # a new answer that is what the critique says
-    shares = {"follow": follow + guess * wrong, "keep": keep + guess * again}
-    assert_shares(with_sum, shares | {"guess": 1 - sum(shares.values())}, tolerance=0.12)
+    shares = {"follow": follow + guess * wrong, "keep": keep + guess * again, "guess": guess * (1 - again - wrong)}
+    assert_shares(with_sum, shares, tolerance=0.07)
 
 
 def test_plans():
@@ -271,7 +268,7 @@ def same(first, second):
 
 
 @pytest.fixture(scope="module")
-def warm(tmp_path_factory):
+def warmed(tmp_path_factory):
     team = arithmetic.topology("answer_critique_rewrite")
     return team, arithmetic.warm_start_team(team, tmp_path_factory.mktemp("warm"), 3, steps=40, disable_tqdm=True)
 
@@ -289,8 +286,8 @@ def loss(model, tokenizer, team, role):
     return total / count
 
 
-def test_an_agent_learns_all_its_roles(warm):
-    team, paths = warm
+def test_an_agent_learns_all_its_roles(warmed):
+    team, paths = warmed
     tokenizer = arithmetic.build_tokenizer(dacr.WORDS)
     assert list(paths) == ["a", "b"]
     untrained = arithmetic.build_policy(tokenizer, 3)
@@ -303,7 +300,7 @@ def test_an_agent_learns_all_its_roles(warm):
     assert not same(weights(paths["a"]), weights(paths["b"]))
 
 
-def test_warm_start_is_deterministic_and_agents_go_on_from_a_common_start(tmp_path):
+def test_warm_start_is_deterministic_and_agents_go_on_from_a_common_start(tmp_path, monkeypatch):
     team = arithmetic.topology({"kind": "vote", "num_voters": 2})
     options = {"steps": 2, "disable_tqdm": True}
     first, again, other = (
@@ -316,6 +313,9 @@ def test_warm_start_is_deterministic_and_agents_go_on_from_a_common_start(tmp_pa
         assert not same(weights(first[agent]), weights(other[agent]))
         assert not same(weights(first[agent]), weights(tmp_path / "first" / "shared"))
     assert not same(weights(first["voter_1"]), weights(first["voter_2"]))
+    monkeypatch.setattr(warm, "OWN_LEARNING_RATE", 0.0)
+    common = arithmetic.warm_start_team(team, tmp_path / "common", 5, **options)
+    assert all(same(weights(path), weights(tmp_path / "common" / "shared")) for path in common.values())
     still = arithmetic.warm_start_team(team, tmp_path / "still", 5, learning_rate=0.0, **options)
     start = arithmetic.build_policy(arithmetic.build_tokenizer(), 5).state_dict()
     assert all(same(weights(path), start) for path in [*still.values(), tmp_path / "still" / "shared"])
@@ -339,7 +339,7 @@ def test_think_solve_by_the_team_s_way_is_the_same(tmp_path):
 
 def test_roles_are_mixed_by_the_steps_that_they_take():
     team = arithmetic.topology("chain")
-    rows = _mixed(team, team.role_names, 1000, 0)
+    rows = warm._mixed(team, team.role_names, 1000, 0)
     asked = Counter("Plan" if row["prompt"].endswith(" Plan: ") else row["prompt"].split(" ")[-2] for row in rows)
     parts = arithmetic.FAMILIES["chain"].parts
     total = sum(part.steps for part in parts.values())

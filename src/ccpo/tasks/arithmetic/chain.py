@@ -25,7 +25,7 @@ WORDS = (" Plan: ", " Sum: ")
 # writes by itself; what a solver does with a sum, and how it guesses without one.
 PLAN_SHARES = {"right": 0.55, "wrong_pair": 0.2, "remark": 0.15, "leak": 0.1}
 SUM_SHARES = {"follow": 0.85, "own": 0.15}
-OWN_SUM_SHARES = {"right": 0.35, "wrong_pair": 0.35, "remark": 0.3}
+OWN_SUM_SHARES = {"right": 0.3, "wrong_pair": 0.4, "remark": 0.3}
 ANSWER_SHARES = {"work": 0.65, "copy": 0.15, "guess": 0.2}
 GUESS_SHARES = {"right": 0.25, "wrong_pair": 0.35, "only_sum": 0.2, "only_product": 0.2}
 

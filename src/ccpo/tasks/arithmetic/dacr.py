@@ -43,7 +43,7 @@ def write_critique(rng: random.Random, a: int, b: int, c: int, answer: str) -> s
 def write_rewrite(rng: random.Random, a: int, b: int, c: int, answer: str, critique: str) -> str:
     number = stated_sum(critique)
     kind = pick(rng, BLIND_SHARES if number is None else REWRITE_SHARES)
-    if kind == "keep" or (kind == "follow" and critique.endswith(" right")):
+    if kind == "keep":
         return answer
     return write_work(number, c) if kind == "follow" else guess_answer(rng, a, b, c)
 
