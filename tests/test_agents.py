@@ -5,6 +5,8 @@ import json
 import pytest
 import torch
 from agent_runs import LORA, SHARING, WRITER, Watch, arguments, build, log_probs
+from test_resume import assert_identical, logged
+from test_resume import run as run_to_the_end
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from ccpo import MultiAgentGRPOTrainer, Role, Topology
@@ -50,6 +52,21 @@ def test_an_agent_plays_two_roles(sharing, schedule, model_dirs, problems, tmp_p
     assert sorted(path.name for path in (tmp_path / "out").iterdir() if path.is_dir()) == both
     assert make_topology(json.loads((tmp_path / "out" / "team.json").read_text())) == WRITER
     assert "| writer | yes | draft, final |" in (tmp_path / "out" / "critic" / "README.md").read_text()
+
+
+def test_a_run_of_an_agent_of_two_roles_is_resumed_to_the_bit(model_dirs, problems, tmp_path):
+    """In the middle of blocks and generation batches, with CCPO of every role but the last."""
+    roles = (Role("draft", agent="writer"), Role("critic", reads=("draft",)))
+    topology = Topology((*roles, Role("final", agent="writer", reads=("draft", "critic"))))
+    settings = {"policy_sharing": "adapters", "max_steps": 6, "save_strategy": "steps", "save_steps": 1}
+    settings |= {"schedule": "alternate", "alternate_period": 1, "steps_per_generation": 2, "weight_decay": 0.1}
+    given = {"peft_config": LORA, "topology": topology}
+    whole, digest = run_to_the_end(model_dirs["qwen3"], arguments(tmp_path / "run", **settings), problems, **given)
+    for step in (1, 2, 3, 5):
+        again, checkpoint = arguments(tmp_path / str(step), **settings), tmp_path / "run" / f"checkpoint-{step}"
+        resumed, other = run_to_the_end(model_dirs["qwen3"], again, problems, resume=str(checkpoint), **given)
+        assert logged(resumed) == logged(whole)
+        assert_identical(digest, other)
 
 
 def test_the_gradient_of_an_agent_is_the_sum_of_its_roles(model_dirs, problems, tmp_path):

@@ -730,7 +730,7 @@ def test_saved_roles_load_and_answer_as_in_training(layout, model_dirs, tmp_path
     origins = {role: model_dirs["llama" if sharing == "separate" and role == "solver" else "qwen3"] for role in ROLES}
     for role, (_, card) in seen.items():
         for other, origin in origins.items():
-            assert f"| {other} | {other} | {origin} | yes | {'yes' if other == role else ''} |" in card
+            assert f"| {other} | yes | {other} | {origin} | {'yes' if other == role else ''} |" in card
         assert f"# The {role} of a team of 2" in card and ", step 4." in card
         for line in (
             "learning_rate: 0.001",

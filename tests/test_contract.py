@@ -59,9 +59,11 @@ ATTRIBUTES = {
 }  # fmt: skip
 FUNCTIONS = {
     "trl.trainer.utils": [
-        "disable_dropout_in_model", "get_callable_name", "get_config_model_id", "nanstd", "pad",
+        "create_model_from_path", "disable_dropout_in_model", "get_callable_name", "get_config_model_id", "nanstd",
+        "pad", "use_adapter",
     ],
     "trl.data_utils": ["is_conversational"],
+    "transformers.utils.peft_utils": ["find_adapter_config_file"],
     "transformers.trainer_utils": ["PREFIX_CHECKPOINT_DIR", "sort_checkpoints"],
     "transformers.trainer": ["TRAINER_STATE_NAME", "TRAINING_ARGS_NAME"],
 }  # fmt: skip
@@ -89,6 +91,14 @@ def test_function_is_there(module):
 
     missing = [name for name in FUNCTIONS[module] if not hasattr(importlib.import_module(module), name)]
     assert not missing
+
+
+def test_the_reference_of_an_adapter_that_there_was_is_a_copy_of_it():
+    """`StartReference` stands for TRL's "ref" where several agents have one; a `ref_model` goes before it."""
+    assert 'model.add_adapter("ref", default_config)' in inspect.getsource(GRPOTrainer.__init__)
+    source = inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    own, other = "if self.ref_model is not None:", 'adapter_name="ref" if "ref" in model.peft_config else None'
+    assert source.index(own) < source.index(other)
 
 
 def test_a_policy_is_made_ready_in_what_a_setup_runs():
