@@ -123,9 +123,10 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         if len(self.agents) > 1 and callable(getattr(optimizers[0], "eval", None)):
             check_modeless_optimizer(f"optimizers=({type(optimizers[0]).__name__}, ...)", args)
         given = read_models(model, args, self.topology, peft_config, quantization_config)
-        self.trained_agents, self._origins = given.trained, given.origins()
+        self.trained_agents = given.trained
         own = given.models, self.allocators, args, train_dataset, self.topology, given.peft_config, eval_dataset
         check_arguments(*own, given)
+        self._origins = given.origins()
         datasets = datasets_by_name(train_dataset, eval_dataset)
         tokenizers = load_tokenizers(given, processing_class, datasets)
         asked = datasets if rollout_func is None and environment_factory is None else {}
