@@ -1,14 +1,12 @@
-"""The embedded task for each family of teams: topologies, tokenizers, demonstrations and the warm start by agent."""
+"""The embedded task for each family of teams: topologies, tokenizers and demonstrations."""
 
 import re
 from collections import Counter
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ccpo.tasks import arithmetic
-from ccpo.tasks.arithmetic import chain, dacr, warm
+from ccpo.tasks.arithmetic import chain, dacr
 from ccpo.team.rollout import Passes, run_team
 from ccpo.team.topology import AnswerCritiqueRewrite, Chain, Role, ThinkSolve, Topology, Vote
 
@@ -254,95 +252,3 @@ def test_a_team_that_the_task_cannot_play_is_refused():
         arithmetic.demonstrations("solver", 1, team=Chain(["planner", "solver"]))
     with pytest.raises(ValueError, match=r"`role` must be one of \('planner', 'adder', 'solver'\), got 'thinker'"):
         arithmetic.demonstrations("thinker", 1, team=arithmetic.topology("chain"))
-
-
-# ---- Warm start ----
-
-
-def weights(path):
-    return AutoModelForCausalLM.from_pretrained(path).state_dict()
-
-
-def same(first, second):
-    return all(torch.equal(value, second[name]) for name, value in first.items())
-
-
-@pytest.fixture(scope="module")
-def warmed(tmp_path_factory):
-    team = arithmetic.topology("answer_critique_rewrite")
-    return team, arithmetic.warm_start_team(team, tmp_path_factory.mktemp("warm"), 3, steps=40, disable_tqdm=True)
-
-
-def loss(model, tokenizer, team, role):
-    """Mean loss per completion token on demonstrations of another seed, one by one."""
-    total, count = 0.0, 0
-    for row in arithmetic.demonstrations(role, 64, 99, team):
-        prompt = tokenizer(row["prompt"]).input_ids
-        completion = tokenizer(row["completion"] + tokenizer.eos_token).input_ids
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-        total += torch.nn.functional.cross_entropy(logits, torch.tensor(completion), reduction="sum").item()
-        count += len(completion)
-    return total / count
-
-
-def test_an_agent_learns_all_its_roles(warmed):
-    team, paths = warmed
-    tokenizer = arithmetic.build_tokenizer(dacr.WORDS)
-    assert list(paths) == ["a", "b"]
-    untrained = arithmetic.build_policy(tokenizer, 3)
-    for agent, path in paths.items():
-        model, loaded = AutoModelForCausalLM.from_pretrained(path), AutoTokenizer.from_pretrained(path)
-        assert model.dtype == torch.float32
-        assert loaded.get_vocab() == tokenizer.get_vocab() and loaded.padding_side == "left"
-        for role in team.roles_of(agent):
-            assert loss(model, loaded, team, role) < 0.6 * loss(untrained, tokenizer, team, role)
-    assert not same(weights(paths["a"]), weights(paths["b"]))
-
-
-def test_warm_start_is_deterministic_and_agents_go_on_from_a_common_start(tmp_path, monkeypatch):
-    team = arithmetic.topology({"kind": "vote", "num_voters": 2})
-    options = {"steps": 2, "disable_tqdm": True}
-    first, again, other = (
-        arithmetic.warm_start_team(team, tmp_path / name, seed, **options)
-        for name, seed in (("first", 5), ("again", 5), ("other", 6))
-    )
-    assert list(first) == ["voter_1", "voter_2"]
-    for agent in team.agents:
-        assert same(weights(first[agent]), weights(again[agent]))
-        assert not same(weights(first[agent]), weights(other[agent]))
-        assert not same(weights(first[agent]), weights(tmp_path / "first" / "shared"))
-    assert not same(weights(first["voter_1"]), weights(first["voter_2"]))
-    monkeypatch.setattr(warm, "OWN_LEARNING_RATE", 0.0)
-    common = arithmetic.warm_start_team(team, tmp_path / "common", 5, **options)
-    assert all(same(weights(path), weights(tmp_path / "common" / "shared")) for path in common.values())
-    still = arithmetic.warm_start_team(team, tmp_path / "still", 5, learning_rate=0.0, **options)
-    start = arithmetic.build_policy(arithmetic.build_tokenizer(), 5).state_dict()
-    assert all(same(weights(path), start) for path in [*still.values(), tmp_path / "still" / "shared"])
-
-
-def test_one_policy_for_all_agents_or_for_all_voters(tmp_path):
-    options = {"steps": 2, "disable_tqdm": True}
-    team = arithmetic.topology("chain")
-    paths = arithmetic.warm_start_team(team, tmp_path / "chain", shared=True, **options)
-    assert paths == dict.fromkeys(team.agents, str(tmp_path / "chain" / "shared"))
-    voters = arithmetic.topology({"kind": "vote", "num_voters": 2, "agent": "voter"})
-    assert arithmetic.warm_start_team(voters, tmp_path / "vote", **options) == {"voter": str(tmp_path / "vote/voter")}
-
-
-def test_think_solve_by_the_team_s_way_is_the_same(tmp_path):
-    plain = arithmetic.warm_start(tmp_path / "plain", 2, thinker_steps=2, solver_steps=2, disable_tqdm=True)
-    team = arithmetic.warm_start_team(arithmetic.topology(), tmp_path / "team", 2, steps=2, disable_tqdm=True)
-    assert list(plain) == list(team) == ["thinker", "solver"]
-    assert all(same(weights(plain[role]), weights(team[role])) for role in plain)
-
-
-def test_roles_are_mixed_by_the_steps_that_they_take():
-    team = arithmetic.topology("chain")
-    rows = warm._mixed(team, team.role_names, 1000, 0)
-    asked = Counter("Plan" if row["prompt"].endswith(" Plan: ") else row["prompt"].split(" ")[-2] for row in rows)
-    parts = arithmetic.FAMILIES["chain"].parts
-    total = sum(part.steps for part in parts.values())
-    for role, word in (("planner", "Plan"), ("adder", "Sum:"), ("solver", "Answer:")):
-        assert asked[word] == pytest.approx(1000 * parts[role].steps / total, abs=1)
-    assert asked.total() == 1000
