@@ -73,7 +73,7 @@ def test_the_adapter_out_of_turn_does_not_move(set_up, tmp_path, model_dirs):
 
 def test_sigterm_to_one_process_stops_both_after_a_checkpoint(tmp_path, model_dirs):
     """Both save and leave `train` as stopped, and the run goes on from there."""
-    model, _ = mode("separate", model_dirs)
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
     settings = {"max_steps": 4, "per_device_train_batch_size": 4}
     whole = launch(tmp_path / "whole", model, 2, **settings)
     first = launch(tmp_path / "first", model, 2, preempt=2, **settings)
@@ -101,7 +101,7 @@ def test_tied_embeddings_are_saved_once(tmp_path):
 def test_sharded_policies_generate_with_ends_that_differ_by_process(set_up, tmp_path, model_dirs):
     """A process whose completions end early must take part in the others' forward passes."""
     num_processes, kwargs = SET_UPS[set_up]
-    model, _ = mode("separate", model_dirs)
+    model = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
     settings = {"samples": True, "max_steps": 2, "max_completion_length": 40, **kwargs}
     run = launch(tmp_path / "run", model, num_processes, **settings)
     rows = [row for row in run["log"] if "loss" in row]
