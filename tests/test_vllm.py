@@ -187,7 +187,7 @@ def test_constrained_ratings(engine_per_role, expectation, build):
 def test_the_choice_is_drawn_from_the_policy(build):
     """The first digit decides, what follows it is forced: drawn with the policy's probabilities of nine digits."""
     trainer = build("qwen3", SharedCredit(judge), policy_sharing="shared", max_steps=1)
-    rater = PolicyGenerator(trainer, "solver", "rating")
+    rater = PolicyGenerator(trainer, "solver")
     prefix, choices = rating_choices("correct")
     prompt, count = [{"role": "user", "content": "rate"}], 2000
     drawn = torch.tensor(rater.choose([prompt] * count, [prefix] * count, choices))
