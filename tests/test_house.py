@@ -40,9 +40,6 @@ NAMED = (
     "ccpo.credit.history.HistoryNormalizer.think_solve",
     "ccpo.ratings.prompts",
     "ccpo.rewards.self_evaluated.SelfEvaluatedCredit",  # its argument `thinker_rater`, of a team under TRL's trainer
-    # the command line's fields of Think-Solve
-    "ccpo.arguments._PROMPTS",
-    "ccpo.arguments.TeamArguments",
 )
 
 

@@ -12,7 +12,8 @@ from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_
 from .credit import HistoryNormalizer
 from .rewards import CreditAllocator
 from .rewards.schemes import SCHEMES
-from .team.topology import ThinkSolve, Topology, make_topology
+from .team.think_solve_arguments import ThinkSolveArguments
+from .team.topology import Topology, make_topology
 from .training.config import MultiAgentGRPOConfig
 from .training.fields import check_scalars, read_mapping
 from .verifier.math_verifier import MathVerifier
@@ -34,7 +35,6 @@ _SETTINGS = {  # of each scheme
         "rating_max_tokens",
     ),
 }
-_PROMPTS = ("thinker_prompt", "solver_prompt", "solo_prompt")
 _OF_A_DATASET = (
     "dataset_config",
     "dataset_train_split",
@@ -59,9 +59,10 @@ def _refuse_idle(arguments: Any, names: tuple[str, ...], why: str) -> None:
 
 
 @dataclass
-class TeamArguments(ScriptArguments):
+class TeamArguments(ThinkSolveArguments, ScriptArguments):
     """
-    Arguments of `examples/train_ccpo.py` beside [`MultiAgentGRPOConfig`] and [`~trl.ModelConfig`].
+    Arguments of `examples/train_ccpo.py` beside [`MultiAgentGRPOConfig`] and [`~trl.ModelConfig`]. Those of
+    Think-Solve alone stand in [`~ccpo.team.think_solve_arguments.ThinkSolveArguments`].
 
     Args:
         dataset_name (`str`, *optional*): what [`~ccpo.data.load_problems`] loads. Without it, the embedded task.
@@ -71,7 +72,6 @@ class TeamArguments(ScriptArguments):
         num_eval_problems (`int`, defaults to 0): held-out problems of the evaluation before and after training.
         eval_temperature, eval_top_p (`float`, *optional*): sampling in that evaluation; default to those in training.
         eval_batch_size (`int`, defaults to 256): problems at once in that evaluation.
-        thinker_model, solver_model (`str`, *optional*): a model per role; default to `model_name_or_path`.
         conversational (`bool`, defaults to `True`): whether prompts are chat messages.
         topology (`str` or `dict`, *optional*):
             The team, see [`~ccpo.team.topology.make_topology`]: a kind, or a mapping with `roles`. Defaults to
@@ -85,7 +85,6 @@ class TeamArguments(ScriptArguments):
         self_weight, credit_coef, blame_coef, center, rating_mode, rating_expectation, rating_prompt,
         rating_max_tokens:
             SEPO's, see [`SelfEvaluatedCredit`].
-        thinker_prompt, solver_prompt, solo_prompt (`str`, *optional*): templates instead of [`ThinkSolve`]'s.
         verifier_timeout (`float`, defaults to 5): seconds per pair.
         answer_pattern (`str`, *optional*): where the answer stands, see [`MathVerifier`]; for a prompt of your own.
         warm_start_steps (`int`, *optional*): supervised steps of the embedded task's policies.
@@ -105,8 +104,6 @@ class TeamArguments(ScriptArguments):
         default=None, metadata={"help": "Top-p of that evaluation. Defaults to that in training."}
     )
     eval_batch_size: int = field(default=256, metadata={"help": "Problems at once in that evaluation."})
-    thinker_model: str | None = field(default=None, metadata={"help": "The Thinker's model."})
-    solver_model: str | None = field(default=None, metadata={"help": "The Solver's model."})
     conversational: bool = field(default=True, metadata={"help": "Whether prompts are chat messages."})
     topology: dict[str, Any] | str | None = field(
         default=None,
@@ -141,13 +138,6 @@ class TeamArguments(ScriptArguments):
         metadata={"help": "SEPO: template with {role}, {problem}, {thought}, {answer}, {outcome} instead of ours."},
     )
     rating_max_tokens: int = field(default=512, metadata={"help": "SEPO: longest free-text rating."})
-    thinker_prompt: str | None = field(default=None, metadata={"help": "The Thinker's template, with {problem}."})
-    solver_prompt: str | None = field(
-        default=None, metadata={"help": "The Solver's template, with {problem} and {thought}."}
-    )
-    solo_prompt: str | None = field(
-        default=None, metadata={"help": "The Solver's template where it answers alone, with {problem}."}
-    )
     verifier_timeout: float = field(default=5.0, metadata={"help": "Seconds that the verifier may take per pair."})
     answer_pattern: str | None = field(
         default=None,
@@ -202,26 +192,14 @@ class TeamArguments(ScriptArguments):
         Args:
             make (`Callable`): makes a team of what `topology` holds, as a task does with prompts of its own.
         """
-        given = {name: getattr(self, name) for name in _PROMPTS if getattr(self, name) is not None}
-        topology = make("think_solve" if self.topology is None else self.topology)
-        if isinstance(topology, ThinkSolve):
-            return dataclasses.replace(topology, **given)
-        if given:
-            raise ValueError(
-                f"`{next(iter(given))}` is Think-Solve's, and `topology` is another team. Write the prompts there: "
-                "`prompt` of each role."
-            )
-        return topology
+        return self.with_prompts(make("think_solve" if self.topology is None else self.topology))
 
     def models_of(self, topology: Topology) -> dict[str, str]:
         """The models that were named, by agent."""
-        given = dict(self.models or {})
-        for agent, name in (("thinker", self.thinker_model), ("solver", self.solver_model)):
-            if name is not None:
-                given[agent] = name
+        given = {**(self.models or {}), **self.named_models()}
         if unknown := [agent for agent in given if agent not in topology.agents]:
             raise ValueError(
-                f"`models` (or `thinker_model`, `solver_model`) names {unknown}; the team's agents are "
+                f"`models`, or a field for one agent's model, names {unknown}; the team's agents are "
                 f"{list(topology.agents)}."
             )
         return given
