@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
-
-from .arithmetic import build_tokenizer
+from .arithmetic.policies import build_llama, build_tokenizer
 
 TINY = "tiny-random"  # what `model_name_or_path` calls it
 CONTEXT = 16_384  # tokens, about one a character
@@ -30,22 +27,8 @@ def build_tiny_model(output_dir: str | Path, seed: int = 0) -> str:
     """
     tokenizer = build_tokenizer()
     tokenizer.chat_template, tokenizer.model_max_length = CHAT_TEMPLATE, CONTEXT
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        max_position_embeddings=CONTEXT,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        dtype="float32",
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = LlamaForCausalLM(config)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 2}
+    model = build_llama(tokenizer, seed, **sizes)
     model.save_pretrained(output_dir)
     tokenizer.save_pretrained(output_dir)
     return str(output_dir)

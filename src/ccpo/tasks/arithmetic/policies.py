@@ -61,20 +61,36 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForC
     Returns:
         [`~transformers.LlamaForCausalLM`]
     """
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    return build_llama(
+        tokenizer,
+        seed,
         hidden_size=128,
         intermediate_size=896,
-        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=4,
-        max_position_embeddings=tokenizer.model_max_length,
         initializer_range=0.06,
         tie_word_embeddings=True,
+    )
+
+
+def build_llama(tokenizer: PreTrainedTokenizerFast, seed: int, **sizes) -> LlamaForCausalLM:
+    """
+    A Llama of two layers with random weights, float32, for a tokenizer's vocabulary, special tokens and length.
+
+    Args:
+        tokenizer ([`~transformers.PreTrainedTokenizerFast`]): whose.
+        seed (`int`): seed of the weights; the global generator is left as it was.
+        sizes: fields of [`~transformers.LlamaConfig`].
+    """
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        num_hidden_layers=2,
+        max_position_embeddings=tokenizer.model_max_length,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         dtype="float32",
+        **sizes,
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

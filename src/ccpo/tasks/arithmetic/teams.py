@@ -11,11 +11,14 @@ from ccpo.team.role import Role
 from ccpo.team.rollout import build_role_prompt
 from ccpo.team.topology import Topology, make_topology
 
-from . import chain, dacr, think_solve, vote
+from .chain import FAMILY as CHAIN
+from .dacr import FAMILY as ANSWER_CRITIQUE_REWRITE
 from .family import Family, part_name
 from .problems import problem_text, problems
+from .think_solve import FAMILY as THINK_SOLVE
+from .vote import FAMILY as VOTE
 
-FAMILIES = {module.FAMILY.kind: module.FAMILY for module in (think_solve, vote, dacr, chain)}
+FAMILIES = {family.kind: family for family in (THINK_SOLVE, VOTE, ANSWER_CRITIQUE_REWRITE, CHAIN)}
 
 
 def topology(given: Any = "think_solve") -> Topology:
