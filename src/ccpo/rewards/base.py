@@ -39,14 +39,12 @@ class CreditAllocator:
 
     Attributes:
         teams (`str`): which teams it is defined for: `"any"`, `"chain"`, or a topology's kind.
-        estimators (`tuple[str, ...]`, *optional*): advantage estimators that it goes with; all, if not said.
         gives_advantages (`bool`): whether [`allocate`] returns advantages, which go to the loss as they are.
         strict_outcomes (`bool`): whether it rests on outcomes being -1 or +1.
     """
 
     __name__ = "credit"
     teams = "any"
-    estimators: tuple[str, ...] | None = None
     gives_advantages = False
     strict_outcomes = True
 

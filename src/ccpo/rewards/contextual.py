@@ -17,7 +17,6 @@ class ContextualCredit(CreditAllocator):
 
     __name__ = "contextual_credit"
     teams = "chain"
-    estimators = ("group",)
     gives_advantages = True
 
     def allocate(self, outcomes):

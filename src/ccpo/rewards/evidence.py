@@ -60,10 +60,6 @@ class TeamOutcomes:
         values = text_values(self.team, branches=self.branches)
         return dict(zip(self.topology.role_names, values, strict=True))
 
-    def leaf(self, role: str, values: torch.Tensor) -> torch.Tensor:
-        """Values of a role's texts, `(P, N_j)`, at the leaves below them, `(P, N_n)`."""
-        return at_leaves(values, self.team.shape[1])
-
 
 def at_leaves(values: torch.Tensor, leaves: int) -> torch.Tensor:
     """`(P, N_j, …)` -> `(P, N_n, …)`: what belongs to a text, for each leaf below it."""

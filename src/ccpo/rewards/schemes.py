@@ -15,6 +15,7 @@ from .vote import VoteCredit
 
 ESTIMATORS = ("group", "reinforce++", "reinforce++-baseline", "counterfactual", "robust")
 # Scheme -> its class, the teams that it is for, and why it refuses an estimator.
+_GIVES_ADVANTAGES = "it gives advantages, which go to the loss as they are"
 _NO_REMOVAL = "A = v - b needs the team without a role, and this scheme never sees it"
 TABLE: dict[str, tuple[type[CreditAllocator], str, dict[str, str]]] = {
     "shared": (SharedCredit, "any; 'counterfactual' in chains", {}),
@@ -25,7 +26,7 @@ TABLE: dict[str, tuple[type[CreditAllocator], str, dict[str, str]]] = {
     "c3": (
         ContextualCredit,
         "chains",
-        dict.fromkeys(ESTIMATORS[1:], "C3 gives advantages, which go to the loss as they are"),
+        dict.fromkeys(ESTIMATORS[1:], _GIVES_ADVANTAGES),
     ),
 }
 SCHEMES = {name: cls for name, (cls, _, _) in TABLE.items()}
@@ -57,10 +58,12 @@ def check_scheme(allocator: CreditAllocator, topology: Topology, args: Any) -> N
     if why := allocator.refuses(topology):
         raise ValueError(f"`{name}` cannot divide credit in this `topology`: {why} Use SharedCredit, or another team.")
     refused = next((row[2] for row in TABLE.values() if isinstance(allocator, row[0])), {})
-    if estimator in refused or (allocator.estimators and estimator not in allocator.estimators):
-        why = refused.get(estimator, "the scheme is not defined for it")
+    if allocator.gives_advantages:
+        refused = dict.fromkeys(ESTIMATORS[1:], _GIVES_ADVANTAGES)
+    if estimator in refused:
         raise ValueError(
-            f"`advantage_estimator={estimator!r}` does not go with `{name}`: {why}. Set `advantage_estimator='group'`."
+            f"`advantage_estimator={estimator!r}` does not go with `{name}`: {refused[estimator]}. Set "
+            "`advantage_estimator='group'`."
         )
     if estimator == "counterfactual" and not (topology.is_chain and len(topology.roles) > 1):
         raise ValueError(
