@@ -5,6 +5,7 @@ import logging
 import pytest
 from conftest import CHAT_TEMPLATE, make_model, make_tokenizer
 from datasets import Dataset
+from jinja2 import TemplateError
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SharedCredit, Solo, ThinkSolve, TransformersGenerator
 from ccpo.evaluation import evaluate_team
@@ -64,7 +65,7 @@ def test_each_prompt_is_rendered_in_the_form_that_is_taken(caplog):
     def render(prompts):
         for prompt in prompts:
             if [m["role"] for m in prompt][:2] == ["system", "system"]:
-                raise RuntimeError("one system message at most")
+                raise TemplateError("one system message at most")  # as `raise_exception` of a chat template does
         return ["+".join(m["content"] for m in prompt) for prompt in prompts]
 
     said = set()

@@ -4,7 +4,12 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from jinja2 import TemplateError
+
 logger = logging.getLogger(__name__)
+
+# What a template raises by itself, and what its expressions raise of a message that is not as they expect.
+_REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 TEXT_FOR_A_CHAT_MODEL = (
     "%s has a chat template and is given plain texts, without it. A chat model mostly answers nothing then: give "
@@ -89,7 +94,7 @@ def render_prompts(
     """
     try:
         return render(prompts)
-    except Exception:  # a template raises what it likes
+    except _REFUSALS:
         where = where or (lambda i: f"prompts[{i}], {prompts[i]!r:.100}")
         taken = [_taken(prompt, render, who, where(i)) for i, prompt in enumerate(prompts)]
     if taken != prompts and who not in said:
@@ -103,20 +108,16 @@ def render_prompts(
 
 def _taken(prompt: Any, render: Callable[[list], Any], who: str, where: str) -> Any:
     """A prompt in the form in which it can be rendered."""
-    try:
-        render([prompt])
-        return prompt
-    except Exception as error:
-        folded = fold_system(prompt)
-        if folded != prompt:
-            try:
-                render([folded])
-                return folded
-            except Exception:
-                pass  # what it says of the prompt as it is says more
-        if isinstance(prompt, str):
-            raise
-        raise ValueError(
-            f"The chat template of {who} cannot render {where} ({type(error).__name__}: {error}). Set another one as "
-            "`tokenizer.chat_template`, change the messages, or give text prompts."
-        ) from error
+    refusal = None  # of the prompt as it is, which says more than that of its other form
+    for form in (prompt, fold_system(prompt)):
+        try:
+            render([form])
+            return form
+        except _REFUSALS as error:
+            refusal = refusal or error
+    if isinstance(prompt, str):
+        raise refusal
+    raise ValueError(
+        f"The chat template of {who} cannot render {where} ({type(refusal).__name__}: {refusal}). Set another one as "
+        "`tokenizer.chat_template`, change the messages, or give text prompts."
+    ) from refusal
