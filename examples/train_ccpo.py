@@ -122,19 +122,25 @@ def evaluate(
         options["quantization_config"] = quantization_config
     overrides = {"temperature": team.eval_temperature, "top_p": team.eval_top_p}
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    generators = {}
-    for role in topology.role_names:
+    generators, made = {}, {}
+    for (
+        role
+    ) in topology.role_names:  # roles of one model that are sampled in one way have one generator, and its calls
         agent = topology.agent_of(role)
         path, sampling = paths[agent], args.sampling_of(role, agent) | overrides
         if args.use_vllm:  # whose other options transformers does not know
             sampling = {name: sampling[name] for name in (*SAMPLING, "max_new_tokens")}
-        generators[role] = TransformersGenerator(
+        key = repr((path, sorted(sampling.items(), key=str)))
+        if key in made:
+            generators[role] = made[key]
+            continue
+        generators[role] = made[key] = TransformersGenerator(
             path,
             max_new_tokens=sampling.pop("max_new_tokens"),
             temperature=sampling.pop("temperature"),
             top_p=sampling.pop("top_p"),
             top_k=sampling.pop("top_k"),
-            seed=args.seed,
+            seed=1000 * args.seed + len(made),  # models that are alike would draw alike
             model_init_kwargs=options,
             generation_kwargs={name: value for name, value in sampling.items() if value is not None},
             chat_template_kwargs=args.chat_template_kwargs,

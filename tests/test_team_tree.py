@@ -315,3 +315,11 @@ def test_shipped_teams_read_as_drawn():
         assert {other for other in dacr.role_names if f"<{other}>" in asked} == set(dacr[name].reads)
     think = run_team(ThinkSolve(), ["p"], {name: speak(name) for name in ThinkSolve().role_names}, branches=[1, 2])
     assert ["<thinker>" in asked for asked in think.said["solver"].prompts] == [True, True]
+
+
+def test_the_first_role_has_no_context():
+    generate = {"thinker": Counting("thinker"), "solver": Counting("solver")}
+    with pytest.raises(
+        ValueError, match=r"`removals\['thinker'\]` is in context, and no role speaks before the first"
+    ):
+        run_team(ThinkSolve(), ["p"], generate, removals={"thinker": Passes((0,), in_context=True)})

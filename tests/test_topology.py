@@ -348,3 +348,16 @@ def test_yaml_as_a_user_writes_it():
     assert make_topology({"kind": "vote", "num_voters": 5}) == Vote(5)
     assert make_topology({"kind": "chain", "roles": ["a", "b"]}) == Chain(["a", "b"])
     assert make_topology("answer_critique_rewrite") == AnswerCritiqueRewrite()
+
+
+def test_a_shipped_team_with_another_argument():
+    """`dataclasses.replace` makes the roles anew: none of them is given twice."""
+    assert dataclasses.replace(Vote(3), num_voters=2).role_names == ("voter_1", "voter_2")
+    assert dataclasses.replace(Vote(2), prompt="Q {problem}").roles[1].prompt == "Q {problem}"
+    solo = dataclasses.replace(ThinkSolve(), solo_prompt="alone {problem}")
+    assert solo.roles[1].prompt_without == {"thinker": "alone {problem}"} and solo.answer_roles == ("solver",)
+    changed = dataclasses.replace(AnswerCritiqueRewrite(), answer_prompt="A {problem}")
+    assert changed["answer_b"].prompt == "A {problem}" and changed.answer_roles == ("rewrite_a", "rewrite_b")
+    for make in (ThinkSolve, Vote, AnswerCritiqueRewrite, Solo):
+        with pytest.raises(TypeError, match="unexpected keyword argument 'roles'"):
+            make(roles=(Role("other"),))

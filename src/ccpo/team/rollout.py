@@ -116,6 +116,11 @@ class _Arm:
         self.roles = {role.name: role for role in (topology.without(removed) if removed else topology.roles)}
         self.said = episodes.said if removed is None else episodes.without.setdefault(removed, {})
         self.kept: tuple[str, ...] = ()  # roles that stay as they spoke
+        if passes is not None and passes.in_context and removed == topology.role_names[0]:
+            raise ValueError(
+                f"`removals[{removed!r}]` is in context, and no role speaks before the first. Give rows: "
+                "`in_context=False`."
+            )
         if passes is not None and passes.in_context:
             self.kept = topology.role_names[: topology.role_names.index(removed)]
             self.above = self.kept[-1]

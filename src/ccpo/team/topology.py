@@ -7,7 +7,7 @@ order, each reads texts of earlier roles, and a rule makes one answer of what th
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from .base import Topology
@@ -19,7 +19,9 @@ from .role import Role, as_list, read_role
 class Solo(Topology):
     """The Solver alone, on the dataset's own prompts: stock GRPO."""
 
-    roles: tuple[Role, ...] = (Role("solver"),)
+    roles: tuple[Role, ...] = field(init=False, default=(Role("solver"),))
+    answer: str = field(init=False, default="last")
+    answer_roles: tuple[str, ...] = field(init=False, default=())
 
     kind: ClassVar[str] = "solo"
 
@@ -42,7 +44,9 @@ class ThinkSolve(Topology):
         solo_prompt (`str`): template with `{problem}`.
     """
 
-    roles: tuple[Role, ...] = ()
+    roles: tuple[Role, ...] = field(init=False, default=())
+    answer: str = field(init=False, default="last")
+    answer_roles: tuple[str, ...] = field(init=False, default=())
     thinker_prompt: str = THINKER_PROMPT
     solver_prompt: str = SOLVER_PROMPT
     solo_prompt: str = SOLO_PROMPT
@@ -90,6 +94,9 @@ class Chain(Topology):
         roles (`list[str | Role]`): names or roles; one that says what it `reads` keeps that.
     """
 
+    answer: str = field(init=False, default="last")
+    answer_roles: tuple[str, ...] = field(init=False, default=())
+
     kind: ClassVar[str] = "chain"
 
     def __post_init__(self):
@@ -112,20 +119,22 @@ class Vote(Topology):
         agent (`str`, *optional*): one agent for all voters. By default each is an agent of its own.
     """
 
-    roles: tuple[Role, ...] = ()
-    answer: str = "vote"
+    roles: tuple[Role, ...] = field(init=False, default=())
+    answer: str = field(init=False, default="vote")
+    answer_roles: tuple[str, ...] = field(init=False, default=())
     num_voters: int = 3
     prompt: str = SOLO_PROMPT
     agent: str | None = None
 
     kind: ClassVar[str] = "vote"
 
-    def __init__(self, num_voters: int = 3, *, prompt: str = SOLO_PROMPT, agent: str | None = None):
-        if not isinstance(num_voters, int) or isinstance(num_voters, bool) or num_voters < 1:
-            raise ValueError(f"`num_voters` must be an integer of at least 1, got {num_voters!r}.")
-        names = [f"voter_{i}" for i in range(1, num_voters + 1)]
-        roles = tuple(Role(name, agent=agent, prompt=prompt, judged=True, states_answer=True) for name in names)
-        self._set(roles=roles, answer="vote", answer_roles=(), num_voters=num_voters, prompt=prompt, agent=agent)
+    def __post_init__(self):
+        number = self.num_voters
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise ValueError(f"`num_voters` must be an integer of at least 1, got {number!r}.")
+        states = {"judged": True, "states_answer": True}
+        names = [f"voter_{i}" for i in range(1, number + 1)]
+        self._set(roles=tuple(Role(name, agent=self.agent, prompt=self.prompt, **states) for name in names))
         super().__post_init__()
 
     def to_dict(self) -> dict[str, Any]:
@@ -148,8 +157,9 @@ class AnswerCritiqueRewrite(Topology):
         rewrite_prompt (`str`): template with `{problem}`, `{answer}`, its own, and `{critique}`, the partner's.
     """
 
-    roles: tuple[Role, ...] = ()
-    answer: str = "mean"
+    roles: tuple[Role, ...] = field(init=False, default=())
+    answer: str = field(init=False, default="mean")
+    answer_roles: tuple[str, ...] = field(init=False, default=())
     answer_prompt: str = SOLO_PROMPT
     critique_prompt: str = CRITIQUE_PROMPT
     rewrite_prompt: str = REWRITE_PROMPT
@@ -175,7 +185,7 @@ class AnswerCritiqueRewrite(Topology):
             prompt = prompt.replace("{critique}", f"{{critique_{other}}}")
             reads = (f"answer_{own}", f"critique_{other}")
             roles.append(Role(f"rewrite_{own}", reads=reads, agent=own, prompt=prompt, judged=True))
-        self._set(roles=tuple(roles), answer="mean", answer_roles=("rewrite_a", "rewrite_b"))
+        self._set(roles=tuple(roles), answer_roles=("rewrite_a", "rewrite_b"))
         super().__post_init__()
 
     @property
@@ -223,8 +233,7 @@ def make_topology(given: Any) -> Topology:
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(f"`topology` must be of a kind in {list(_KINDS)}, got {kind!r}.")
     cls = _KINDS[kind]
-    known = [name for name in inspect.signature(cls).parameters if name != "roles" or kind in ("team", "chain")]
-    known = [name for name in known if name not in ("answer", "answer_roles") or kind == "team"]
+    known = list(inspect.signature(cls).parameters)
     if unknown := [name for name in values if name not in known]:
         raise ValueError(f"`topology` of the kind {kind!r} has the keys {unknown}; it may have {known}.")
     if kind in ("team", "chain") and "roles" not in values:
