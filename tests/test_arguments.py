@@ -13,7 +13,7 @@ import yaml
 from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
-from ccpo import MultiAgentGRPOTrainer, SharedCredit, ThinkSolve
+from ccpo import AnswerCritiqueRewrite, MultiAgentGRPOTrainer, SharedCredit, ThinkSolve, Vote
 from ccpo.arguments import _SETTINGS, TeamArguments
 
 ROOT = Path(__file__).parents[1]
@@ -310,3 +310,20 @@ def test_the_evaluation_samples_as_training_does(arguments, thinker, solver, exa
         assert {name: found[name] for name in expected} == expected
         assert found["suppress_tokens"] == [4] and found["chat_template_kwargs"] == {"enable_thinking": False}
     assert made["solver"].generation_kwargs["repetition_penalty"] == 1.5
+
+
+def test_in_the_evaluation_a_model_has_one_generator_and_a_seed_of_its_own(example, monkeypatch, tmp_path):
+    """Voters that are copies of one model would all say the same; the roles of one agent share calls and weights."""
+    made = {}
+    monkeypatch.setattr(
+        example, "evaluate_team", lambda problems, generators, *args, **kwargs: made.update(generators)
+    )
+    team, args, _ = example.parse_arguments(["--seed", "3", "--output_dir", str(tmp_path)])
+    example.evaluate({f"voter_{i}": f"m{i}" for i in (1, 2, 3)}, None, None, Vote(3), team, args)
+    assert [generator.seed for generator in made.values()] == [3000, 3001, 3002]
+    made.clear()
+    args.role_kwargs = {"critique_b": {"max_completion_length": 5}}
+    example.evaluate({"a": "m", "b": "n"}, None, None, AnswerCritiqueRewrite(), team, args)
+    assert len(made) == 6 and len({id(generator) for generator in made.values()}) == 3
+    assert made["answer_a"] is made["critique_a"] is made["rewrite_a"]
+    assert made["answer_b"] is made["rewrite_b"] is not made["critique_b"]

@@ -231,10 +231,10 @@ def test_topology():
     assert topology.solver_prompt == arithmetic.SOLVER_PROMPT and topology.solo_prompt == arithmetic.SOLO_PROMPT
 
 
-def loss(model, tokenizer, role: str) -> float:
+def loss(model, tokenizer, role: str, team=None) -> float:
     """Mean loss per completion token on demonstrations of another seed, one by one."""
     total, count = 0.0, 0
-    for row in arithmetic.demonstrations(role, 64, seed=99):
+    for row in arithmetic.demonstrations(role, 64, 99, team):
         prompt = tokenizer(row["prompt"]).input_ids
         completion = tokenizer(row["completion"] + tokenizer.eos_token).input_ids
         with torch.no_grad():

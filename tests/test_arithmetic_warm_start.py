@@ -4,6 +4,7 @@ from collections import Counter
 
 import pytest
 import torch
+from test_arithmetic import loss
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ccpo.tasks import arithmetic
@@ -22,19 +23,6 @@ def same(first, second):
 def warmed(tmp_path_factory):
     team = arithmetic.topology("answer_critique_rewrite")
     return team, arithmetic.warm_start_team(team, tmp_path_factory.mktemp("warm"), 3, steps=40, disable_tqdm=True)
-
-
-def loss(model, tokenizer, team, role):
-    """Mean loss per completion token on demonstrations of another seed, one by one."""
-    total, count = 0.0, 0
-    for row in arithmetic.demonstrations(role, 64, 99, team):
-        prompt = tokenizer(row["prompt"]).input_ids
-        completion = tokenizer(row["completion"] + tokenizer.eos_token).input_ids
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-        total += torch.nn.functional.cross_entropy(logits, torch.tensor(completion), reduction="sum").item()
-        count += len(completion)
-    return total / count
 
 
 @pytest.fixture
@@ -90,7 +78,7 @@ def test_an_agent_learns_all_its_roles(warmed):
         assert model.dtype == torch.float32
         assert loaded.get_vocab() == tokenizer.get_vocab() and loaded.padding_side == "left"
         for role in team.roles_of(agent):
-            assert loss(model, loaded, team, role) < 0.6 * loss(untrained, tokenizer, team, role)
+            assert loss(model, loaded, role, team) < 0.6 * loss(untrained, tokenizer, role, team)
     assert not same(weights(paths["a"]), weights(paths["b"]))
 
 

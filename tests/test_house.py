@@ -39,7 +39,8 @@ NAMED = (
     "ccpo.credit.self_evaluated.self_evaluated_credit",
     "ccpo.credit.history.HistoryNormalizer.think_solve",
     "ccpo.ratings.prompts",
-    "ccpo.rewards.self_evaluated.SelfEvaluatedCredit",  # its argument `thinker_rater`, of a team under TRL's trainer
+    "ccpo.rewards.self_evaluated.SelfEvaluatedCredit.__init__",  # its public argument `thinker_rater`
+    "ccpo.rewards.self_evaluated.SelfEvaluatedCredit._first_rater",
 )
 
 
@@ -170,6 +171,23 @@ def test_no_circle_of_imports():
     assert circle(graph(PACKAGE, exempt=("ccpo",))) is None
 
 
+def own_packages(package: Path) -> list[str]:
+    """Modules that import from the package in which they stand, which imports its modules: `from . import name`."""
+    found = []
+    for name, path in modules(package).items():
+        start = path.with_name("__init__.py")
+        if path == start or not start.is_file() or not list(imports(name, start, modules(package))):
+            continue
+        for node in ast.walk(parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module is None:
+                found.append(f"{name}:{node.lineno}")
+    return found
+
+
+def test_no_module_imports_its_own_package():
+    assert own_packages(PACKAGE) == []
+
+
 def test_imports_go_down():
     assert upward(graph(PACKAGE, exempt=("ccpo", *SHIMS))) == []
 
@@ -224,6 +242,12 @@ def make_package(tmp_path):
         return tmp_path / "ccpo"
 
     return make
+
+
+def test_an_import_of_the_own_package_is_found(make_package):
+    package = make_package(credit__a="from . import b\nfrom .b import c", credit__b="from .. import d")
+    (package / "credit" / "__init__.py").write_text("from . import a")
+    assert own_packages(package) == ["ccpo.credit.a:1"]
 
 
 def test_every_form_of_an_import_is_read(make_package):

@@ -30,7 +30,8 @@ from .evidence import Evidence
 
 class SelfEvaluatedCredit(CreditAllocator):
     """
-    SEPO as a reward function: see [`~ccpo.credit.self_evaluated_credit`].
+    SEPO as a reward function: see [`~ccpo.credit.chain_self_evaluated_credit`], and for two roles the function of the
+    same name without "chain".
 
     Args:
         outcome, partner, topology: as for [`CreditAllocator`].
