@@ -39,8 +39,7 @@ NAMED = (
     "ccpo.credit.self_evaluated.self_evaluated_credit",
     "ccpo.credit.history.HistoryNormalizer.think_solve",
     "ccpo.ratings.prompts",
-    "ccpo.rewards.self_evaluated.SelfEvaluatedCredit.__init__",  # its public argument `thinker_rater`
-    "ccpo.rewards.self_evaluated.SelfEvaluatedCredit._first_rater",
+    "ccpo.rewards.self_evaluated.SelfEvaluatedCredit",  # its argument `thinker_rater`, of a team under TRL's trainer
 )
 
 
