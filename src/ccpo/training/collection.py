@@ -16,7 +16,7 @@ from ..rewards.schemes import find_placebos
 from ..team.answers import reader_of
 from ..team.rollout import Episodes, Passes, Texts, assign_solos, run_team
 from ..verifier.clusters import cluster_answers
-from .clock import RATING, VERIFY
+from .clock import RATING, UPDATE, VERIFY
 from .generator import PolicyGenerator, Sample
 
 
@@ -88,7 +88,8 @@ class CollectionMixin:
                 reader=reader,
                 around=around,
             )
-        clock.split("draw", {arm: tokens[arm] for arm in clock.arms if arm in tokens})
+        drawing = [arm for arm in clock.arms if arm not in (RATING, VERIFY, UPDATE)]
+        clock.split("draw", {arm: tokens[arm] for arm in drawing if arm in tokens})  # what prompts took to build
         asked = {id(generator): len(generator.samples) for generator in generators.values()}
         samples = {
             role: generators[role].samples[said.start : said.start + len(said.texts)]
