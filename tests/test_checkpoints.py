@@ -35,8 +35,10 @@ from ccpo import (
     Solo,
     ThinkSolve,
 )
+from ccpo.credit import HistoryNormalizer
 from ccpo.training.checkpoints import (
     MANIFEST,
+    describe,
     find_defects,
     find_last_checkpoint,
     rotate_complete_checkpoints,
@@ -499,6 +501,17 @@ OTHERS = {
     "roles": ({"topology": Solo()}, r"\['thinker', 'solver'\]", r"\['solver'\]"),
     "solo_prompt": ({"topology": ThinkSolve(solo_prompt="{problem}!")}, ".*", "'{problem}!'"),
 }
+
+
+def test_a_credit_is_described_with_its_history():
+    credits = [
+        CounterfactualCredit(),
+        CounterfactualCredit(history=True),
+        CounterfactualCredit(history=HistoryNormalizer(decay=0.5)),
+    ]
+    assert len({describe(credit) for credit in credits}) == 3
+    assert "history=HistoryNormalizer(decay=0.5, alpha=1.0" in describe(credits[2])
+    assert "history" not in describe(credits[0])  # as in checkpoints of versions without one
 
 
 @pytest.mark.parametrize("field", OTHERS)

@@ -123,14 +123,15 @@ def test_one_policy_rates_for_both_roles_in_one_call(mode, model_dirs, chat_data
         return plain(self, prompts, *args, **kwargs)
 
     monkeypatch.setattr(PolicyGenerator, name, counted)
-    for role_kwargs in (None, {"thinker": {"top_p": 0.9}}):
+    # A length is of a role's own texts: the second run, too, has one call.
+    for role_kwargs in (None, {"thinker": {"max_completion_length": 7}}, {"thinker": {"top_p": 0.9}}):
         settings = {"policy_sharing": "shared", "schedule": "joint", "top_k": 1, "max_steps": 1}
         credit = functools.partial(SelfEvaluatedCredit, rating_mode=mode, rating_prompt="{role} {answer}", **options)
         trainer = build(model_dirs, chat_dataset, make_config(**settings, role_kwargs=role_kwargs), credit)
         trainer._log_rollout = lambda rollout, rewards, advantages: shares.append(rollout.outcomes[0].shares)
         trainer.train()
-    assert calls == [8, 4, 4]
-    torch.testing.assert_close(shares[0], shares[1], rtol=0, atol=1e-5)
+    assert calls == [8, 8, 4, 4]
+    torch.testing.assert_close(shares[0], shares[2], rtol=0, atol=1e-5)
     assert (shares[0][..., 0, :] - shares[0][..., 1, :]).abs().max() > 1e-4
 
 

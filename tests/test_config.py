@@ -96,6 +96,11 @@ def test_the_guard_sees_a_model_load(build):
             {"advantage_estimator": "counterfactual", "scale_rewards": "batch"},
             "`advantage_estimator='counterfactual'` needs `scale_rewards='none'`, got 'batch': .* Set `scale_rewards",
         ),
+        ({"robust_alpha": -5}, r"`robust_alpha=-5` is of `advantage_estimator='robust'`, got 'group'"),
+        (
+            {"advantage_estimator": "robust", "eval_strategy": "steps", "num_generations_eval": 2},
+            "`robust_blocks` must be an odd number from 1 to `num_generations_eval=2`, got 3",
+        ),
         ({"role_kwargs": {"thinker": 4096}}, r"`role_kwargs\['thinker'\]` must be a mapping, got 4096"),
         (
             {"role_kwargs": {"thinker": {"max_tokens": 1}}},
@@ -420,6 +425,24 @@ def test_paired_baseline_needs_as_many_solos_as_thoughts(build, outcome):
         ValueError, match="`baseline='paired'` .* without 'thinker' .*`num_solos=2` and 4. Make them equal"
     ):
         build({"num_solos": 2}, reward_funcs=CounterfactualCredit(outcome, baseline="paired"))
+    settings = {"num_solos": 4, "num_generations_eval": 2, "eval_strategy": "steps", "per_device_eval_batch_size": 4}
+    with pytest.raises(ValueError, match="goes with `num_generations=4`, not with `num_generations_eval=2`"):
+        build(settings, reward_funcs=CounterfactualCredit(outcome, baseline="paired"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"num_solos": 2}, {"removal": "context"}, {"skip_uninformative_solos": True}],
+    ids=lambda f: next(iter(f)),
+)
+def test_what_is_of_passes_that_nobody_draws(fields, build, outcome, chat_dataset):
+    ((name, value),) = fields.items()
+    with pytest.raises(ValueError, match=f"`{name}={value!r}` is of passes without a role, and `shared_credit` draws"):
+        build(fields, reward_funcs=SharedCredit(outcome))
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
+        build(fields, reward_funcs=CounterfactualCredit(outcome))
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # an evaluation draws them
+        build(fields | {"eval_strategy": "steps"}, reward_funcs=SharedCredit(outcome), eval_dataset=chat_dataset)
 
 
 @pytest.mark.parametrize("credit", [CounterfactualCredit, SelfEvaluatedCredit])

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
 
 from ccpo import (
+    ContextualCredit,
     CounterfactualCredit,
     CreditAllocator,
     MathVerifier,
@@ -229,6 +230,29 @@ def test_stock_trainer_learns_with_a_partner_over_http(model_dirs, make_config, 
     assert row["credit/joint_accuracy"] == 0 and row["rewards/counterfactual_credit/mean"] == -1
     table = pd.read_parquet(f"{args.output_dir}/completions/completions_00001.parquet")
     assert table["joint_answer"].str.len().gt(0).any() and len(table["solo_answer"]) == 4
+
+
+@pytest.mark.parametrize("scale", ["group", "none"])
+def test_the_stock_trainers_scaling_is_looked_at(scale, model_dirs, make_config, caplog):
+    """Advantages are not divided by a std, and a placebo is announced with the factor of that scaling."""
+    dataset = Dataset.from_dict({"prompt": ["1+1="] * 4, "problem": ["1+1="] * 4, "solution": ["2"] * 4})
+    partner = {"partner": lambda prompts: [r"\boxed{2}", r"\boxed{3}"] * (len(prompts) // 2)}
+    args = make_config(GRPOConfig, scale_rewards=scale)
+    GRPOTrainer(model_dirs["qwen3"], CounterfactualCredit(MathVerifier(), **partner), args, dataset).train()
+    (said,) = (record.getMessage() for record in caplog.records if "is shared credit up to" in record.getMessage())
+    assert f"thinker: {'1: the 1.1 is divided out' if scale == 'group' else '1.1 where'}" in said
+    trainer = GRPOTrainer(model_dirs["qwen3"], ContextualCredit(MathVerifier(), **partner), args, dataset)
+    if scale == "none":
+        trainer.train()
+        return
+    with pytest.raises(ValueError, match="`scale_rewards='group'` does not go with `contextual_credit`"):
+        trainer.train()
+
+
+def test_a_history_that_nobody_saves_is_refused():
+    credit = CounterfactualCredit(by_word, history=True, partner=lambda prompts: ["right"] * len(prompts))
+    with pytest.raises(ValueError, match="`history` learns in the course of a run, and TRL's checkpoints do not hold"):
+        credit(prompts=["1"], completions=["a"], problem=["1"])
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ccpo import (
     AnswerCritiqueRewrite,
@@ -20,6 +21,8 @@ from ccpo import (
     Vote,
     VoteCredit,
 )
+from ccpo.credit import counterfactual_credit
+from ccpo.credit.advantages import estimate_advantages
 from ccpo.rewards.schemes import (
     ESTIMATORS,
     SCHEMES,
@@ -27,7 +30,6 @@ from ccpo.rewards.schemes import (
     check_scheme,
     check_siblings,
     check_sum,
-    find_placebos,
     table_of_schemes,
 )
 
@@ -37,7 +39,12 @@ TEAMS = {"vote": Vote(3), "dacr": AnswerCritiqueRewrite()}  # of the schemes tha
 
 def arguments(**values):
     defaults = {"advantage_estimator": "group", "scale_rewards": "none", "removal": "prompt", "num_generations": 4}
+    defaults |= {"multi_objective_aggregation": "sum_then_normalize"}
     return SimpleNamespace(**defaults | values)
+
+
+class AdvantagesOfOnesOwn(SharedCredit):
+    gives_advantages = True  # compared in a way of its own
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
@@ -96,10 +103,25 @@ def test_a_removal_estimator_needs_a_chain():
 def test_advantages_are_not_scaled_nor_summed_with_rewards():
     with pytest.raises(ValueError, match="`scale_rewards='group'` does not go with `contextual_credit`"):
         check_scheme(ContextualCredit(), ThinkSolve(), arguments(scale_rewards="group"))
+    with pytest.raises(ValueError, match="`multi_objective_aggregation='normalize_then_sum'` does not go with"):
+        settings = arguments(multi_objective_aggregation="normalize_then_sum")
+        check_scheme(ContextualCredit(), ThinkSolve(), settings)
     check_sum([ContextualCredit(), ContextualCredit()])
     check_sum([SharedCredit(), CounterfactualCredit()])
     with pytest.raises(ValueError, match="`reward_funcs` gives rewards and advantages together"):
         check_sum([ContextualCredit(), SharedCredit()])
+
+
+def test_history_is_no_part_of_a_removal_estimator():
+    with pytest.raises(ValueError, match="'counterfactual'` does not go with `history` of `counterfactual_credit`"):
+        settings = arguments(advantage_estimator="counterfactual")
+        check_scheme(CounterfactualCredit(history=True), ThinkSolve(), settings)
+
+
+def test_a_scheme_of_pairs_needs_one_text_of_each_role():
+    branches = AnswerCritiqueRewrite().branches(2)
+    with pytest.raises(ValueError, match=r"`cross_improvement_credit` needs one text .* are \{'rewrite_b': 2\}"):
+        check_scheme(CrossImprovementCredit(), AnswerCritiqueRewrite(), arguments(), branches)
 
 
 def test_contextual_credit_trains_every_agent_or_is_refused():
@@ -107,6 +129,7 @@ def test_contextual_credit_trains_every_agent_or_is_refused():
     check_siblings(credit, ThinkSolve(), (1, 2), 4, both)
     check_siblings(credit, ThinkSolve(), (1, 1), 4, ("thinker",))
     check_siblings(SharedCredit(), ThinkSolve(), (1, 1), 4, both)
+    check_siblings(AdvantagesOfOnesOwn(), Vote(3), (1, 1, 1), 4, Vote(3).agents)
     with pytest.raises(ValueError, match=r"\['solver'\] have no siblings: .* never be trained. Set `num_solves` >= 2"):
         check_siblings(credit, ThinkSolve(), (1, 1), 4, both)
     chain = Chain(["first", "second", "third"])
@@ -118,27 +141,52 @@ def test_contextual_credit_trains_every_agent_or_is_refused():
     ("credit", "branches", "settings", "expected"),
     [
         (CounterfactualCredit(), (1, 1), {}, {"thinker": "1.1 where"}),
+        (CounterfactualCredit(), (1, 1), {"scale_rewards": "group"}, {"thinker": "1: the 1.1 is divided out"}),
+        (CounterfactualCredit(), (1, 1), {"scale_rewards": "batch"}, {"thinker": "1.1 where .* over the batch's std"}),
         (CounterfactualCredit(), (1, 2), {}, {}),
         (CounterfactualCredit(bonus="difference"), (1, 2), {}, {"thinker": "1.1"}),
         (CounterfactualCredit(bonus="difference", coef=0.5), (1, 1), {}, {"thinker": "1.25"}),
         (CounterfactualCredit(coef=0), (1, 1), {}, {}),
         (CounterfactualCredit(baseline="paired"), (1, 1), {}, {}),
         (CounterfactualCredit(), (1, 1), {"advantage_estimator": "reinforce++"}, {}),
-        (CounterfactualCredit(), (1, 1), {"advantage_estimator": "reinforce++-baseline"}, {"thinker": "1.1 where"}),
+        (
+            CounterfactualCredit(),
+            (1, 1),
+            {"advantage_estimator": "reinforce++-baseline"},
+            {"thinker": "1.1 where .* over the batch's std"},
+        ),
         (CounterfactualCredit(), (1, 1), {"removal": "context"}, {"thinker": "1.1 where"}),
-        (CounterfactualCredit(history=True), (1, 1), {}, {"thinker": "a factor", "solver": "a factor"}),
+        (CounterfactualCredit(history=True), (1, 1), {}, {"thinker": "one of", "solver": "one of"}),
         (CounterfactualCredit(history=True), (1, 2), {}, {}),
         (SharedCredit(), (1, 1), {}, {}),
         (SelfEvaluatedCredit(), (1, 1), {}, {}),
     ],
 )
 def test_placebos_of_think_solve(credit, branches, settings, expected):
-    found = find_placebos(credit, ThinkSolve(), branches, arguments(**settings))
+    found = credit.find_placebos(ThinkSolve(), branches, arguments(**settings))
     assert found.keys() == expected.keys()
-    assert all(found[role].startswith(words) for role, words in expected.items())
+    assert all(re.match(words, found[role]) for role, words in expected.items())
+
+
+@pytest.mark.parametrize("scale", ["group", "batch", "none"])
+@pytest.mark.parametrize("bonus", ["event", "difference"])
+def test_the_factor_that_is_announced_is_the_factor(bonus, scale):
+    """CCPO's advantages over shared credit's, by TRL's three ways of scaling; (P, G) = (3, 4)."""
+    joint = torch.tensor([[1.0, -1, 1, -1], [1, 1, 1, -1], [-1, -1, -1, 1]])
+    solo = torch.tensor([[1.0, 1, 1, -1], [-1, -1, -1, -1], [1, -1, 1, 1]])
+    credit = CounterfactualCredit(bonus=bonus)
+    rewards = counterfactual_credit(joint, solo, bonus=bonus)["thinker"]
+    ratio = estimate_advantages(rewards, "group", scale_rewards=scale) / estimate_advantages(
+        joint, "group", scale_rewards=scale
+    )
+    said = credit.find_placebos(ThinkSolve(), (1, 1), arguments(scale_rewards=scale))["thinker"]
+    if scale == "batch":  # the factor of the rewards, over one number for the batch
+        ratio = ratio * rewards.std() / joint.std()
+    factor = float(re.match(r"[\d.]+", said)[0])
+    torch.testing.assert_close(ratio, torch.full_like(ratio, factor), atol=1e-3, rtol=0)
 
 
 def test_in_its_context_a_later_role_is_no_placebo():
     chain = Chain(["first", "second", "third"])
-    assert set(find_placebos(CounterfactualCredit(), chain, (1, 1, 1), arguments())) == {"first", "second"}
-    assert set(find_placebos(CounterfactualCredit(), chain, (1, 1, 1), arguments(removal="context"))) == {"first"}
+    assert set(CounterfactualCredit().find_placebos(chain, (1, 1, 1), arguments())) == {"first", "second"}
+    assert set(CounterfactualCredit().find_placebos(chain, (1, 1, 1), arguments(removal="context"))) == {"first"}

@@ -77,6 +77,10 @@ class HistoryNormalizer:
         self.decay, self.alpha, self.eta, self.eps, self.min_samples = decay, alpha, eta, eps, min_samples
         self.statistics = {name: RunningStatistics() for name in ("delta", "joint", "solo", "vote_delta")}
 
+    def __repr__(self) -> str:
+        names = ("decay", "alpha", "eta", "eps", "min_samples")
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in names)})"
+
     def _ready(self, *names: str) -> bool:
         return all(self.statistics[name].count >= self.min_samples for name in names)
 

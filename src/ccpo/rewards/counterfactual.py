@@ -1,5 +1,7 @@
 """CCPO as a reward function."""
 
+import math
+
 from ..credit import chain_counterfactual_credit, removal_baseline
 from ..credit.groups import check_coefficient
 from .base import CreditAllocator
@@ -54,6 +56,34 @@ class CounterfactualCredit(CreditAllocator):
         if self.history is not None:
             return Evidence(topology.role_names[:1])  # the last role's reward has a part of them, too
         return Evidence(tuple(name for name in topology.role_names[:-1] if name in roles and self.coef > 0))
+
+    def find_placebos(self, topology, branches, args):
+        """
+        A baseline that is constant in a group has been subtracted with the group's mean already. What is left of a
+        bonus is a factor: with two-valued outcomes for `"event"`, and always for `"difference"`.
+        """
+        if args.advantage_estimator not in ("group", "reinforce++-baseline") or self.baseline != "group":
+            return {}
+        names, found = topology.role_names, {}
+        if self.history is not None:
+            one_leaf = math.prod(branches[1:]) == 1
+            return dict.fromkeys(names, "one of the prompt and the history") if one_leaf else {}
+        for k, name in enumerate(names[:-1]):
+            one_leaf = math.prod(branches[k + 1 :]) == 1  # below a text
+            in_context = args.removal == "context" and k > 0
+            if self.coef > 0 and not in_context and (one_leaf or self.bonus == "difference"):
+                found[name] = self._factor(args)
+        return found
+
+    def _factor(self, args) -> str:
+        factor = f"{1 + self.coef / 2:g}"
+        if args.scale_rewards == "group":
+            return f"1: the {factor} is divided out again by the group's std"
+        if self.bonus == "event":
+            factor += " where the team without it is mostly right or mostly wrong, else 1"
+        if args.scale_rewards == "batch" or args.advantage_estimator == "reinforce++-baseline":
+            factor += "; over the batch's std, which has it, too"
+        return factor
 
     def allocate(self, outcomes):
         names = outcomes.topology.role_names

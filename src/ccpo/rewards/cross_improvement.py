@@ -19,6 +19,7 @@ class CrossImprovementCredit(CreditAllocator):
 
     __name__ = "cross_improvement_credit"
     teams = "answer_critique_rewrite"
+    branching = False  # each rewrite is held against one answer
 
     def __init__(self, outcome=None, *, gamma=0.5, mode="total", topology=None):
         super().__init__(outcome, topology=topology)

@@ -1,6 +1,5 @@
-"""Which schemes go with which teams and estimators, and where a credit is provably shared credit."""
+"""Which schemes go with which teams and estimators."""
 
-import math
 from typing import Any
 
 from ..team.topology import Topology
@@ -42,13 +41,16 @@ def table_of_schemes() -> str:
     return "\n".join(head)
 
 
-def check_scheme(allocator: CreditAllocator, topology: Topology, args: Any) -> None:
+def check_scheme(
+    allocator: CreditAllocator, topology: Topology, args: Any, branches: tuple[int, ...] | None = None
+) -> None:
     """
     Refuse a scheme that cannot divide credit in this team, or that does not go with the estimator.
 
     Args:
         allocator ([`CreditAllocator`]): the scheme.
         topology ([`Topology`]): the team.
+        branches (`tuple[int, ...]`, *optional*): how many texts continue one, by role; the topology's by default.
         args ([`MultiAgentGRPOConfig`]): the estimator and how rewards are scaled.
 
     Raises:
@@ -57,6 +59,14 @@ def check_scheme(allocator: CreditAllocator, topology: Topology, args: Any) -> N
     name, estimator = allocator.__name__, args.advantage_estimator
     if why := allocator.refuses(topology):
         raise ValueError(f"`{name}` cannot divide credit in this `topology`: {why} Use SharedCredit, or another team.")
+    branches = topology.branches() if branches is None else branches
+    several = {role: number for role, number in zip(topology.role_names, branches, strict=True) if number > 1}
+    if several and not allocator.branching:
+        raise ValueError(
+            f"`{allocator.__name__}` needs one text of each role to continue one of the role before it, and "
+            f"`branches` (`num_solves` of the last role) are {several}. Leave them out, and raise "
+            "`num_generations`."
+        )
     refused = next((row[2] for row in TABLE.values() if isinstance(allocator, row[0])), {})
     if allocator.gives_advantages:
         refused = dict.fromkeys(ESTIMATORS[1:], _GIVES_ADVANTAGES)
@@ -74,6 +84,16 @@ def check_scheme(allocator: CreditAllocator, topology: Topology, args: Any) -> N
         raise ValueError(
             f"`scale_rewards={args.scale_rewards!r}` does not go with `{name}`, which gives advantages. Set "
             "`scale_rewards='none'`."
+        )
+    if allocator.gives_advantages and args.multi_objective_aggregation != "sum_then_normalize":
+        raise ValueError(
+            f"`multi_objective_aggregation={args.multi_objective_aggregation!r}` does not go with `{name}`, whose "
+            "advantages nothing normalises. Set `multi_objective_aggregation='sum_then_normalize'`."
+        )
+    if estimator == "counterfactual" and getattr(allocator, "history", None) is not None:
+        raise ValueError(
+            f"`advantage_estimator='counterfactual'` does not go with `history` of `{name}`: A = v - b leaves the "
+            "history out. Set `advantage_estimator='group'`, or leave `history` out."
         )
     if topology.answer == "vote":
         check_equality(allocator.outcome)
@@ -94,7 +114,7 @@ def check_siblings(
     allocator: CreditAllocator, topology: Topology, branches: tuple[int, ...], group: int, trained: tuple[str, ...]
 ) -> None:
     """
-    Refuse a scheme of advantages under which an agent would never be trained: none of its roles has siblings.
+    Refuse C3 where an agent would never be trained: none of its roles has siblings.
 
     Args:
         allocator ([`CreditAllocator`]): the scheme.
@@ -107,7 +127,7 @@ def check_siblings(
         `ValueError`: with the agent, the number and the remedy.
     """
     siblings = dict(zip(topology.role_names, (group, *branches[1:]), strict=True))
-    for agent in trained if allocator.gives_advantages else ():
+    for agent in trained if isinstance(allocator, ContextualCredit) else ():
         roles = topology.roles_of(agent)
         if all(siblings[role] < 2 for role in roles):
             last = topology.role_names[-1] in roles
@@ -116,45 +136,3 @@ def check_siblings(
                 f"`{allocator.__name__}` compares texts that continue the same one, and those of {list(roles)} have "
                 f"no siblings: the agent {agent!r} would never be trained. Set {remedy}."
             )
-
-
-def find_placebos(
-    allocator: CreditAllocator, topology: Topology, branches: tuple[int, ...], args: Any
-) -> dict[str, str]:
-    """
-    The roles whose credit is provably shared credit up to a factor for each prompt, with the factor in words.
-
-    A baseline that is constant in a group has been subtracted with the group's mean already. What is left of a bonus
-    is a factor: with two-valued outcomes for `"event"`, and always for `"difference"`.
-
-    Args:
-        allocator ([`CreditAllocator`]): the scheme.
-        topology ([`Topology`]): the team.
-        branches (`tuple[int, ...]`): how many texts continue one, by role.
-        args ([`MultiAgentGRPOConfig`]): estimator and removals.
-
-    Returns:
-        `dict[str, str]`: role -> the factor; empty where the credit carries information.
-    """
-    if not isinstance(allocator, CounterfactualCredit) or args.advantage_estimator not in (
-        "group",
-        "reinforce++-baseline",
-    ):
-        return {}
-    if allocator.baseline != "group":
-        return {}
-    names, coef, found = topology.role_names, allocator.coef, {}
-    if allocator.history is not None:
-        if math.prod(branches[1:]) > 1:
-            return {}
-        return dict.fromkeys(names, "a factor of the prompt and the history")
-    for k, name in enumerate(names[:-1]):
-        in_context = args.removal == "context" and k > 0
-        leaves = math.prod(branches[k + 1 :])  # below a text
-        if coef == 0 or in_context:
-            continue
-        if allocator.bonus == "difference":
-            found[name] = f"{1 + coef / 2:g}"
-        elif leaves == 1:
-            found[name] = f"{1 + coef / 2:g} where the team without it is mostly right or mostly wrong, else 1"
-    return found

@@ -22,7 +22,8 @@ class AdvantagesMixin:
         Read the rewards of one role's own.
 
         Raises:
-            `ValueError`: an unknown role, or what is no function.
+            `ValueError`: an unknown role or one that is not trained, what is no function, or a credit that gives
+                advantages, with which no reward can be summed.
         """
         self._role_rewards: dict[str, list[tuple[Callable, float]]] = {}
         given = {} if role_rewards is None else role_rewards
@@ -33,7 +34,16 @@ class AdvantagesMixin:
             raise ValueError(
                 f"`role_rewards` must map roles, {list(self.roles)}, to reward functions, got {given!r:.80}.{names}"
             )
+        if given and (credit := next((a.__name__ for a in self.allocators if a.gives_advantages), None)):
+            raise ValueError(
+                f"`role_rewards` (of {list(given)}) are rewards, and `{credit}` gives advantages, which go to the "
+                "loss as they are: they cannot be summed. Leave `role_rewards` out, or use another credit."
+            )
         for role, functions in given.items():
+            if (agent := self.topology.agent_of(role)) not in self.trained_agents:
+                raise ValueError(
+                    f"`role_rewards` names {role!r}, and its agent {agent!r} is not trained. Leave it out."
+                )
             pairs = []
             for entry in functions if isinstance(functions, list) else [functions]:
                 function, weight = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, 1.0)
@@ -74,7 +84,7 @@ class AdvantagesMixin:
         completions = [[{"role": "assistant", "content": text}] if chat else text for text in said.texts]
         columns = {name: [row[name] for row in rows] for name in rows[0] if name not in ("prompt", "completion")}
         columns["completion_ids"] = [ids for _, ids, _ in rollout.samples[role]]
-        columns["trainer_state"] = self.state
+        columns |= {"trainer_state": self.state, "log_metric": self._log_metric}
         values = [
             call_outcome(function, len(rows), prompts=said.prompts, completions=completions, **columns)
             for function, _ in self._role_rewards[role]
@@ -84,8 +94,13 @@ class AdvantagesMixin:
     def _combine(self, rewards: torch.Tensor, role: str | None = None) -> torch.Tensor:
         """The weighted sum over the last axis, as TRL does it: NaN only where every column is."""
         weights = self.reward_weights if role is None else self._role_state[role]["reward_weights"]
-        total = (rewards * weights.to(rewards.device)).nansum(dim=-1)
-        return total.masked_fill(rewards.isnan().all(dim=-1), torch.nan)
+        weights = weights[: rewards.shape[-1]]  # while the trainer is a role, it has weights of the role's own, too
+        return self._sum(rewards, weights)
+
+    @staticmethod
+    def _sum(columns: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        total = (columns * weights.to(columns.device)).nansum(dim=-1)
+        return total.masked_fill(columns.isnan().all(dim=-1), torch.nan)
 
     def _set_advantages(self, output: dict, role: str, rewards: torch.Tensor, rollout: Rollout) -> torch.Tensor:
         """
@@ -111,6 +126,11 @@ class AdvantagesMixin:
                 dim=-1,
             )
             advantages = estimate_advantages(shared, estimator, baseline=self._combine(baseline))
+            if role in self._role_rewards:  # which the team without the role says nothing of: against their own mean
+                own = rewards[..., len(self.allocators) :]
+                weights = self._role_state[role]["reward_weights"][len(self.allocators) :]
+                own = self._sum(own, weights)
+                advantages = advantages + (own - own.nanmean(dim=-1, keepdim=True)).nan_to_num(nan=0.0)
         elif estimator not in ("group", "counterfactual"):
             advantages = estimate_advantages(self._combine(rewards, role), estimator, **options)
         output["advantages"] = self._local(advantages)

@@ -14,6 +14,8 @@ from typing import Any
 
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
 
+from ..credit import HistoryNormalizer
+
 logger = logging.getLogger(__name__)
 
 FORMAT = 2  # of a checkpoint; 1 had no number, and kept roles where agents are now
@@ -27,7 +29,7 @@ def describe(allocator: Any) -> str:
     settings = {
         name: value
         for name, value in vars(allocator).items()
-        if not name.startswith("_") and isinstance(value, bool | int | float | str)
+        if not name.startswith("_") and isinstance(value, bool | int | float | str | HistoryNormalizer)
     }
     return f"{type(allocator).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
 

@@ -11,13 +11,13 @@ from accelerate.utils import gather
 from trl.data_utils import is_conversational
 
 from ..generation.inputs import render_prompts
-from ..rewards import CreditAllocator, TeamOutcomes
-from ..rewards.schemes import find_placebos
+from ..rewards import TeamOutcomes
 from ..team.answers import reader_of
 from ..team.rollout import Episodes, Passes, Texts, assign_solos, run_team
 from ..verifier.clusters import cluster_answers
 from .clock import RATING, UPDATE, VERIFY
 from .generator import PolicyGenerator, Sample
+from .numbers import LENGTHS
 
 
 @dataclass
@@ -117,8 +117,9 @@ class CollectionMixin:
             needed |= {name for name in names[:-1] if name in in_turn}
         for allocator in self.allocators:
             wanted = allocator.evidence(topology, in_turn).removals
-            skipped = self._placebos(allocator) if self.args.skip_uninformative_solos else {}
-            needed |= {name for name in wanted if name not in skipped or not self.model.training}
+            skips = self.args.skip_uninformative_solos and self.model.training
+            skipped = allocator.find_placebos(topology, self.branches, self.args) if skips else {}
+            needed |= {name for name in wanted if name not in skipped}
         passes, valid = {}, {}
         for name in (name for name in names if name in needed):
             place = names.index(name)
@@ -129,24 +130,25 @@ class CollectionMixin:
                 valid[name] = None
             else:
                 state = self.accelerator
-                number = (self.args.num_solos if self.args.removal == "prompt" else None) or group
+                number = self.args.num_solos or group
                 mine, counts = assign_solos(rows, state.num_processes, group, number)
                 passes[name], valid[name] = Passes(tuple(mine[state.process_index])), counts
         return passes, valid
-
-    def _placebos(self, allocator: CreditAllocator) -> dict[str, str]:
-        return find_placebos(allocator, self.topology, self.branches, self.args)
 
     def _generators(self) -> dict[str, PolicyGenerator]:
         """Role -> generator; roles of one policy that sample in one way have one, whose calls they share."""
         generators: dict[str, PolicyGenerator] = {}
         made: dict[str, PolicyGenerator] = {}
         for role in self.topology.role_names:
-            agent = self.topology.agent_of(role)
-            policy = "shared" if self.args.policy_sharing == "shared" else agent
-            key = repr((policy, sorted(self.args.sampling_of(role, agent).items(), key=str)))
-            generators[role] = made.setdefault(key, PolicyGenerator(self, role))
+            generators[role] = made.setdefault(self._policy_key(role), PolicyGenerator(self, role))
         return generators
+
+    def _policy_key(self, role: str, length: bool = True) -> str:
+        """Equal for roles whose texts one call can draw: of one policy, sampled in one way and to one length."""
+        agent = self.topology.agent_of(role)
+        policy = "shared" if self.args.policy_sharing == "shared" else agent
+        sampling = self.args.sampling_of(role, agent)
+        return repr((policy, sorted((k, v) for k, v in sampling.items() if length or k not in LENGTHS)))
 
     def _tokenize_prompts(self, prompts: list) -> tuple:
         if not self.topology.is_solo or self.environment_factories is not None:
@@ -242,8 +244,10 @@ class CollectionMixin:
             if not allocator.evidence(topology, in_turn).ratings:
                 continue
             verdicts = seen.team.reshape(state.num_processes, -1)[state.process_index]
-            # The last role first: an engine in common holds its weights.
-            raters = {role: generators[role] for role in reversed(topology.role_names)}
+            # The last role first: an engine in common holds its weights. Lengths are of texts, not of ratings.
+            raters, made = {}, {}
+            for role in reversed(topology.role_names):
+                raters[role] = made.setdefault(self._policy_key(role, length=False), generators[role])
             with self._clock.measure(RATING):
                 shares = allocator.rate(raters, episodes, verdicts.cpu()).to(state.device)  # (leaves, n, n)
             seen.shares = gather(shares).view(*seen.team.shape, *shares.shape[1:])

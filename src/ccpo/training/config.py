@@ -237,18 +237,24 @@ class MultiAgentGRPOConfig(GRPOConfig):
             self.ddp_find_unused_parameters = True
 
     def _check_robust(self):
+        names = ("robust_alpha", "robust_c", "robust_blocks")
         if self.advantage_estimator != "robust":
+            for name in (name for name in names if getattr(self, name) != getattr(type(self), name)):
+                raise ValueError(
+                    f"`{name}={getattr(self, name)!r}` is of `advantage_estimator='robust'`, got "
+                    f"{self.advantage_estimator!r}. Leave it out, or set that estimator."
+                )
             return
         if not -10 <= self.robust_alpha <= 2:
             raise ValueError(f"`robust_alpha` must be a number in [-10, 2], got {self.robust_alpha!r}.")
         if not (math.isfinite(self.robust_c) and self.robust_c > 0):
             raise ValueError(f"`robust_c` must be a finite number above 0, got {self.robust_c!r}.")
-        blocks = self.robust_blocks
-        if not isinstance(blocks, int) or blocks < 1 or blocks % 2 == 0 or blocks > self.num_generations:
-            raise ValueError(
-                f"`robust_blocks` must be an odd number from 1 to `num_generations={self.num_generations}`, got "
-                f"{blocks!r}."
-            )
+        blocks, groups = self.robust_blocks, {"num_generations": self.num_generations}
+        if self.eval_strategy != "no" and self.num_generations_eval is not None:
+            groups["num_generations_eval"] = self.num_generations_eval
+        field, size = min(groups.items(), key=lambda item: item[1])
+        if not isinstance(blocks, int) or blocks < 1 or blocks % 2 == 0 or blocks > size:
+            raise ValueError(f"`robust_blocks` must be an odd number from 1 to `{field}={size}`, got {blocks!r}.")
         if self.scale_rewards != "none":
             raise ValueError(
                 "`advantage_estimator='robust'` divides by the group's std itself, so `scale_rewards` must be 'none', "

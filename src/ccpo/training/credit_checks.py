@@ -1,21 +1,20 @@
 """What can be known to be wrong before any model loads: the credit, and what `role_kwargs` says of whom."""
 
-import logging
+from collections.abc import Collection
+from types import SimpleNamespace
 
 from ..ratings import check_rating_prompt
 from ..rewards import CounterfactualCredit, CreditAllocator
-from ..rewards.schemes import check_scheme, check_siblings, check_sum, find_placebos
+from ..rewards.schemes import check_scheme, check_siblings, check_sum
 from ..team.topology import Topology
 from .config import AGENT_KEYS, MultiAgentGRPOConfig
-
-logger = logging.getLogger(__name__)
 
 
 def check_credit(
     allocators: list[CreditAllocator], topology: Topology, args: MultiAgentGRPOConfig, trained: tuple[str, ...]
 ) -> None:
     """
-    Refuse schemes that do not go with the team, the estimator, each other or the number of passes; announce a placebo.
+    Refuse schemes that do not go with the team, the estimator, each other or the number of passes.
 
     Args:
         allocators (`list`): the schemes.
@@ -29,28 +28,47 @@ def check_credit(
     branches = topology.branches(args.num_solves)
     check_sum(allocators)
     for allocator in allocators:
-        check_scheme(allocator, topology, args)
+        check_scheme(allocator, topology, args, branches)
         if getattr(allocator, "rating_prompt", None) is not None:
             check_rating_prompt(allocator.rating_prompt, topology.role_names)
         check_siblings(allocator, topology, branches, args.num_generations, trained)
         _check_removals(allocator, topology, args, trained)
         _check_paired(allocator, topology, branches, args)
-        if placebos := find_placebos(allocator, topology, branches, args):
-            announce_placebo(allocator, placebos, args)
+    _check_idle(allocators, topology, args, trained)
 
 
-def announce_placebo(allocator: CreditAllocator, placebos: dict[str, str], args: MultiAgentGRPOConfig) -> None:
-    """Say once in a run that a credit is provably shared credit up to a factor for each prompt."""
-    logger.warning(
-        "`%s` with `advantage_estimator=%r` is shared credit up to a factor for each prompt: the group's mean has "
-        "taken the prompt's baseline out already (factor of the advantages: %s). It orders no two texts of a group "
-        "otherwise. Credit that carries information: `num_solves` >= 2 with C3 (`credit: c3`), SEPO, "
-        "`removal='context'` for roles after the first. `skip_uninformative_solos=True` leaves the passes out%s.",
-        allocator.__name__,
-        args.advantage_estimator,
-        "; ".join(f"{role}: {factor}" for role, factor in placebos.items()),
-        ", as it is set" if args.skip_uninformative_solos else "",
-    )
+def announce_placebos(
+    allocators: list[CreditAllocator],
+    topology: Topology,
+    args: MultiAgentGRPOConfig,
+    trained: tuple[str, ...],
+    own: Collection[str],
+) -> None:
+    """
+    Say of each credit where it is provably shared credit up to a factor for each prompt.
+
+    Args:
+        allocators, topology, args, trained: as for [`check_credit`].
+        own (`Collection[str]`): roles with rewards of their own; the std of a sum divides no factor out.
+    """
+    roles = {role for agent in trained for role in topology.roles_of(agent)}
+    for allocator in allocators:
+        found = {}
+        for summed in (False, True):
+            scale = "none" if summed else args.scale_rewards
+            as_scaled = SimpleNamespace(
+                advantage_estimator=args.advantage_estimator, scale_rewards=scale, removal=args.removal
+            )
+            placebos = allocator.find_placebos(topology, topology.branches(args.num_solves), as_scaled)
+            found |= {
+                role: "1" if args.skip_uninformative_solos else factor
+                for role, factor in placebos.items()
+                if role in roles and summed == (role in own or len(allocators) > 1)
+            }
+        if found:
+            also = " `skip_uninformative_solos=True` leaves the passes out"
+            also += ", as it is set." if args.skip_uninformative_solos else "."
+            allocator.announce_placebo(found, args.advantage_estimator, also)
 
 
 def _check_removals(
@@ -71,11 +89,18 @@ def _check_paired(
 ) -> None:
     if not isinstance(allocator, CounterfactualCredit) or allocator.baseline != "paired":
         return
-    texts = args.num_generations
+    group, in_eval = args.num_generations, args.num_generations_eval
+    if args.eval_strategy != "no" and args.num_solos is not None and in_eval not in (None, group):
+        raise ValueError(
+            f"`baseline='paired'` needs as many passes without a role as texts, in evaluation, too: `num_solos="
+            f"{args.num_solos}` goes with `num_generations={group}`, not with `num_generations_eval={in_eval}`. Leave "
+            "`num_generations_eval` out, or use `baseline='group'`."
+        )
+    texts = group
     for k, role in enumerate(topology.role_names[:-1]):
         in_context = args.removal == "context" and k > 0
         texts *= branches[k]
-        passes = (args.num_solos or 1) if in_context else _passes(args)
+        passes = args.num_solos or (1 if in_context else args.num_generations)
         wanted = branches[k] if in_context else texts
         if passes != wanted:
             what = "texts of a context" if in_context else "texts of a prompt"
@@ -85,9 +110,25 @@ def _check_paired(
             )
 
 
-def _passes(args: MultiAgentGRPOConfig) -> int:
-    """Passes without a role for each prompt: `num_solos` counts contexts' passes under `removal="context"`."""
-    return (args.num_solos if args.removal == "prompt" else None) or args.num_generations
+def _check_idle(
+    allocators: list[CreditAllocator], topology: Topology, args: MultiAgentGRPOConfig, trained: tuple[str, ...]
+) -> None:
+    """Fields of passes without a role are refused where no pass is ever drawn."""
+    roles = tuple(role for agent in trained for role in topology.roles_of(agent))
+    draws = args.advantage_estimator == "counterfactual" or args.eval_strategy != "no"
+    if draws or any(allocator.evidence(topology, roles).removals for allocator in allocators):
+        return
+    idle = {
+        "num_solos": args.num_solos is not None,
+        "removal": args.removal != "prompt",
+        "skip_uninformative_solos": args.skip_uninformative_solos,
+    }
+    if names := [name for name, is_set in idle.items() if is_set]:
+        credits = ", ".join(allocator.__name__ for allocator in allocators)
+        raise ValueError(
+            f"`{names[0]}={getattr(args, names[0])!r}` is of passes without a role, and `{credits}` draws none. Leave "
+            "it out, or use a credit that draws them (`credit: ccpo`)."
+        )
 
 
 def check_role_kwargs(args: MultiAgentGRPOConfig, topology: Topology) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from trl import GRPOTrainer
+from trl.trainer.utils import get_callable_name
 
 from ..team.topology import Topology
 from .policies import policy_of
@@ -50,7 +51,10 @@ def run_settings(trainer: GRPOTrainer) -> dict[str, Any]:
         **_team_settings(trainer.topology),
         "agents": list(trainer.agents),
         "trained agents": list(trainer.trained_agents),
-        "role_rewards": {role: len(pairs) for role, pairs in trainer._role_rewards.items()},
+        "role_rewards": {
+            role: [[get_callable_name(function), weight] for function, weight in pairs]
+            for role, pairs in trainer._role_rewards.items()
+        },
         "credit": trainer._credit,
         "world_size": accelerator.num_processes,
         "backend": backend,

@@ -26,6 +26,7 @@ from .checks import check_arguments, check_episode_arguments, check_modeless_opt
 from .clock import UPDATE, StepClock, arms_of
 from .collection import CollectionMixin
 from .config import SAMPLING, MultiAgentGRPOConfig
+from .credit_checks import announce_placebos
 from .engines import AgentEngines, as_first_engine
 from .input_checks import check_objects, datasets_by_name
 from .models import AgentModels, read_models
@@ -77,7 +78,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
             Defaults to [`ThinkSolve`].
         role_rewards (`dict[str, list]`, *optional*):
             Role -> TRL reward functions of that role's own text, such as its length or form, added to its credit;
-            each a function or a pair of a function and its weight.
+            each a function or a pair of a function and its weight. They get what TRL gives reward functions but
+            `log_extra`: the completions table has a row for each answer of the team.
         reward_processing_classes, callbacks, optimizers, quantization_config:
             As in TRL.
         tools, rollout_func, environment_factory:
@@ -117,13 +119,13 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         reward_funcs = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
         self.allocators = [f if isinstance(f, CreditAllocator) else SharedCredit(f) for f in reward_funcs]
         self._credit = [describe(allocator) for allocator in self.allocators]  # as it is at the start
-        self._init_role_rewards(role_rewards)
         episode = {"tools": tools, "rollout_func": rollout_func, "environment_factory": environment_factory}
         check_episode_arguments(episode, self.topology)
         if len(self.agents) > 1 and callable(getattr(optimizers[0], "eval", None)):
             check_modeless_optimizer(f"optimizers=({type(optimizers[0]).__name__}, ...)", args)
         given = read_models(model, args, self.topology, peft_config, quantization_config)
         self.trained_agents = given.trained
+        self._init_role_rewards(role_rewards)
         own = given.models, self.allocators, args, train_dataset, self.topology, given.peft_config, eval_dataset
         check_arguments(*own, given)
         self._origins = given.origins()
@@ -156,6 +158,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         self._init_turns()
         self._init_checkpoints()
         self._clock = StepClock(self._metrics, self.accelerator, arms_of(self.topology))
+        if self.accelerator.is_main_process:
+            announce_placebos(self.allocators, self.topology, args, self.trained_agents, self._role_rewards)
         self.beta = args.beta  # of a frozen agent, TRL was to build no reference
         self._setups = {first: PolicySetup.of_first(self)} if others else {}
         for agent in others:

@@ -1,0 +1,235 @@
+"""The schemes under TRL's own `GRPOTrainer`, which trains the first role of a chain: a reward function."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+
+from ..calls import call_outcome, unanswered
+from ..generation.inputs import TEXT_FOR_A_CHAT_MODEL
+from ..team.answers import reader_of
+from ..team.completions import completion_text
+from ..team.prompts import Prompt, problem_text
+from ..team.rollout import Episodes, Passes, run_team
+from .evidence import TeamOutcomes
+
+
+class RewardFunction:
+    """What makes a [`CreditAllocator`] a TRL reward function. It is a part of it, with its attributes."""
+
+    def __call__(self, prompts: list[Prompt], completions: list, **kwargs: Any) -> list[float | None]:
+        """
+        TRL's reward function of a chain's first role: `completions` are its texts, `partners` say the rest.
+
+        A group may be split over processes: outcomes are gathered, and every process returns the rewards of its rows.
+        Rows of one problem are one group, also where a batch holds it twice. Of a conversational prompt the partners
+        get the problem only, not the first role's system message.
+
+        Args:
+            prompts (`list`): the first role's prompts. The problem is read from the dataset's `problem` column if
+                there is one, else from the prompt.
+            completions (`list`): its texts.
+            kwargs: the dataset's columns, and TRL's `log_metric` and `log_extra`.
+
+        Returns:
+            `list[float | None]`: its rewards, `None` where unscorable.
+        """
+        topology, generate = self.topology, self._partners()
+        problems = kwargs.get("problem")
+        if problems is None:
+            self._warn_once(
+                "problem",
+                "The dataset has no column `problem`, so the partners are given the prompt of the role in training. "
+                "If that holds the role's instructions too, add `problem`, the problem alone.",
+            )
+            problems = [problem_text(prompt) for prompt in prompts]
+        if bad := [problem for problem in problems if not isinstance(problem, str)]:
+            raise TypeError(f"The column `problem` must hold strings, got {bad[0]!r}.")
+        self._check_template(prompts, kwargs)
+        self._check_trainer(kwargs)
+        first, last = topology.role_names[0], topology.role_names[-1]
+        asked = [_like(prompt, problem) for prompt, problem in zip(prompts, problems, strict=True)]
+        needed = self.evidence(topology, (first,))
+        episodes = run_team(
+            topology,
+            asked,
+            generate,
+            given={first: [completion_text(completion) for completion in completions]},
+            removals={first: Passes(tuple(range(len(asked))))} if first in needed.removals else {},
+            reader=reader_of(self.outcome),
+        )
+        alone = episodes.without[first][last].texts if episodes.without else []
+        rows = episodes.said[last].rows + list(range(len(asked)))[: len(alone)]
+        outcomes = self._judge([asked[row] for row in rows], rows, episodes.answers + alone, kwargs)
+        joint, solo = outcomes[: len(episodes.answers)], outcomes[len(episodes.answers) :]
+        shares = None
+        if needed.ratings:
+            shares = self.rate({**generate, first: self._first_rater()}, episodes, torch.tensor(joint)).tolist()
+        size = len(joint) // len(asked)
+        parts = [
+            (
+                repr(problem),
+                joint[i * size : (i + 1) * size],
+                solo[i] if solo else None,
+                shares and shares[i * size : (i + 1) * size],
+            )
+            for i, problem in enumerate(problems)
+        ]
+        rewards = self._allocate_rows(gather_object(parts), offset=self._offset(len(parts)), count=len(parts))
+        self._log(episodes, joint, solo, kwargs)
+        return rewards
+
+    def _partners(self) -> dict[str, Callable]:
+        """The generator of each role but the first."""
+        first, *others = self.topology.role_names
+        if getattr(self, "history", None) is not None:
+            raise ValueError(
+                "`history` learns in the course of a run, and TRL's checkpoints do not hold what it has learned. "
+                "Train with MultiAgentGRPOTrainer, or leave `history` out."
+            )
+        if (why := self.refuses(self.topology)) or not self.topology.is_chain or not others:
+            why = why or "the reward function trains the first role of a chain of several."
+            raise ValueError(f"`{self.__name__}` cannot train the first role of this `topology`: {why}")
+        partners = dict(self.partners or {})
+        if self.partner is not None:
+            if len(others) > 1 or partners:
+                raise ValueError(
+                    f"`partner` is for one other role. Set `partners` to a generator for each of {others}."
+                )
+            partners = {others[0]: self.partner}
+        if unknown := sorted(set(partners) - set(others), key=str):
+            raise ValueError(f"`partners` names {unknown}; the roles beside {first!r} are {others}.")
+        if missing := [name for name in others if name not in partners]:
+            field = "partner" if len(others) == 1 else "partners"
+            raise ValueError(
+                f"`{self.__name__}` trains the {first} alone here, so it needs the roles {missing}: pass `{field}`, "
+                "e.g. TransformersGenerator(model) or OpenAIGenerator(model, base_url=...)."
+            )
+        return partners
+
+    def _check_template(self, prompts: list[Prompt], kwargs: dict[str, Any]) -> None:
+        """
+        Say it once where a chat model is trained on plain texts.
+
+        TRL hands a reward function no tokenizer, and knows one, of the role in training: it is asked through
+        `log_metric`, a method of the trainer's. The partner, a [`TransformersGenerator`], says the same of its own.
+        """
+        trainer = getattr(kwargs.get("log_metric"), "__self__", None)
+        processing_class = getattr(trainer, "processing_class", None)
+        if isinstance(prompts[0], str) and getattr(processing_class, "chat_template", None):
+            self._warn_once("template", TEXT_FOR_A_CHAT_MODEL, f"The {self.topology.role_names[0]}")
+
+    def _check_trainer(self, kwargs: dict[str, Any]) -> None:
+        """
+        What TRL's trainer, where it can be reached, would make of the rewards.
+
+        Raises:
+            `ValueError`: it would divide by a std what is an advantage already.
+        """
+        args = getattr(getattr(kwargs.get("log_metric"), "__self__", None), "args", None)
+        scale = getattr(args, "scale_rewards", "none")
+        if self.gives_advantages and scale != "none":
+            raise ValueError(
+                f"`scale_rewards={scale!r}` does not go with `{self.__name__}`, which gives advantages: TRL would "
+                "divide them by their std. Set `scale_rewards='none'`."
+            )
+        if args is not None:
+            estimator = SimpleNamespace(advantage_estimator="group", scale_rewards=scale, removal="prompt")
+            first = self.topology.role_names[0]
+            placebos = self.find_placebos(self.topology, self.topology.branches(), estimator)
+            if first in placebos:
+                self.announce_placebo({first: placebos[first]}, "group")
+
+    @staticmethod
+    def _offset(count: int) -> int:
+        """Index of this process's first row in the gathered rows."""
+        state = PartialState()
+        counts = gather_object([count])
+        return sum(counts[: state.process_index]) if state.num_processes > 1 else 0
+
+    def _judge(self, prompts: list, rows: list[int], answers: list[str], kwargs: dict[str, Any]) -> list[float]:
+        """Outcomes of answers to prompts, each of a row of the batch."""
+        columns = _columns(kwargs)
+        scalars = {k: v for k, v in kwargs.items() if k not in columns and k not in ("log_extra", "completion_ids")}
+        columns = {name: [values[row] for row in rows] for name, values in columns.items()}
+        completions = [
+            answer if isinstance(prompt, str) else [{"role": "assistant", "content": answer}]
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        return call_outcome(
+            self.outcome, len(rows), prompts=prompts, completions=completions, **{**scalars, **columns}
+        )
+
+    def _allocate_rows(self, rows: list[tuple], offset: int, count: int) -> list[float | None]:
+        """Lay gathered rows out as (P, G, ...), a prompt's rows padded with NaN to the largest group, and allocate."""
+        groups: dict[str, list[int]] = {}
+        for i, row in enumerate(rows):
+            groups.setdefault(row[0], []).append(i)
+        size, nan = max(map(len, groups.values())), float("nan")
+
+        def column(c: int) -> torch.Tensor | None:
+            """`(P, G, …)` of what each row has in place c."""
+            if rows[0][c] is None:
+                return None
+            values = torch.tensor([row[c] for row in rows], dtype=torch.float32)
+            padding = torch.full_like(values[:1], nan)
+            padded = [torch.cat([values[g], *[padding] * (size - len(g))]) for g in groups.values()]
+            return torch.stack(padded)
+
+        joint, solo, shares = (column(c) for c in (1, 2, 3))
+        self.check_outcomes(joint, solo)
+        first, last = self.topology.role_names[0], self.topology.role_names[-1]
+        outcomes = TeamOutcomes(
+            self.topology,
+            self.topology.branches(),
+            own={last: joint.flatten(1)},
+            without={} if solo is None else {first: solo},
+            shares=None if shares is None else shares.flatten(1, 2),
+        )
+        reward = self.allocate(outcomes)[first]  # (P, G)
+        flat: list[float | None] = [None] * len(rows)
+        for p, group in enumerate(groups.values()):
+            for g, i in enumerate(group):
+                value = reward[p, g].item()
+                flat[i] = None if value != value else value
+        return flat[offset : offset + count]
+
+    def _log(self, episodes: Episodes, joint: list[float], solo: list[float], kwargs: dict[str, Any]) -> None:
+        """Log the outcomes under the names that the trainer uses, and the texts in the completions table."""
+        topology = episodes.topology
+        first, last = topology.role_names[0], topology.role_names[-1]
+        if (missing := unanswered(self.outcome, episodes.answers)) is not None:
+            self.warn_of_no_answers(sum(missing), len(missing))
+        if (log_metric := kwargs.get("log_metric")) is not None:
+            for name, values in (("credit/joint_accuracy", joint), (f"credit/without_{first}_accuracy", solo)):
+                scored = [value > 0 for value in values if value == value]
+                if scored:
+                    log_metric(topology.label(name), sum(scored) / len(scored))
+            log_metric("credit/leak_rate", sum(episodes.leaked) / max(1, len(episodes.leaked)))
+            for name in topology.role_names[1:]:
+                if topology[name].reads:
+                    cut = episodes.said[name].cut
+                    log_metric(f"rollout/{name}_cut_rate", sum(cut) / len(cut))
+            if missing is not None:
+                log_metric("credit/no_answer_rate", sum(missing) / len(missing))
+        if (log_extra := kwargs.get("log_extra")) is not None:
+            size = len(episodes.answers) // len(episodes.prompts)
+            for name in topology.role_names[1:]:  # a row's first
+                texts = episodes.said[name].texts
+                log_extra(topology.label(name), texts[:: len(texts) // len(episodes.prompts)])
+            log_extra("outcome", joint[::size])
+            if solo:
+                log_extra(topology.label(f"without_{first}"), episodes.without[first][last].texts)
+
+
+def _columns(kwargs: dict[str, Any]) -> dict[str, list]:
+    """The dataset's columns among a reward function's keyword arguments."""
+    return {k: v for k, v in kwargs.items() if isinstance(v, list) and k != "completion_ids"}
+
+
+def _like(prompt: Prompt, problem: str) -> Prompt:
+    """The problem as a prompt of the dataset's kind, without the role's own instructions."""
+    return problem if isinstance(prompt, str) else [{"role": "user", "content": problem}]
