@@ -122,10 +122,8 @@ def evaluate(
         options["quantization_config"] = quantization_config
     overrides = {"temperature": team.eval_temperature, "top_p": team.eval_top_p}
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    generators, made = {}, {}
-    for (
-        role
-    ) in topology.role_names:  # roles of one model that are sampled in one way have one generator, and its calls
+    generators, made = {}, {}  # roles of one model that are sampled in one way have one generator, and its calls
+    for role in topology.role_names:
         agent = topology.agent_of(role)
         path, sampling = paths[agent], args.sampling_of(role, agent) | overrides
         if args.use_vllm:  # whose other options transformers does not know
