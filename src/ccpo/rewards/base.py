@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from accelerate.utils import gather_object
 
 from ..calls import call_outcome, unanswered
@@ -117,6 +118,10 @@ class CreditAllocator:
 
         Returns:
             `list[float | None]`: its rewards, `None` where unscorable.
+
+        Raises:
+            `ValueError`: a team without such a role, a role without a partner, a partner without a role, or outcomes
+                that the scheme cannot use. `TypeError`: `problem` does not hold strings.
         """
         topology, generate = self.topology, self._partners()
         problems = kwargs.get("problem")
@@ -225,8 +230,6 @@ class CreditAllocator:
     @staticmethod
     def _offset(count: int) -> int:
         """Index of this process's first row in the gathered rows."""
-        from accelerate import PartialState
-
         state = PartialState()
         counts = gather_object([count])
         return sum(counts[: state.process_index]) if state.num_processes > 1 else 0
