@@ -5,6 +5,7 @@ import json
 import math
 import re
 import shlex
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,10 +15,14 @@ import trl
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import PRINTABLE, digit_outcome, make_model, make_tokenizer
 from openai_server import transformers_serve
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ccpo
-from ccpo import Chain, CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit
+from ccpo import Chain, CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, Topology
 from ccpo.arguments import TeamArguments
+from ccpo.rewards import CreditAllocator
+from ccpo.training.credit_checks import check_credit, check_role_kwargs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -87,11 +92,70 @@ def test_nothing_is_left_to_fill_in(page):
     assert not re.search(r"[A-Z]+_TABLE|TODO|TBD|FIXME", page.read_text())
 
 
-# ---- README's code blocks, as they stand ----
+# ---- The code blocks, as they stand ----
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def readme_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return blocks(ROOT / "README.md", language)
+
+
+def cases(pages: list[Path], language: str) -> list:
+    """Every block of the pages, as cases of a test."""
+    numbered = [(page, i, block) for page in pages for i, block in enumerate(blocks(page, language))]
+    return [pytest.param(block, id=f"{page.stem}-{i}") for page, i, block in numbered]
+
+
+TEAM_PAGES = [*sorted((ROOT / "docs" / "credit").glob("*.md")), ROOT / "docs" / "teams.md"]
+
+
+@pytest.fixture(scope="module")
+def saved_adapters(model_dirs, tmp_path_factory):
+    """What a run with `policy_sharing: adapters` leaves: a folder for each agent."""
+    folder = tmp_path_factory.mktemp("adapters") / "out"
+    for agent in ("thinker", "solver"):
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dirs["qwen3"]), LoraConfig(r=2))
+        model.save_pretrained(folder / agent)
+        AutoTokenizer.from_pretrained(model_dirs["qwen3"]).save_pretrained(folder / agent)
+    return folder
+
+
+@pytest.mark.parametrize("code", cases(TEAM_PAGES, "python"))
+def test_python_blocks_of_the_pages_on_teams_and_credit(
+    code, model_dirs, chat_dataset, saved_adapters, tmp_path, monkeypatch
+):
+    """A model and a dataset are given, and the folder in which they run; the trainers are built on a CPU."""
+    shutil.copytree(saved_adapters, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    here = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
+    monkeypatch.setattr(ccpo, "MultiAgentGRPOConfig", functools.partial(ccpo.MultiAgentGRPOConfig, **here))
+    namespace = {"model": model_dirs["qwen3"], "dataset": chat_dataset}
+    exec(compile(code, "block", "exec"), namespace)
+    trainer, team = namespace.get("trainer"), namespace.get("topology")
+    if trainer is None:
+        assert isinstance(team, Topology) or isinstance(namespace["credit"], CreditAllocator)
+    else:
+        assert isinstance(trainer, MultiAgentGRPOTrainer)
+
+
+@pytest.mark.parametrize("text", cases(PAGES, "yaml"))
+def test_yaml_blocks_are_read_by_the_parser_of_recipes(text, tmp_path):
+    """And what they say of team, credit and roles goes together."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    parser = trl.TrlParser((TeamArguments, ccpo.MultiAgentGRPOConfig, trl.ModelConfig))
+    words = ["--config", str(recipe), "--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--bf16", "false"]
+    team, args, _ = parser.parse_args_and_config(words)
+    topology = team.make_topology()
+    team.models_of(topology)
+    check_role_kwargs(args, topology)
+    check_credit([team.make_credit(topology=topology)], topology, args, topology.agents)
+
+
+# ---- README's code blocks ----
 
 
 @pytest.fixture(scope="module")
