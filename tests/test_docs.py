@@ -1,6 +1,7 @@
 """The documentation against the code: metrics, links and commands."""
 
 import functools
+import importlib
 import json
 import math
 import re
@@ -79,6 +80,29 @@ def test_links_and_paths_lead_somewhere(page):
             assert (page.parent / target).exists(), target
     for path in re.findall(r"\b((?:examples|recipes|tests|benchmarks|src)/[\w./+-]+\.(?:py|yaml))\b", text):
         assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_and_names_are_there(page):
+    """`ccpo.team.prompts`, `ccpo.credit.robust_location`, `generation/replies.py`; no old import path among them."""
+    text = page.read_text()
+    for path in re.findall(r"`([\w-]+/[\w/-]+\.py)`", text):
+        assert any((top / path).is_file() for top in (ROOT, ROOT / "src" / "ccpo")), path
+    for name in re.findall(r"`ccpo\.((?:\w+\.)*\w+)", text):
+        owner = ccpo
+        for part in name.split("."):
+            if not hasattr(owner, part):
+                importlib.import_module(f"{owner.__name__}.{part}")
+            owner = getattr(owner, part)
+        assert name.split(".")[0] not in ("config", "checks", "prompts"), name
+
+
+def test_the_page_on_recipes_names_every_folder_and_configuration():
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    (row,) = re.findall(r"^\| `recipes/accelerate_configs` \| (.*) \|$", text, re.MULTILINE)
+    assert set(re.findall("`(.*?)`", row)) == {path.stem for path in (ROOT / "recipes/accelerate_configs").iterdir()}
+    for folder in (ROOT / "recipes").iterdir():
+        assert f"`recipes/{folder.name}" in text, folder.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
