@@ -1,5 +1,5 @@
 """
-Train a Thinker and a Solver together, with CCPO, SEPO or shared credit.
+Train the models of a team together: any team (`--topology`), with any scheme that divides credit in it (`--credit`).
 
 The embedded default, two tiny policies on arithmetic, in minutes on a laptop:
 
@@ -13,6 +13,8 @@ A recipe, with any field overridden:
 `--model_name_or_path tiny-random` puts a tiny random model in the place of a real one, with nothing to download.
 """
 
+import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -84,27 +86,34 @@ def load_models(
     missing = [agent for agent, name in models.items() if name is None]
     if missing and team.dataset_name is not None:
         raise ValueError(
-            "`model_name_or_path` is required with `dataset_name` (or `models`, `thinker_model` and `solver_model`)."
+            f"`model_name_or_path` is required with `dataset_name`, or `models` with an entry for each of {missing}."
         )
+    tiny, warm = Path(args.output_dir) / TINY, Path(args.output_dir) / "warm_start"
+    # one model for all: in Think-Solve, that of the agent that answers
+    common = None if args.policy_sharing == "separate" else "shared"
+    if common and topology.kind == "think_solve":
+        common = topology.agents[-1]
+    warmed = {agent: str(warm / (common or agent)) for agent in missing}
     if missing and PartialState().num_processes > 1:
         raise ValueError(
             f"The embedded task is warm-started by one process, and there are {PartialState().num_processes}. Run it "
-            "once with one, then give `--thinker_model outputs/demo/warm_start/thinker --solver_model "
-            "outputs/demo/warm_start/solver`."
+            f"once with one, then with these and `{_name_models(warmed, team)}`."
         )
-    tiny, warm = Path(args.output_dir) / TINY, Path(args.output_dir) / "warm_start"
     if PartialState().is_main_process:
         if TINY in models.values():
             build_tiny_model(tiny, seed=args.seed)
         if missing:
             options = {"steps": team.warm_start_steps, "use_cpu": args.use_cpu}
-            one = args.policy_sharing != "separate" and topology.kind != "think_solve"
-            arithmetic.warm_start_team(topology, warm, args.seed, shared=one, **options)
+            arithmetic.warm_start_team(topology, warm, args.seed, shared=common == "shared", **options)
     PartialState().wait_for_everyone()
-    for agent in missing:  # one model for all: in Think-Solve, that of the agent that answers
-        name = topology.agents[-1] if topology.kind == "think_solve" else "shared"
-        models[agent] = str(warm / (agent if args.policy_sharing == "separate" else name))
-    return {agent: str(tiny) if name == TINY else name for agent, name in models.items()}
+    return {agent: str(tiny) if name == TINY else name for agent, name in (models | warmed).items()}
+
+
+def _name_models(warmed: dict[str, str], team: TeamArguments) -> str:
+    """The argument that names these agents' models, beside those that the command has named."""
+    if len(set(warmed.values())) == 1:
+        return shlex.join(["--model_name_or_path", next(iter(warmed.values()))])
+    return shlex.join(["--models", json.dumps({**(team.models or {}), **warmed})])
 
 
 def evaluate(
@@ -122,10 +131,8 @@ def evaluate(
         options["quantization_config"] = quantization_config
     overrides = {"temperature": team.eval_temperature, "top_p": team.eval_top_p}
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    generators, made = {}, {}
-    for (
-        role
-    ) in topology.role_names:  # roles of one model that are sampled in one way have one generator, and its calls
+    generators, made = {}, {}  # roles of one model that are sampled in one way have one generator, and its calls
+    for role in topology.role_names:
         agent = topology.agent_of(role)
         path, sampling = paths[agent], args.sampling_of(role, agent) | overrides
         if args.use_vllm:  # whose other options transformers does not know

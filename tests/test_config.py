@@ -18,6 +18,7 @@ from peft import LoraConfig
 from trl import ModelConfig, TrlParser
 
 from ccpo import (
+    AnswerCritiqueRewrite,
     CounterfactualCredit,
     MathVerifier,
     MultiAgentGRPOConfig,
@@ -226,7 +227,7 @@ def test_paper_values_are_the_defaults(make_config):
         ),
         (
             {"start_role": "judge"},
-            r"`start_role='judge'` is not a role of the topology; it has \['thinker', 'solver'\]",
+            r"`start_role='judge'` is neither a role nor an agent .* agents \['thinker', 'solver'\]: name",
         ),
         (
             {"role_kwargs": {"judge": {}}},
@@ -242,15 +243,15 @@ def test_paper_values_are_the_defaults(make_config):
                 "use_vllm": True,
                 "role_kwargs": {role: {"vllm_gpu_memory_utilization": 0.6} for role in ("thinker", "solver")},
             },
-            r"`vllm_gpu_memory_utilization` of the roles' engines is {'thinker': 0.6, 'solver': 0.6}, more th",
+            r"`vllm_gpu_memory_utilization` of the agents' engines is {'thinker': 0.6, 'solver': 0.6}, more th",
         ),
         (
             {"use_vllm": True, "vllm_mode": "server"},
-            "`vllm_mode='server'` needs a server per role, got .*8000.* Set them in `role_kwargs`, or set `vllm_",
+            "`vllm_mode='server'` needs a server per agent, got .*8000.* Set them in `role_kwargs`, or set `vllm_",
         ),
         (
             {"use_vllm": True, "vllm_mode": "server", "role_kwargs": {"solver": {"vllm_server_port": 8001}}},
-            r"`vllm_mode='server'` needs a group port \(`vllm_group_port`\) per role, got .*51216.*",
+            r"`vllm_mode='server'` needs a group port \(`vllm_group_port`\) per agent, got .*51216.*",
         ),
         (
             {
@@ -259,7 +260,7 @@ def test_paper_values_are_the_defaults(make_config):
                 "vllm_server_base_url": "http://one:8000",
                 "role_kwargs": {"solver": {"vllm_server_port": 8001, "vllm_group_port": 51217}},
             },
-            "needs a server per role, got {'thinker': 'http://one:8000', 'solver': 'http://one:8000'}",
+            "needs a server per agent, got {'thinker': 'http://one:8000', 'solver': 'http://one:8000'}",
         ),
         (
             {"use_vllm": True, "vllm_enable_sleep_mode": True},
@@ -267,7 +268,7 @@ def test_paper_values_are_the_defaults(make_config):
         ),
         (
             {"use_vllm": True, "policy_sharing": "shared", "role_kwargs": {"solver": {"vllm_server_port": 8001}}},
-            r"`role_kwargs` sets {'solver': \['vllm_server_port'\]}, but all roles use one engine",
+            r"`role_kwargs` sets {'solver': \['vllm_server_port'\]}, but all agents use one engine",
         ),
         ({"role_kwargs": {"solver": {"vllm_server_port": 0}}}, r"\['vllm_server_port'\]` must be a port, 1 to 65535"),
         ({"fsdp": True, "fsdp_config": {"version": 1}}, "FSDP1 flattens .* Use FSDP2: `fsdp_version: 2`"),
@@ -286,6 +287,16 @@ def test_paper_values_are_the_defaults(make_config):
 def test_configuration_against_the_topology(config, message, build):
     with pytest.raises(ValueError, match=message):
         build(config)
+
+
+def test_what_is_an_agents_is_said_of_agents(build, outcome):
+    """Of a team whose agents have other names than its roles."""
+    team = {"topology": AnswerCritiqueRewrite(), "reward_funcs": SharedCredit(outcome)}
+    names = r"has the roles \['answer_a', .*\] and the agents \['a', 'b'\]: name one"
+    with pytest.raises(ValueError, match=f"`start_role='judge'` is neither a role nor an agent .* {names}"):
+        build({"start_role": "judge"}, **team)
+    with pytest.raises(ValueError, match="`model` of agent 'a': './nowhere' could not be found"):
+        build(model="./nowhere", **team)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +343,7 @@ def test_one_engine_has_one_tokenizer(build, make_config, model_dirs):
     tokenizers = {role: transformers.AutoTokenizer.from_pretrained(model_dirs[kind]) for role, kind in kinds.items()}
     args = make_config(use_vllm=True, vllm_engine_per_role=False)
     with pytest.raises(
-        ValueError, match="`processing_class`: one vLLM engine has one tokenizer, but those of the roles"
+        ValueError, match="`processing_class`: one vLLM engine has one tokenizer, but those of the agents"
     ):
         build(args=args, processing_class=tokenizers)
 
@@ -343,7 +354,7 @@ def test_vllm_of_a_model_from_nowhere(build, make_config, model_dirs):
 
     Model.config._name_or_path = ""
     args = make_config(use_vllm=True, policy_sharing="shared")
-    with pytest.raises(ValueError, match="`use_vllm=True` loads the model of role 'thinker' .* Save it with save_pr"):
+    with pytest.raises(ValueError, match="`use_vllm=True` loads the model of agent 'thinker' .* Save it with save_pr"):
         build(args=args, model=Model())
 
 
@@ -351,7 +362,7 @@ def test_zero3_without_gathered_weights(build, make_config):
     args = make_config()
     config = {"zero_optimization": {"stage": 3, "stage3_gather_16bit_weights_on_model_save": False}}
     args.deepspeed_plugin = SimpleNamespace(deepspeed_config=config, zero_stage=3)
-    with pytest.raises(ValueError, match="weights_on_model_save=False`, with which the roles cannot be saved"):
+    with pytest.raises(ValueError, match="weights_on_model_save=False`, with which the agents cannot be saved"):
         build(args=args)
 
 
@@ -483,13 +494,13 @@ def test_several_models_need_separate_policies():
 @pytest.mark.parametrize("model", ["nobody/no-such-model", "./no_such_folder"])
 def test_model_that_is_not_there(model, build):
     with pytest.raises(
-        ValueError, match=f"`model` of role 'thinker': '{model}' could not be found or read. Give a fold"
+        ValueError, match=f"`model` of agent 'thinker': '{model}' could not be found or read. Give a fold"
     ):
         build(model=model)
 
 
 def test_model_of_one_role_that_is_not_there(build, model_dirs):
-    with pytest.raises(ValueError, match="`model` of role 'solver': './nowhere' could not be found"):
+    with pytest.raises(ValueError, match="`model` of agent 'solver': './nowhere' could not be found"):
         build(model={"thinker": model_dirs["qwen3"], "solver": "./nowhere"})
 
 
@@ -498,7 +509,7 @@ def test_reference_of_an_object_from_nowhere(build, model_dirs):
         config = transformers.AutoConfig.from_pretrained(model_dirs["qwen3"])
 
     Model.config._name_or_path = ""
-    with pytest.raises(ValueError, match="`beta=0.1` needs a reference.*role 'thinker' came from nowhere. Save it"):
+    with pytest.raises(ValueError, match="`beta=0.1` needs a reference.*agent 'thinker' came from nowhere. Save it"):
         build({"beta": 0.1}, model=Model())
 
 
@@ -536,7 +547,7 @@ def test_eval_dataset_empty(build, chat_dataset):
 def test_processing_class_of_a_role_that_is_not_there(build, model_dirs):
     tokenizer = transformers.AutoTokenizer.from_pretrained(model_dirs["qwen3"])
     with pytest.raises(
-        ValueError, match=r"`processing_class` names the roles \['judge'\], .* it has \['thinker', 'solver'\]. Rename"
+        ValueError, match=r"`processing_class` names \['judge'\], .* agents are \['thinker', 'solver'\]. Rename"
     ):
         build(processing_class={"thinker": tokenizer, "judge": tokenizer})
     with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # a missing role is loaded with its model
@@ -550,7 +561,7 @@ def test_conversational_prompts_need_a_chat_template(role, build, model_dirs):
     }
     tokenizers[role].chat_template = None
     with pytest.raises(
-        ValueError, match=f"conversational prompts, but the tokenizer of role '{role}' has no chat tem.*Set"
+        ValueError, match=f"conversational prompts, but the tokenizer of agent '{role}' has no chat tem.*Set"
     ):
         build(processing_class=tokenizers)
 
@@ -560,12 +571,12 @@ def test_object_from_nowhere_needs_its_tokenizer(build, model_dirs):
         config = transformers.AutoConfig.from_pretrained(model_dirs["qwen3"])
 
     Model.config._name_or_path = ""
-    with pytest.raises(ValueError, match="`processing_class` of role 'thinker' is None .* Pass it"):
+    with pytest.raises(ValueError, match="`processing_class` of agent 'thinker' is None .* Pass it"):
         build(model=Model())
 
 
 def test_several_roles_exchange_text_only(build):
-    with pytest.raises(ValueError, match="`processing_class` of role 'thinker' must be a tokenizer, got object"):
+    with pytest.raises(ValueError, match="`processing_class` of agent 'thinker' must be a tokenizer, got object"):
         build(processing_class=object())
 
 
@@ -662,7 +673,9 @@ def test_mappings_that_are_none(field):
 
 @pytest.mark.parametrize("value", [["thinker"], 3, {"thinker"}])
 def test_role_kwargs_of_another_type(value, make_config):
-    with pytest.raises(ValueError, match="`role_kwargs` must be a mapping of roles, got .*Write it as {'<role>'"):
+    with pytest.raises(
+        ValueError, match="`role_kwargs` must be a mapping of roles or agents, got .*Write it as {'<role>'"
+    ):
         make_config(role_kwargs=value)
     with pytest.raises(ValueError, match=r"`role_kwargs\['solver'\]\['generation_kwargs'\]` must be a mapping, got"):
         make_config(role_kwargs={"solver": {"generation_kwargs": value}})
@@ -684,7 +697,7 @@ def train_ccpo(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--start_role", "judge"], "`start_role='judge'` is not a role"),
+        (["--start_role", "judge"], "`start_role='judge'` is neither a role nor an agent"),
         (["--policy_sharing", "adapters"], "`policy_sharing='adapters'` needs `peft_config`"),
         (["--baseline", "paired", "--num_solos", "3"], "`baseline='paired'` needs as many passes without 'thinker'"),
         (["--num_generations", "7"], "must be divisible by num_generations"),

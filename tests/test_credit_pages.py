@@ -6,6 +6,7 @@ import re
 import statistics
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -26,7 +27,14 @@ from ccpo.credit import (
     vote_outcome,
 )
 from ccpo.credit.advantages import EPS, estimate_advantages, within_group_correlation
-from ccpo.team.topology import make_topology
+from ccpo.rewards import (
+    ContextualCredit,
+    CounterfactualCredit,
+    CrossImprovementCredit,
+    SharedCredit,
+    VoteCredit,
+)
+from ccpo.team.topology import AnswerCritiqueRewrite, ThinkSolve, Vote, make_topology
 
 PAGES = Path(__file__).parents[1] / "docs" / "credit"
 
@@ -336,6 +344,38 @@ def test_factors_of_the_table_of_identities():
     # Any scheme with its coefficient 0
     close(grpo(counterfactual_credit(leaves, solo, coef=0)["thinker"]), shared, places=9)
     close(grpo(vote_credit(outcome, torch.zeros(9, 6, 1, dtype=torch.long), coef=0).flatten(1)), shared, places=9)
+
+
+def test_what_the_table_of_identities_says_is_announced():
+    """`yes` in its column *said*, or `with K = 1`: what a run finds at its start."""
+    chain, history = ThinkSolve(), CounterfactualCredit(history=True)
+    cases = {  # setting -> scheme, team, branches, configuration
+        "CCPO, K = 1, `event`": (CounterfactualCredit(), chain, (1, 1), {}),
+        "CCPO, any K, `difference`": (CounterfactualCredit(bonus="difference"), chain, (1, 3), {}),
+        "CCPO divided by the group's std, K = 1": (CounterfactualCredit(), chain, (1, 1), {"scale_rewards": "group"}),
+        "CCPO with history, K = 1, Thinker": (history, chain, (1, 1), {}),
+        "CCPO with history, any K, Solver": (history, chain, (1, 3), {}),
+        "C3, first role": (ContextualCredit(), chain, (1, 2), {}),
+        "one voter": (VoteCredit(), Vote(1), (1,), {}),
+        "DACR, `total`, γ = 1": (CrossImprovementCredit(gamma=1), AnswerCritiqueRewrite(), (1,) * 6, {}),
+        "ARE, α = 2, one block": (SharedCredit(), chain, (1, 1), {"advantage_estimator": "robust"}),
+        "any scheme with its coefficient 0": (CounterfactualCredit(coef=0), chain, (1, 1), {}),
+    }
+    (head, *rows) = tables("identities.md")[1]
+    assert head == ["setting", "factor", "said", "proof"] and [row[0] for row in rows] == list(cases)
+    for setting, _, said, _ in rows:
+        credit, team, branches, settings = cases[setting]
+        args = SimpleNamespace(
+            **{"advantage_estimator": "group", "scale_rewards": "none", "removal": "prompt"} | settings
+        )
+        found = credit.find_placebos(team, branches, args)
+        assert bool(found) is said.startswith("yes"), setting
+        assert ("without a number" in said) is (credit is history), setting
+        if said.startswith("yes"):
+            number = any(f"{1 + 0.2 / 2:g}" in factor for factor in found.values())
+            assert number is not ("without a number" in said), setting
+        if said.startswith("with K = 1"):
+            assert "solver" in credit.find_placebos(team, (1, 1), args)
 
 
 def test_factors_of_history():

@@ -1,10 +1,12 @@
 """The documentation against the code: metrics, links and commands."""
 
 import functools
+import importlib
 import json
 import math
 import re
 import shlex
+import shutil
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -14,10 +16,14 @@ import trl
 from accelerate.commands.config.config_args import load_config_from_file
 from conftest import PRINTABLE, digit_outcome, make_model, make_tokenizer
 from openai_server import transformers_serve
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import ccpo
-from ccpo import Chain, CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit
+from ccpo import Chain, CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, Topology
 from ccpo.arguments import TeamArguments
+from ccpo.rewards import CreditAllocator
+from ccpo.training.credit_checks import check_credit, check_role_kwargs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -77,6 +83,29 @@ def test_links_and_paths_lead_somewhere(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_modules_and_names_are_there(page):
+    """`ccpo.team.prompts`, `ccpo.credit.robust_location`, `generation/replies.py`; no old import path among them."""
+    text = page.read_text()
+    for path in re.findall(r"`([\w-]+/[\w/-]+\.py)`", text):
+        assert any((top / path).is_file() for top in (ROOT, ROOT / "src" / "ccpo")), path
+    for name in re.findall(r"`ccpo\.((?:\w+\.)*\w+)", text):
+        owner = ccpo
+        for part in name.split("."):
+            if not hasattr(owner, part):
+                importlib.import_module(f"{owner.__name__}.{part}")
+            owner = getattr(owner, part)
+        assert name.split(".")[0] not in ("config", "checks", "prompts"), name
+
+
+def test_the_page_on_recipes_names_every_folder_and_configuration():
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    (row,) = re.findall(r"^\| `recipes/accelerate_configs` \| (.*) \|$", text, re.MULTILINE)
+    assert set(re.findall("`(.*?)`", row)) == {path.stem for path in (ROOT / "recipes/accelerate_configs").iterdir()}
+    for folder in (ROOT / "recipes").iterdir():
+        assert f"`recipes/{folder.name}" in text, folder.name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_make_targets_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)\b(?= |`|$)", page.read_text(), re.MULTILINE)) <= targets | {"sure", "up"}
@@ -87,11 +116,70 @@ def test_nothing_is_left_to_fill_in(page):
     assert not re.search(r"[A-Z]+_TABLE|TODO|TBD|FIXME", page.read_text())
 
 
-# ---- README's code blocks, as they stand ----
+# ---- The code blocks, as they stand ----
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def readme_blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    return blocks(ROOT / "README.md", language)
+
+
+def cases(pages: list[Path], language: str) -> list:
+    """Every block of the pages, as cases of a test."""
+    numbered = [(page, i, block) for page in pages for i, block in enumerate(blocks(page, language))]
+    return [pytest.param(block, id=f"{page.stem}-{i}") for page, i, block in numbered]
+
+
+TEAM_PAGES = [*sorted((ROOT / "docs" / "credit").glob("*.md")), ROOT / "docs" / "teams.md"]
+
+
+@pytest.fixture(scope="module")
+def saved_adapters(model_dirs, tmp_path_factory):
+    """What a run with `policy_sharing: adapters` leaves: a folder for each agent."""
+    folder = tmp_path_factory.mktemp("adapters") / "out"
+    for agent in ("thinker", "solver"):
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dirs["qwen3"]), LoraConfig(r=2))
+        model.save_pretrained(folder / agent)
+        AutoTokenizer.from_pretrained(model_dirs["qwen3"]).save_pretrained(folder / agent)
+    return folder
+
+
+@pytest.mark.parametrize("code", cases(TEAM_PAGES, "python"))
+def test_python_blocks_of_the_pages_on_teams_and_credit(
+    code, model_dirs, chat_dataset, saved_adapters, tmp_path, monkeypatch
+):
+    """A model and a dataset are given, and the folder in which they run; the trainers are built on a CPU."""
+    shutil.copytree(saved_adapters, tmp_path / "out")
+    monkeypatch.chdir(tmp_path)
+    here = {"use_cpu": True, "bf16": False, "report_to": "none", "gradient_checkpointing": False}
+    monkeypatch.setattr(ccpo, "MultiAgentGRPOConfig", functools.partial(ccpo.MultiAgentGRPOConfig, **here))
+    namespace = {"model": model_dirs["qwen3"], "dataset": chat_dataset}
+    exec(compile(code, "block", "exec"), namespace)
+    trainer, team = namespace.get("trainer"), namespace.get("topology")
+    if trainer is None:
+        assert isinstance(team, Topology) or isinstance(namespace["credit"], CreditAllocator)
+    else:
+        assert isinstance(trainer, MultiAgentGRPOTrainer)
+
+
+@pytest.mark.parametrize("text", cases(PAGES, "yaml"))
+def test_yaml_blocks_are_read_by_the_parser_of_recipes(text, tmp_path):
+    """And what they say of team, credit and roles goes together."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(text)
+    parser = trl.TrlParser((TeamArguments, ccpo.MultiAgentGRPOConfig, trl.ModelConfig))
+    words = ["--config", str(recipe), "--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--bf16", "false"]
+    team, args, _ = parser.parse_args_and_config(words)
+    topology = team.make_topology()
+    team.models_of(topology)
+    check_role_kwargs(args, topology)
+    check_credit([team.make_credit(topology=topology)], topology, args, topology.agents)
+
+
+# ---- README's code blocks ----
 
 
 @pytest.fixture(scope="module")

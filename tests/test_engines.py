@@ -141,20 +141,15 @@ def test_biases_that_train_beside_adapters_keep_what_they_learned(build, monkeyp
     ("sharing", "settings", "rows"),
     [
         ("separate", {}, [4, 8]),  # thoughts; joint and solo answers
-        (
-            "separate",
-            {"num_solves": 3, "num_solos": 2},
-            [12, 16],
-        ),  # ratings of three answers; a solo for every two rows
+        # ratings of three answers; a solo for every two rows
+        ("separate", {"num_solves": 3, "num_solos": 2}, [12, 16]),
         ("separate", {"vllm_engine_per_role": False}, [8]),
         ("adapters", {"num_solos": 8}, [12]),
         ("shared", {"num_solves": 3}, [24]),  # both roles' ratings in one call
-        (
-            "shared",
-            {"per_device_train_batch_size": 600, "num_generations": 75},
-            [1024],
-        ),  # not more than vLLM should reserve memory for
-        ("shared", {"per_device_train_batch_size": 1200, "num_generations": 150}, [1200]),  # nor fewer than TRL's
+        # not more than vLLM should reserve memory for
+        ("shared", {"per_device_train_batch_size": 600, "num_generations": 75}, [1024]),
+        # nor fewer than TRL's
+        ("shared", {"per_device_train_batch_size": 1200, "num_generations": 150}, [1200]),
     ],
 )
 def test_engines_have_room_for_one_wave(sharing, settings, rows, build):

@@ -1,11 +1,15 @@
 """Each example runs as its docstring launches it, with tiny steps, offline and without a model on disk."""
 
+import importlib.util
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from peft import PeftConfig
@@ -84,6 +88,49 @@ def assert_loadable(folder):
 
 def test_every_example_is_run(runs):
     assert {path.stem for path in (ROOT / "examples").glob("*.py")} <= set(runs)
+
+
+@pytest.fixture
+def train_ccpo(monkeypatch):
+    """`examples/train_ccpo.py` as a module; `processes` says how many there are, and a warm start trains nothing."""
+    spec = importlib.util.spec_from_file_location("train_ccpo_under_test", ROOT / "examples" / "train_ccpo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.processes = 2
+    state = {"is_main_process": True, "wait_for_everyone": lambda: None}
+    monkeypatch.setattr(module, "PartialState", lambda: SimpleNamespace(num_processes=module.processes, **state))
+    monkeypatch.setattr(module.arithmetic, "warm_start_team", lambda *args, **kwargs: None)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("scheme", "arguments", "models"),
+    [
+        ("ccpo", (), {"thinker": "thinker", "solver": "solver"}),
+        ("ccpo", ("--thinker_model", "mine"), {"solver": "solver"}),
+        ("ccpo", ("--policy_sharing", "shared"), {"thinker": "solver", "solver": "solver"}),
+        ("chain", (), {"planner": "planner", "adder": "adder", "solver": "solver"}),
+        ("dacr", (), {"a": "a", "b": "b"}),
+        ("dacr", ("--policy_sharing", "shared"), {"a": "shared", "b": "shared"}),
+        ("chain", ("--models", "{planner: mine}"), {"adder": "adder", "solver": "solver"}),
+    ],
+)
+def test_several_processes_are_told_the_arguments_of_their_team(scheme, arguments, models, train_ccpo, tmp_path):
+    """Those with which the same command runs, on the models that one process has made."""
+    recipe = ROOT / "recipes" / "arithmetic" / scheme / "config_demo.yaml"
+    command = ["--config", str(recipe), "--output_dir", str(tmp_path / "my runs"), *arguments]
+    team, args, model = train_ccpo.parse_arguments(command)
+    topology = team.make_topology(train_ccpo.arithmetic.topology)
+    expected = dict.fromkeys(topology.agents, "mine")
+    expected |= {agent: str(tmp_path / "my runs" / "warm_start" / folder) for agent, folder in models.items()}
+    with pytest.raises(
+        ValueError, match="warm-started by one process, and there are 2. Run it once with one"
+    ) as error:
+        train_ccpo.load_models(team, args, model, topology)
+    remedy = shlex.split(re.search("`(--.*)`", str(error.value))[1])
+    assert train_ccpo.load_models(*train_ccpo.parse_arguments([*command, *remedy]), topology) == expected
+    train_ccpo.processes = 1
+    assert train_ccpo.load_models(team, args, model, topology) == expected
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)

@@ -61,7 +61,7 @@ def build(model_dirs, chat_dataset, make_config, outcome, no_model):
         ({"topology": "solo"}, "`topology` must be a Topology, got 'solo'"),
         ({"args": {"output_dir": "out"}}, "`args` must be a MultiAgentGRPOConfig, got dict"),
         ({"args": MultiAgentGRPOConfig}, "`args` must be a MultiAgentGRPOConfig, got MultiAgentGRPOConfig. Write"),
-        ({"model": None}, "`model` of role 'thinker' must be an id, a folder or a model, got None"),
+        ({"model": None}, "`model` of agent 'thinker' must be an id, a folder or a model, got None"),
     ],
 )  # fmt: skip
 def test_objects(kwargs, message, build):
@@ -276,7 +276,7 @@ def test_an_empty_dict_of_datasets(build):
 def test_messages_to_evaluate_on_need_a_chat_template(build, model_dirs, text_dataset, chat_dataset):
     tokenizer = make_tokenizer(kind="llama", chat=False)
     with pytest.raises(
-        ValueError, match=r"`eval_dataset\['b'\]` has conversational prompts, but the tokenizer of role"
+        ValueError, match=r"`eval_dataset\['b'\]` has conversational prompts, but the tokenizer of agent"
     ):
         build(
             model={"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]},

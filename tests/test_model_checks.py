@@ -71,7 +71,7 @@ def test_a_tokenizer_that_its_model_has_no_rows_for(given, tokenizer, rows, mess
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     models = {"thinker": model_dirs["qwen3"], "solver": str(tmp_path)}
-    with pytest.raises(ValueError, match=f"`processing_class` of role 'solver' {re.escape(message)}"):
+    with pytest.raises(ValueError, match=f"`processing_class` of agent 'solver' {re.escape(message)}"):
         build(models, processing_class={"solver": tokenizer} if given else None)
 
 

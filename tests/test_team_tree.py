@@ -231,9 +231,8 @@ def test_any_team_against_recursion(seed):
     for gone, passes in removals.items():
         assert texts_of(episodes.without[gone]) == slow.remove(gone, passes.places, passes.in_context), gone
     assert set(episodes.without) == set(removals)
-    assert episodes.leaked == [
-        True for name in reads if topology.guarded(name) for _ in slow.said[name]
-    ]  # every text has a box
+    # every text has a box
+    assert episodes.leaked == [True for name in reads if topology.guarded(name) for _ in slow.said[name]]
     assert all(generate[name].calls == 1 for name in reads)
     leaves = len(slow.said[topology.role_names[-1]])
     for name in reads:

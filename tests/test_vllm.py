@@ -108,7 +108,7 @@ def weights_of(trainer):
 
 
 MODES = {
-    "an engine per role": ({"thinker": "qwen3", "solver": "llama"}, {}, 2),
+    "an engine per agent": ({"thinker": "qwen3", "solver": "llama"}, {}, 2),
     "one engine in turn": ({"thinker": "qwen3", "solver": "other"}, {"vllm_engine_per_role": False}, 1),
     "shared": ("qwen3", {"policy_sharing": "shared"}, 1),
     "adapters": ("qwen3", {"policy_sharing": "adapters", "peft_config": LORA}, 1),
@@ -281,7 +281,7 @@ def test_a_server_and_a_port_per_role(build, monkeypatch, caplog):
     }
     trainer = build({"thinker": "qwen3", "solver": "llama"}, vllm_mode="server", role_kwargs=kwargs, max_steps=2)
     warnings = [record.getMessage() for record in caplog.records if "logprobs-mode" in record.getMessage()]
-    assert len(warnings) == 1 and "server of role 'solver' runs with `--logprobs-mode raw_logprobs`" in warnings[0]
+    assert len(warnings) == 1 and "server of agent 'solver' runs with `--logprobs-mode raw_logprobs`" in warnings[0]
     trainer.train()
     assert [(client.base_url, client.group_port) for client in clients] == [
         ("http://one:8000", 51216),

@@ -113,7 +113,7 @@ class TeamArguments(ThinkSolveArguments, ScriptArguments):
         default=None, metadata={"help": "Agent -> model, e.g. {'a': 'Qwen/Qwen2.5-1.5B-Instruct'}."}
     )
     credit: str = field(default="ccpo", metadata={"help": "Credit scheme.", "choices": list(SCHEMES)})
-    coef: float = field(default=0.2, metadata={"help": "CCPO: λ, weight of the counterfactual bonus."})
+    coef: float = field(default=0.2, metadata={"help": "CCPO, vote: λ, weight of the bonus, or of Δ."})
     bonus: str = field(default="event", metadata={"help": "CCPO: 'event' or 'difference'."})
     baseline: str = field(default="group", metadata={"help": "CCPO: 'group' or 'paired'."})
     mode: str | None = field(
@@ -135,7 +135,10 @@ class TeamArguments(ThinkSolveArguments, ScriptArguments):
     )
     rating_prompt: str | None = field(
         default=None,
-        metadata={"help": "SEPO: template with {role}, {problem}, {thought}, {answer}, {outcome} instead of ours."},
+        metadata={
+            "help": "SEPO: template with {role}, {problem}, {outcome}, and {transcript} or a {<role>} for each role, "
+            "instead of ours."
+        },
     )
     rating_max_tokens: int = field(default=512, metadata={"help": "SEPO: longest free-text rating."})
     verifier_timeout: float = field(default=5.0, metadata={"help": "Seconds that the verifier may take per pair."})

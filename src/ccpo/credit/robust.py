@@ -34,16 +34,14 @@ def robust_location(x: torch.Tensor, *, alpha: float = -2.0, c: float = 1.0, blo
     values = x.double().sort(dim=-1).values  # NaN last
     rest = -values.shape[-1] % blocks
     values = torch.nn.functional.pad(values, (0, rest), value=torch.nan)
-    values = values.unflatten(-1, (-1, blocks)).transpose(
-        -1, -2
-    )  # (..., blocks, N / blocks), value i in block i % blocks
+    # (..., blocks, N / blocks), value i in block i % blocks
+    values = values.unflatten(-1, (-1, blocks)).transpose(-1, -2)
     location = values.nanquantile(0.5, dim=-1, keepdim=True)
     for _ in range(STEPS if alpha < 2 else 1):
         away = values - location
         log_weight = (alpha / 2 - 1) * (away**2 / (c**2 * abs(alpha - 2)) if alpha < 2 else away * 0).log1p()
-        weight = log_weight.masked_fill(away.isnan(), -torch.inf).softmax(
-            dim=-1
-        )  # no underflow; NaN in an empty block
+        # Normalised as logarithms, so that none underflows; NaN in an empty block
+        weight = log_weight.masked_fill(away.isnan(), -torch.inf).softmax(dim=-1)
         location = location + (weight * away.nan_to_num(nan=0.0)).sum(dim=-1, keepdim=True)
     return location.squeeze(-1).nanquantile(0.5, dim=-1).to(x.dtype)
 

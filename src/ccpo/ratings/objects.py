@@ -33,11 +33,13 @@ def share_of_pair(first: str, first_percent: str | None, second: str, percent: s
 
 
 def read_outcome(text: str, start: int) -> str | None:
+    """The verdict that begins at `start`, `"correct"` or `"wrong"`; `None` where none does."""
     found = _OUTCOME.match(text, start)
     return _MEANING.get(found[1].strip().lower()) if found else None
 
 
 def read_pair(text: str, start: int) -> float | None:
+    """The first role's share of the allowed pair that begins at `start`; `None` where none does."""
     found = _PAIR.match(text, start)
     return share_of_pair(*found.groups()) if found else None
 

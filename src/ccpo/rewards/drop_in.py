@@ -36,6 +36,11 @@ class RewardFunction:
 
         Returns:
             `list[float | None]`: its rewards, `None` where unscorable.
+
+        Raises:
+            `ValueError`: a team without such a role, a role without a partner, a partner without a role, outcomes that
+                the scheme cannot use, or a trainer that would make something else of the rewards.
+            `TypeError`: `problem` does not hold strings.
         """
         topology, generate = self.topology, self._partners()
         problems = kwargs.get("problem")

@@ -34,7 +34,7 @@ class SelfEvaluatedCredit(CreditAllocator):
     same name without "chain".
 
     Args:
-        outcome, partner, topology: as for [`CreditAllocator`].
+        outcome, partner, partners, topology: as for [`CreditAllocator`].
         self_weight, credit_coef, blame_coef (`float`), center (`bool`): as for the pure function.
         rating_mode (`str`, defaults to `"generate"`):
             `"generate"`: free text, read by [`~ccpo.ratings.parse_rating`], or by [`~ccpo.ratings.parse_role_shares`]

@@ -54,7 +54,10 @@ def check_arguments(
     roles, agents, team = topology.role_names, topology.agents, not topology.is_solo
     names = list(dict.fromkeys([*roles, *agents]))
     if args.start_role is not None and args.start_role not in names:
-        raise ValueError(f"`start_role={args.start_role!r}` is not a role of the topology; it has {list(roles)}.")
+        raise ValueError(
+            f"`start_role={args.start_role!r}` is neither a role nor an agent of the topology. It has the roles "
+            f"{list(roles)} and the agents {list(agents)}: name one of them, or leave `start_role` out."
+        )
     if team:
         _check_agent_names(agents, args.policy_sharing)
     if peft_config is not None and not isinstance(peft_config, PeftConfig):
@@ -74,10 +77,10 @@ def check_arguments(
         )
     if args.merge_adapters and peft_config is None and not starts:
         raise ValueError("`merge_adapters=True` needs `peft_config` (got None): there is no adapter to merge.")
-    for role, model in models.items() if args.merge_adapters else ():
+    for agent, model in models.items() if args.merge_adapters else ():
         if not isinstance(model, str) and not get_config_model_id(model.config):
             raise ValueError(
-                f"`merge_adapters=True` loads the base from where it came from, but the model of {role!r} came "
+                f"`merge_adapters=True` loads the base from where it came from, but the model of {agent!r} came "
                 "from nowhere. Save it with save_pretrained and pass the folder, or set `merge_adapters=False`."
             )
     if args.enable_jit_checkpoint:
@@ -139,15 +142,15 @@ def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
     plugin = args.deepspeed_plugin  # of `args.deepspeed` or of `accelerate launch`
     if plugin is not None and plugin.deepspeed_config.get("optimizer") is not None:
         raise ValueError(
-            "the deepspeed config must not define an optimizer with several roles: parameter groups per role would be "
-            f"lost. It has `optimizer={plugin.deepspeed_config['optimizer']!r}`. Remove the block; lr, betas and "
+            "the deepspeed config must not define an optimizer with several roles: parameter groups per agent would "
+            f"be lost. It has `optimizer={plugin.deepspeed_config['optimizer']!r}`. Remove the block; lr, betas and "
             "weight decay come from the arguments."
         )
     if plugin is not None and plugin.zero_stage == 3:
         name = "stage3_gather_16bit_weights_on_model_save"
         if plugin.deepspeed_config["zero_optimization"].get(name) is False:
             raise ValueError(
-                f"the deepspeed config has `{name}=False`, with which the roles cannot be saved as models. Set it to "
+                f"the deepspeed config has `{name}=False`, with which the agents cannot be saved as models. Set it to "
                 "true (`zero3_save_16bit_model: true` in an accelerate config)."
             )
     fsdp_version = None
@@ -157,14 +160,14 @@ def _check_several_roles(args: MultiAgentGRPOConfig) -> None:
         fsdp_version = int(os.environ.get("FSDP_VERSION", "1"))
     if fsdp_version == 1:
         raise ValueError(
-            "FSDP1 flattens the parameters of several roles into one. Use FSDP2: `fsdp_version: 2` in the accelerate "
+            "FSDP1 flattens the parameters of several agents into one. Use FSDP2: `fsdp_version: 2` in the accelerate "
             "config (`version: 2` in `fsdp_config`)."
         )
     _check_blocks(args)
 
 
 def _check_optimizer(args: MultiAgentGRPOConfig) -> None:
-    """An optimizer that leaves a role out of turn alone, and whose parameter groups can be each role's."""
+    """An optimizer that leaves an agent out of turn alone, and whose parameter groups can be each agent's."""
     name = str(getattr(args.optim, "value", args.optim))
     if "layerwise" in name or "lomo" in name:
         raise ValueError(
@@ -176,17 +179,17 @@ def _check_optimizer(args: MultiAgentGRPOConfig) -> None:
 
 
 def check_modeless_optimizer(given: str, args: MultiAgentGRPOConfig) -> None:
-    """Refuse, where roles take turns, an optimizer that has a training and an evaluation mode."""
+    """Refuse, where agents take turns, an optimizer that has a training and an evaluation mode."""
     if args.policy_sharing != "shared" and args.schedule == "alternate":
         raise ValueError(
-            f"`{given}` does not go with `schedule='alternate'`: it rewrites the weights of every role when it "
-            "changes between training and evaluation, so that a role out of turn would move. Use e.g. "
+            f"`{given}` does not go with `schedule='alternate'`: it rewrites the weights of every agent when it "
+            "changes between training and evaluation, so that an agent out of turn would move. Use e.g. "
             "`optim='adamw_torch'`, or `schedule='joint'`."
         )
 
 
 def _check_ddp(args: MultiAgentGRPOConfig) -> None:
-    """What makes DDP fail where the roles take turns: the weights of the other roles get no gradient."""
+    """What makes DDP fail where the agents take turns: the weights of the others get no gradient."""
     fsdp = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     if args.world_size == 1 or args.policy_sharing == "shared" or args.deepspeed_plugin is not None or fsdp:
         return
@@ -198,14 +201,14 @@ def _check_ddp(args: MultiAgentGRPOConfig) -> None:
     ):
         if wrong:
             raise ValueError(
-                f"`{field}` does not go with DDP and `policy_sharing={args.policy_sharing!r}`: while one role is "
+                f"`{field}` does not go with DDP and `policy_sharing={args.policy_sharing!r}`: while one agent is "
                 f"trained, the weights of the others are unused, and DDP must look for them. {remedy}, or use ZeRO or "
                 "FSDP2."
             )
 
 
 def _check_blocks(args: MultiAgentGRPOConfig) -> None:
-    """A block of `schedule="alternate"` holds whole optimizer steps, so that none mixes two roles' turns."""
+    """A block of `schedule="alternate"` holds whole optimizer steps, so that none mixes two agents' turns."""
     batch = args.steps_per_generation * args.num_iterations  # micro-batches
     if args.schedule != "alternate" or args.alternate_period * batch % args.gradient_accumulation_steps == 0:
         return
@@ -213,16 +216,16 @@ def _check_blocks(args: MultiAgentGRPOConfig) -> None:
     raise ValueError(
         f"`alternate_period={args.alternate_period}` x `steps_per_generation={args.steps_per_generation}` x "
         f"`num_iterations={args.num_iterations}` = {args.alternate_period * batch} micro-batches in a block, which is "
-        f"not a multiple of `gradient_accumulation_steps={args.gradient_accumulation_steps}`: a role's turn would end "
-        f"inside an optimizer step. Make `alternate_period` a multiple of {unit}, e.g. "
+        f"not a multiple of `gradient_accumulation_steps={args.gradient_accumulation_steps}`: an agent's turn would "
+        f"end inside an optimizer step. Make `alternate_period` a multiple of {unit}, e.g. "
         f"{math.ceil(args.alternate_period / unit) * unit}, or use `schedule='joint'`."
     )
 
 
-def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig, start: Start | None, frozen: bool) -> None:
+def _check_model(agent: str, model: Any, args: MultiAgentGRPOConfig, start: Start | None, frozen: bool) -> None:
     if not isinstance(model, str) and not hasattr(model, "config"):
         raise ValueError(
-            f"`model` of role {role!r} must be an id, a folder or a model, got {model!r:.80}. Give a text, or an "
+            f"`model` of agent {agent!r} must be an id, a folder or a model, got {model!r:.80}. Give a text, or an "
             "object of from_pretrained."
         )
     if isinstance(model, str):
@@ -232,12 +235,12 @@ def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig, start: Start
         except (OSError, ValueError) as error:
             if start is not None:
                 raise ValueError(
-                    f"`model` of role {role!r}: {start.source!r} is an adapter of {model!r}, which could not be found "
-                    "or read. Write where its base is into `base_model_name_or_path` of its adapter_config.json, or "
-                    f"give a PeftModel. ({error})"
+                    f"`model` of agent {agent!r}: {start.source!r} is an adapter of {model!r}, which could not be "
+                    "found or read. Write where its base is into `base_model_name_or_path` of its "
+                    f"adapter_config.json, or give a PeftModel. ({error})"
                 ) from error
             raise ValueError(
-                f"`model` of role {role!r}: {model!r} could not be found or read. Give a folder written by "
+                f"`model` of agent {agent!r}: {model!r} could not be found or read. Give a folder written by "
                 f"save_pretrained or a model id of the Hub. ({error})"
             ) from error
     elif frozen or start is not None:
@@ -245,7 +248,7 @@ def _check_model(role: str, model: Any, args: MultiAgentGRPOConfig, start: Start
     elif args.beta != 0 and not get_config_model_id(model.config) and args.policy_sharing != "adapters":
         raise ValueError(
             f"`beta={args.beta}` needs a reference, which is loaded from where the model came from, but the model of "
-            f"role {role!r} came from nowhere. Save it with save_pretrained and pass the folder, or set `beta=0`."
+            f"agent {agent!r} came from nowhere. Save it with save_pretrained and pass the folder, or set `beta=0`."
         )
 
 
@@ -257,24 +260,24 @@ def load_tokenizers(
     there is none. `datasets` are by name.
 
     Raises:
-        `ValueError`: conversational prompts and no chat template, a model that names no tokenizer, or a tokenizer of a
-            role that is not there.
+        `ValueError`: conversational prompts and no chat template, a model that names no tokenizer, or a tokenizer of
+            an agent that is not there.
     """
     models, args = source.models, source.args
     if isinstance(processing_class, dict) and (unknown := sorted(set(processing_class) - set(models), key=str)):
         raise ValueError(
-            f"`processing_class` names the roles {unknown}, which the topology does not have; it has {list(models)}. "
-            "Rename or remove them; a role without an entry gets its model's tokenizer."
+            f"`processing_class` names {unknown}, which the topology does not have; its agents are {list(models)}. "
+            "Rename or remove them; an agent without an entry gets its model's tokenizer."
         )
     tokenizers = {}
-    for role, model in models.items():
-        given = processing_class.get(role) if isinstance(processing_class, dict) else processing_class
+    for agent, model in models.items():
+        given = processing_class.get(agent) if isinstance(processing_class, dict) else processing_class
         if given is None:
             model_id = model if isinstance(model, str) else get_config_model_id(model.config)
-            model_id = tokenizer_folder(source.starts.get(role)) or model_id
+            model_id = tokenizer_folder(source.starts.get(agent)) or model_id
             if not model_id:
                 raise ValueError(
-                    f"`processing_class` of role {role!r} is None and its model came from no id or folder. Pass it."
+                    f"`processing_class` of agent {agent!r} is None and its model came from no id or folder. Pass it."
                 )
             given = AutoProcessor.from_pretrained(
                 model_id,
@@ -285,34 +288,34 @@ def load_tokenizers(
             )
         if not isinstance(given, PreTrainedTokenizerBase) and len(models) > 1:
             raise ValueError(
-                f"`processing_class` of role {role!r} must be a tokenizer, got {type(given).__name__}: several roles "
-                "exchange text only."
+                f"`processing_class` of agent {agent!r} must be a tokenizer, got {type(given).__name__}: several "
+                "roles exchange text only."
             )
         if isinstance(given, PreTrainedTokenizerBase) and given.pad_token is None:
             given.pad_token = given.eos_token
         chat = [name for name, dataset in datasets.items() if is_conversational(next(iter(dataset)))]
         if chat and getattr(given, "chat_template", None) is None:
             raise ValueError(
-                f"`{chat[0]}` has conversational prompts, but the tokenizer of role {role!r} has no chat "
+                f"`{chat[0]}` has conversational prompts, but the tokenizer of agent {agent!r} has no chat "
                 "template. Set `tokenizer.chat_template`, use an instruct model, or give text prompts."
             )
-        tokenizers[role] = given
+        tokenizers[agent] = given
     if len(models) > 1:
         check_tokens(models, tokenizers, args)
     special = {
-        role: {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        for role, tokenizer in tokenizers.items()
+        agent: {name: getattr(tokenizer, name, None) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        for agent, tokenizer in tokenizers.items()
     }
     if args.policy_sharing != "separate" and len({str(ids) for ids in special.values()}) > 1:
         raise ValueError(
-            f"`processing_class`: one model has one set of special tokens, but those of the roles differ: {special}. "
+            f"`processing_class`: one model has one set of special tokens, but those of the agents differ: {special}. "
             "Use one tokenizer, or `policy_sharing='separate'`."
         )
     if args.use_vllm and len(models) > 1 and not has_engine_per_agent(args, tuple(models)):
         first, *others = (tokenizer.get_vocab() for tokenizer in tokenizers.values())
         if any(other != first for other in others):
             raise ValueError(
-                "`processing_class`: one vLLM engine has one tokenizer, but those of the roles have other tokens. Use "
-                "one tokenizer, or `policy_sharing='separate'` with `vllm_engine_per_role=True`."
+                "`processing_class`: one vLLM engine has one tokenizer, but those of the agents have other tokens. "
+                "Use one tokenizer, or `policy_sharing='separate'` with `vllm_engine_per_role=True`."
             )
     return tokenizers

@@ -46,14 +46,14 @@ _CHOICES = {
 @dataclass
 class MultiAgentGRPOConfig(GRPOConfig):
     r"""
-    Configuration class for the [`MultiAgentGRPOTrainer`]: [`~trl.GRPOConfig`] and what several roles need.
+    Configuration class for the [`MultiAgentGRPOTrainer`]: [`~trl.GRPOConfig`] and what a team needs.
 
     Args:
         > Parameters that control the policies
 
         policy_sharing (`str`, *optional*, defaults to `"separate"`):
-            `"separate"`: a full model per role. `"shared"`: one model plays all roles. `"adapters"`: one frozen base
-            and one LoRA adapter per role.
+            `"separate"`: a full model per agent. `"shared"`: one model plays all roles. `"adapters"`: one frozen base
+            and one LoRA adapter per agent.
         role_kwargs (`dict[str, dict]`, *optional*):
             Per role or agent what differs from the common value; a role's wins over its agent's. Keys:
             `max_completion_length`, `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`,
@@ -76,9 +76,9 @@ class MultiAgentGRPOConfig(GRPOConfig):
             Leave out the passes without a role where its credit is provably shared credit; it gets that, then.
 
         vllm_engine_per_role (`bool`, *optional*, defaults to `True`):
-            With `use_vllm` and separate policies: whether every role has an engine (or a server) of its own.
+            With `use_vllm` and separate policies: whether every agent has an engine (or a server) of its own.
             `vllm_gpu_memory_utilization` is for all engines together, in equal parts unless `role_kwargs` says
-            otherwise. `False`: one engine gets each role's weights in turn; the policies are of one architecture.
+            otherwise. `False`: one engine gets each agent's weights in turn; the policies are of one architecture.
 
         > Parameters that control the credit
 
@@ -93,8 +93,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
         > Parameters that control the schedule
 
         schedule (`str`, *optional*, defaults to `"alternate"`):
-            `"alternate"`: one role is trained in a block of `alternate_period` generation batches. `"joint"`: all
-            roles are trained from every generation batch.
+            `"alternate"`: one agent is trained in a block of `alternate_period` generation batches. `"joint"`: all
+            agents are trained from every generation batch.
         alternate_period (`int`, *optional*, defaults to `10`):
             Generation batches in a block.
         start_role (`str`, *optional*):
@@ -107,16 +107,16 @@ class MultiAgentGRPOConfig(GRPOConfig):
     policy_sharing: str = field(
         default="separate",
         metadata={
-            "help": "'separate': a full model per role; 'shared': one model plays all roles; 'adapters': one frozen "
-            "base and one LoRA adapter per role.",
+            "help": "'separate': a full model per agent; 'shared': one model plays all roles; 'adapters': one frozen "
+            "base and one LoRA adapter per agent.",
             "choices": list(_CHOICES["policy_sharing"]),
         },
     )
     role_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Per role what differs from the common value, e.g. {'<role>': {'max_completion_length': 4096}}. "
-            f"Keys: {', '.join(ROLE_KEYS)}."
+            "help": "Per role or agent what differs from the common value, e.g. {'<role>': {'max_completion_length': "
+            f"4096}}}}. Keys: {', '.join(ROLE_KEYS)}."
         },
     )
     merge_adapters: bool = field(
@@ -149,7 +149,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
     vllm_engine_per_role: bool = field(
         default=True,
         metadata={
-            "help": "With vLLM and separate policies: an engine per role, or one with each role's weights in turn."
+            "help": "With vLLM and separate policies: an engine per agent, or one with each agent's weights in turn."
         },
     )
 
@@ -175,15 +175,17 @@ class MultiAgentGRPOConfig(GRPOConfig):
     schedule: str = field(
         default="alternate",
         metadata={
-            "help": "'alternate': one role is trained in a block of `alternate_period` generation batches; 'joint': "
-            "all roles are trained from every generation batch.",
+            "help": "'alternate': one agent is trained in a block of `alternate_period` generation batches; 'joint': "
+            "all agents are trained from every generation batch.",
             "choices": list(_CHOICES["schedule"]),
         },
     )
     alternate_period: int = field(default=10, metadata={"help": "Generation batches in a block of 'alternate'."})
     start_role: str | None = field(
         default=None,
-        metadata={"help": "The agent, or a role of it, trained in the first block. Defaults to the first."},
+        metadata={
+            "help": "The agent, or a role of it, trained in the first block. Defaults to the first that is trained."
+        },
     )
 
     def __post_init__(self):
@@ -232,7 +234,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 f"`multi_objective_aggregation={self.multi_objective_aggregation!r}` normalises by group, so it needs "
                 f"`advantage_estimator='group'`, got {self.advantage_estimator!r}."
             )
-        # With two policies, the role out of turn has unused parameters.
+        # With several policies, an agent out of turn has unused parameters.
         if self.ddp_find_unused_parameters is None and self.policy_sharing != "shared":
             self.ddp_find_unused_parameters = True
 
@@ -281,7 +283,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
     def _check_role_kwargs(self):
         if self.role_kwargs is not None and not isinstance(self.role_kwargs, dict):
             raise ValueError(
-                f"`role_kwargs` must be a mapping of roles, got {self.role_kwargs!r}. Write it as "
+                f"`role_kwargs` must be a mapping of roles or agents, got {self.role_kwargs!r}. Write it as "
                 "{'<role>': {'max_completion_length': 4096}}."
             )
         for role, overrides in (self.role_kwargs or {}).items():
@@ -302,7 +304,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
             if self.policy_sharing == "shared" and "learning_rate" in overrides:
                 raise ValueError(
                     f"`role_kwargs[{role!r}]['learning_rate']` cannot be set with `policy_sharing='shared'`: the "
-                    "roles are one set of weights. Set `learning_rate`, or use 'separate' or 'adapters'."
+                    "agents are one set of weights. Set `learning_rate`, or use 'separate' or 'adapters'."
                 )
 
     def _entries(self, role: str, agent: str | None) -> list[dict[str, Any]]:

@@ -20,22 +20,22 @@ def check_engines(
     frozen: tuple[str, ...] = (),
 ) -> None:
     """Engines that can be built, and told apart."""
-    roles = topology.agents
+    agents = topology.agents
     if frozen and args.policy_sharing == "adapters":
         raise ValueError(
             f"`use_vllm=True` pushes adapters merged into their base, and {list(frozen)} play the base alone. Use "
             "`policy_sharing='separate'`, or `use_vllm=False`."
         )
-    for role, model in models.items():
+    for agent, model in models.items():
         if not isinstance(model, str) and not get_config_model_id(model.config):
             raise ValueError(
-                f"`use_vllm=True` loads the model of role {role!r} from where it came from, but it came from nowhere. "
-                "Save it with save_pretrained and pass the folder, or set `use_vllm=False`."
+                f"`use_vllm=True` loads the model of agent {agent!r} from where it came from, but it came from "
+                "nowhere. Save it with save_pretrained and pass the folder, or set `use_vllm=False`."
             )
-    given = {role: [key for key in keys if key.startswith("vllm_")] for role, keys in (args.role_kwargs or {}).items()}
-    if not has_engine_per_agent(args, roles) and any(given.values()):
+    given = {name: [key for key in keys if key.startswith("vllm_")] for name, keys in (args.role_kwargs or {}).items()}
+    if not has_engine_per_agent(args, agents) and any(given.values()):
         raise ValueError(
-            f"`role_kwargs` sets {given}, but all roles use one engine. Set the common arguments instead, or use "
+            f"`role_kwargs` sets {given}, but all agents use one engine. Set the common arguments instead, or use "
             "`policy_sharing='separate'` and `vllm_engine_per_role=True`."
         )
     if args.vllm_structured_outputs_regex is not None and any(
@@ -50,38 +50,39 @@ def check_engines(
             f"`use_vllm=True` cannot push `modules_to_save={peft_config.modules_to_save}` of several adapters. Set it "
             "to None, or use `policy_sharing='separate'`."
         )
-    if has_engine_per_agent(args, roles):
+    if has_engine_per_agent(args, agents):
         if args.vllm_mode == "colocate" and args.vllm_enable_sleep_mode:
             raise ValueError(
-                "`vllm_enable_sleep_mode=True` allows one engine in a process, and every role has one. Set "
+                "`vllm_enable_sleep_mode=True` allows one engine in a process, and every agent has one. Set "
                 "`vllm_engine_per_role=False` or `vllm_enable_sleep_mode=False`."
             )
-        settings = {role: engine_settings(args, role, topology) for role in roles}
-        shares = {role: values["vllm_gpu_memory_utilization"] for role, values in settings.items()}
+        settings = {agent: engine_settings(args, agent, topology) for agent in agents}
+        shares = {agent: values["vllm_gpu_memory_utilization"] for agent, values in settings.items()}
         if args.vllm_mode == "colocate" and sum(shares.values()) > 1:
             raise ValueError(
-                f"`vllm_gpu_memory_utilization` of the roles' engines is {shares}, more than the whole GPU together. "
+                f"`vllm_gpu_memory_utilization` of the agents' engines is {shares}, more than the whole GPU together. "
                 "Lower them in `role_kwargs`, or leave them out to share `vllm_gpu_memory_utilization` equally."
             )
         dialled = {
-            role: values["vllm_server_base_url"] or f"http://{values['vllm_server_host']}:{values['vllm_server_port']}"
-            for role, values in settings.items()
+            agent: values["vllm_server_base_url"]
+            or f"http://{values['vllm_server_host']}:{values['vllm_server_port']}"
+            for agent, values in settings.items()
         }
-        ports = {role: values["vllm_group_port"] for role, values in settings.items()}
+        ports = {agent: values["vllm_group_port"] for agent, values in settings.items()}
         for what, values in (("server", dialled), ("group port (`vllm_group_port`)", ports)):
-            if args.vllm_mode == "server" and len(set(values.values())) < len(roles):
+            if args.vllm_mode == "server" and len(set(values.values())) < len(agents):
                 raise ValueError(
-                    f"`vllm_mode='server'` needs a {what} per role, got {values}. Set them in `role_kwargs`, or set "
+                    f"`vllm_mode='server'` needs a {what} per agent, got {values}. Set them in `role_kwargs`, or set "
                     "`vllm_engine_per_role=False`."
                 )
     elif args.policy_sharing == "separate":
-        configs = {role: _engine_config(model, args) for role, model in models.items()}
-        first = configs[roles[0]]
-        for role, config in configs.items():
+        configs = {agent: _engine_config(model, args) for agent, model in models.items()}
+        first = configs[agents[0]]
+        for agent, config in configs.items():
             if differ := [name for name in first if first[name] != config.get(name)]:
                 raise ValueError(
-                    f"`vllm_engine_per_role=False` gives one engine each role's weights in turn, but the models of "
-                    f"{roles[0]!r} and {role!r} differ in {differ}. Set `vllm_engine_per_role=True`."
+                    f"`vllm_engine_per_role=False` gives one engine each agent's weights in turn, but the models of "
+                    f"{agents[0]!r} and {agent!r} differ in {differ}. Set `vllm_engine_per_role=True`."
                 )
 
 

@@ -143,7 +143,7 @@ class AgentEngines:
             dtypes = {agent: str(policy(agent).dtype) for agent in self.agents}
             if len(set(dtypes.values())) > 1:
                 raise ValueError(
-                    f"`vllm_engine_per_role=False` sends one server each role's weights in one dtype, but the models "
+                    f"`vllm_engine_per_role=False` sends one server each agent's weights in one dtype, but the models "
                     f"have {dtypes}. Load them in one dtype."
                 )
 
@@ -159,7 +159,7 @@ class AgentEngines:
             mode = self.engines[agent].vllm_client.get_server_info()["model_config"]["logprobs_mode"]
             if mode != "processed_logprobs":
                 logger.warning(
-                    "The vLLM server of role %r runs with `--logprobs-mode %s`, which biases the importance sampling "
+                    "The vLLM server of agent %r runs with `--logprobs-mode %s`, which biases the importance sampling "
                     "correction. Restart it with `--logprobs-mode processed_logprobs`, or set "
                     "`vllm_importance_sampling_correction=False`.",
                     agent,

@@ -19,10 +19,10 @@ def check_weights(models: dict[str, Any], frozen: tuple[str, ...] = (), adapters
         adapters_only (`bool`): whether only objects with adapters count: the base is to be one for all.
 
     Raises:
-        `ValueError`: with the roles.
+        `ValueError`: with the agents.
     """
     kind = PeftModel if adapters_only else nn.Module
-    objects = {role: model for role, model in models.items() if isinstance(model, kind)}
+    objects = {agent: model for agent, model in models.items() if isinstance(model, kind)}
     for (first, one), (second, other) in combinations(objects.items(), 2):
         if first in frozen and second in frozen:
             continue
@@ -40,21 +40,21 @@ def check_tokens(models: dict[str, Any], tokenizers: dict[str, Any], args: Any) 
     Its tokens added later may be more than the rows, as long as neither text nor training uses them.
 
     Args:
-        models (`dict`), tokenizers (`dict`): per role.
+        models (`dict`), tokenizers (`dict`): per agent.
         args ([`MultiAgentGRPOConfig`]): how configurations are loaded.
 
     Raises:
-        `ValueError`: with the role and the numbers.
+        `ValueError`: with the agent and the numbers.
     """
     revision = (args.model_init_kwargs or {}).get("revision")
-    for role, tokenizer in tokenizers.items():
+    for agent, tokenizer in tokenizers.items():
         if tokenizer.eos_token is None:
             raise ValueError(
-                f"`processing_class` of role {role!r} has no `eos_token`, with which completions end. Set "
+                f"`processing_class` of agent {agent!r} has no `eos_token`, with which completions end. Set "
                 "`tokenizer.eos_token` and pass the tokenizer as `processing_class`."
             )
-        config = getattr(models[role], "config", None) or AutoConfig.from_pretrained(
-            models[role], revision=revision, trust_remote_code=args.trust_remote_code
+        config = getattr(models[agent], "config", None) or AutoConfig.from_pretrained(
+            models[agent], revision=revision, trust_remote_code=args.trust_remote_code
         )
         rows = getattr(config.get_text_config(), "vocab_size", None)
         if rows is None:
@@ -62,12 +62,12 @@ def check_tokens(models: dict[str, Any], tokenizers: dict[str, Any], args: Any) 
         special = {name: getattr(tokenizer, f"{name}_id") for name in ("bos_token", "eos_token", "pad_token")}
         if beyond := {name: i for name, i in special.items() if i is not None and i >= rows}:
             raise ValueError(
-                f"`processing_class` of role {role!r} has the ids {beyond}, and its model has {rows} rows of "
+                f"`processing_class` of agent {agent!r} has the ids {beyond}, and its model has {rows} rows of "
                 "embeddings. Pass the model's own tokenizer, call `model.resize_token_embeddings(len(tokenizer))`, "
                 "or use one of its tokens, e.g. `tokenizer.pad_token = tokenizer.eos_token`."
             )
         if tokenizer.vocab_size > rows:
             raise ValueError(
-                f"`processing_class` of role {role!r} has {tokenizer.vocab_size} tokens, and its model has {rows} "
-                "rows of embeddings. Pass the model's own tokenizer: `processing_class` may be a dict of the roles."
+                f"`processing_class` of agent {agent!r} has {tokenizer.vocab_size} tokens, and its model has {rows} "
+                "rows of embeddings. Pass the model's own tokenizer: `processing_class` may be a dict of the agents."
             )

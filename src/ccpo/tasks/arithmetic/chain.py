@@ -31,6 +31,7 @@ GUESS_SHARES = {"right": 0.25, "wrong_pair": 0.35, "only_sum": 0.2, "only_produc
 
 
 def write_plan(rng: random.Random, a: int, b: int, c: int) -> str:
+    """A plan for (a + b) * c: the right pair to add or a wrong one; or a remark, or a leak of an answer."""
     kind = pick(rng, PLAN_SHARES)
     if kind == "remark":
         return rng.choice(REMARKS)
@@ -40,6 +41,7 @@ def write_plan(rng: random.Random, a: int, b: int, c: int) -> str:
 
 
 def write_sum(rng: random.Random, a: int, b: int, c: int, plan: str | None) -> str:
+    """The sum that the plan names, or one of its writer's own choice, or a remark; `plan` is `None` without one."""
     pair = re.fullmatch(r"(\d+)\+(\d+)", plan or "")
     if pair and pick(rng, SUM_SHARES) == "follow":
         first, second = map(int, pair.groups())
@@ -52,6 +54,7 @@ def write_sum(rng: random.Random, a: int, b: int, c: int, plan: str | None) -> s
 
 
 def write_product(rng: random.Random, a: int, b: int, c: int, text: str | None) -> str:
+    """An answer, from the sum that `text` states if it states one; `None` is no text."""
     return write_answer(rng, a, b, c, stated_sum(text), GUESS_SHARES, ANSWER_SHARES)
 
 

@@ -26,10 +26,12 @@ BLIND_SHARES = {"keep": 0.6, "guess": 0.4}
 
 
 def guess_answer(rng: random.Random, a: int, b: int, c: int) -> str:
+    """An answer of one's own, right or wrong as `GUESS_SHARES` say."""
     return write_answer(rng, a, b, c, guesses=GUESS_SHARES)
 
 
 def write_critique(rng: random.Random, a: int, b: int, c: int, answer: str) -> str:
+    """A sum, right or of a wrong pair, and whether the partner's `answer` follows from it; or a remark, or a leak."""
     kind = pick(rng, CRITIQUE_SHARES)
     if kind == "remark":
         return rng.choice(REMARKS)
@@ -41,6 +43,7 @@ def write_critique(rng: random.Random, a: int, b: int, c: int, answer: str) -> s
 
 
 def write_rewrite(rng: random.Random, a: int, b: int, c: int, answer: str, critique: str) -> str:
+    """One's own `answer` again, the one that follows from the sum in the partner's `critique`, or a new guess."""
     number = stated_sum(critique)
     kind = pick(rng, BLIND_SHARES if number is None else REWRITE_SHARES)
     if kind == "keep":

@@ -31,6 +31,7 @@ def write_leak(rng: random.Random, a: int, b: int, c: int) -> str:
 
 
 def write_thought(rng: random.Random, a: int, b: int, c: int) -> str:
+    """The first step of (a + b) * c: the right sum or that of a wrong pair; or a remark, or a leak of an answer."""
     kind = pick(rng, THOUGHT_SHARES)
     if kind == "right":
         return f"{a}+{b}={a + b}"
