@@ -145,7 +145,7 @@ def evaluate_team(
         if topology.answer == "vote":
             clusters = cluster_answers([list(said) for said in zip(*answers.values(), strict=True)], outcome)
             clusters = clusters.unsqueeze(1)
-        right += right_share(topology, own, clusters).flatten().tolist()
+        right += right_share(topology, own, clusters, 1).flatten().tolist()
         for name, alone in zip(removable, values[len(answers) :], strict=True):
             without[name] += is_right(alone).flatten().tolist()
 

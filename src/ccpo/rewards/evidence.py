@@ -1,5 +1,6 @@
 """What a scheme needs to see, and what it is shown: the outcomes of a batch."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -49,10 +50,16 @@ class TeamOutcomes:
     shares: torch.Tensor | None = None
     training: bool = True
 
+    @property
+    def leaves(self) -> int:
+        """N_n, how many texts of the last role a prompt has."""
+        name, own = next(iter(self.own.items()))
+        return own.shape[1] * math.prod(self.branches[self.topology.role_names.index(name) + 1 :])
+
     @cached_property
     def team(self) -> torch.Tensor:
         """R, the outcome of the team at each leaf, `(P, N_n)`."""
-        return team_outcome(self.topology, self.own, self.clusters)
+        return team_outcome(self.topology, self.own, self.clusters, self.leaves)
 
     @cached_property
     def values(self) -> dict[str, torch.Tensor]:
@@ -67,15 +74,16 @@ def at_leaves(values: torch.Tensor, leaves: int) -> torch.Tensor:
 
 
 def team_outcome(
-    topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None = None
+    topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None, leaves: int
 ) -> torch.Tensor:
     """
-    The team's outcome at each leaf, by the topology's rule.
+    The team's outcome at each leaf, by the topology's rule: of the texts of the answer that stand above it or are it.
 
     Args:
         topology ([`Topology`]): has the rule, `answer`.
         own (`dict[str, torch.Tensor]`): the outcomes `(P, N_j)` of the roles of the answer.
         clusters (`torch.Tensor` of shape `(P, G, n)`, *optional*): of a vote, which answers are equal.
+        leaves (`int`): N_n, the texts of the last role, which need not be one of the answer.
 
     Returns:
         `torch.Tensor` of shape `(P, N_n)`: NaN where an outcome that is needed is.
@@ -83,6 +91,5 @@ def team_outcome(
     outcomes = [own[name] for name in topology.answer_roles]
     if topology.answer == "last":
         return outcomes[0]
-    leaves = max(outcome.shape[1] for outcome in outcomes)
     together = torch.stack([at_leaves(outcome, leaves) for outcome in outcomes], dim=-1)  # (P, N_n, answers)
     return vote_outcome(together, clusters) if topology.answer == "vote" else together.mean(dim=-1)
