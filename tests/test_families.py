@@ -25,6 +25,7 @@ from ccpo import (
     Vote,
     VoteCredit,
 )
+from ccpo.rewards import Evidence
 
 
 class Letters:
@@ -228,6 +229,61 @@ def test_votes_in_a_run(model_dirs, chat_dataset, make_config):
                 assert rewards[name][0, g, 0].item() == pytest.approx(expected)
                 checked += 1
     assert checked > 9
+
+
+class WithoutB(SharedCredit):
+    """Shared credit that looks at the team without b."""
+
+    def evidence(self, topology, roles):
+        return Evidence(removals=("b",))
+
+
+@pytest.mark.parametrize("removal", ["prompt", "context"])
+def test_a_mean_of_two_answers_without_a_role(removal, model_dirs, chat_dataset, make_config):
+    """Passes are valued by the team's rule; a, which speaks before b, stays as it spoke in a context."""
+    team = Topology(
+        (
+            Role("a", prompt="A {problem}", judged=True),
+            Role("b", ("a",), prompt="B {problem} {a}", branches=2),
+            Role("c", ("b",), prompt="C {problem} {b}", prompt_without={"b": "c {problem}"}, judged=True),
+        ),
+        answer="mean",
+        answer_roles=("a", "c"),
+    )
+    args = make_config(policy_sharing="shared", schedule="joint", removal=removal, num_solos=2, max_steps=3)
+    trainer, _ = train(model_dirs["qwen3"], WithoutB(mixed_outcome), args, chat_dataset, topology=team)
+    for step, (rollout, _, _, _) in enumerate(trainer.seen, start=1):
+        seen, said = rollout.outcomes[0], rollout.episodes.without["b"]
+        judged = {
+            role: torch.tensor([float(o or "nan") for o in mixed_outcome(None, texts.texts)])
+            for role, texts in said.items()
+        }
+        if removal == "context":
+            assert set(said) == {"c"}
+            before = seen.own["a"].unsqueeze(-1)  # (1, 4, 1)
+            expected = (before + judged["c"].view(1, 4, 2)) / 2
+            right = ((before > 0) + 0.0 + (judged["c"].view(1, 4, 2) > 0)) / 2
+        else:
+            assert set(said) == {"a", "c"}
+            expected = ((judged["a"] + judged["c"]) / 2).view(1, 2)
+            right = (((judged["a"] > 0) + 0.0 + (judged["c"] > 0)) / 2).view(1, 2)
+        torch.testing.assert_close(seen.without["b"], expected, equal_nan=True)
+        row = trainer.state.log_history[step - 1]
+        accuracy = right[~expected.isnan()].mean().item()
+        assert row["credit/without_b_accuracy"] == pytest.approx(accuracy, nan_ok=True)
+        spoken = row["rollout/verify_tokens"] - row["rollout/a_tokens"] - row["rollout/c_tokens"]
+        assert row["rollout/without_b_tokens"] == spoken > 0 and "rollout/without_a_tokens" not in row
+        assert row["rollout/without_b_seconds"] > 0
+    assert not expected.isnan().all()
+
+
+def test_a_team_is_not_seen_without_who_answers(model_dirs, chat_dataset, make_config):
+    class Without(SharedCredit):
+        def evidence(self, topology, roles):
+            return Evidence(removals=topology.role_names[:1])
+
+    with pytest.raises(ValueError, match="cannot be without 'voter_1', .* Take it out of the scheme's `removals`"):
+        MultiAgentGRPOTrainer("nowhere", Without(Letters()), make_config(), chat_dataset, topology=Vote(2))
 
 
 def test_rewards_of_one_role_are_added_with_their_weights(model_dirs, chat_dataset, make_config):

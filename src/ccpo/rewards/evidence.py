@@ -35,8 +35,11 @@ class TeamOutcomes:
         own (`dict[str, torch.Tensor]`): judged role -> the outcome of each of its texts, `(P, N_j)`.
         clusters (`torch.Tensor` of shape `(P, G, n)`, *optional*): of a vote, which answers are equal.
         without (`dict[str, torch.Tensor]`):
-            Removed role -> the team's outcomes without it: `(P, S)` of each prompt, or `(P, N_(k-1), S)` from each
-            context.
+            Removed role -> the team's outcomes without it, by the rule: `(P, S)` of each prompt, or `(P, N_(k-1), S)`
+            from each context.
+        without_right (`dict[str, torch.Tensor]`):
+            Removed role -> how much of the team's answer is right in those passes; where it is not given, as `without`
+            has it.
         shares (`torch.Tensor` of shape `(P, N_n, n, n)`, *optional*):
             Ratings of each leaf, the rater before the rated; NaN invalid.
         training (`bool`): whether this batch is trained on; a scheme learns nothing in evaluation.
@@ -47,6 +50,7 @@ class TeamOutcomes:
     own: dict[str, torch.Tensor]
     clusters: torch.Tensor | None = None
     without: dict[str, torch.Tensor] = field(default_factory=dict)
+    without_right: dict[str, torch.Tensor] = field(default_factory=dict)
     shares: torch.Tensor | None = None
     training: bool = True
 
@@ -93,3 +97,19 @@ def team_outcome(
         return outcomes[0]
     together = torch.stack([at_leaves(outcome, leaves) for outcome in outcomes], dim=-1)  # (P, N_n, answers)
     return vote_outcome(together, clusters) if topology.answer == "vote" else together.mean(dim=-1)
+
+
+def removal_outcome(topology: Topology, own: dict[str, torch.Tensor]) -> torch.Tensor:
+    """
+    The team's outcome in each pass without a role, by the topology's rule.
+
+    There are none of a vote: each of its roles answers, and no pass is without one.
+
+    Args:
+        topology ([`Topology`]): has the rule, `"last"` or `"mean"`.
+        own (`dict[str, torch.Tensor]`): the outcomes of the roles of the answer, all of one shape.
+
+    Returns:
+        `torch.Tensor` of that shape: NaN where an outcome that is needed is.
+    """
+    return torch.stack([own[name] for name in topology.answer_roles], dim=-1).mean(dim=-1)

@@ -55,8 +55,9 @@ def credit_metrics(outcomes: TeamOutcomes) -> dict[str, float]:
         b = without.nanmean(dim=-1, keepdim=True)  # (P, 1) or (P, contexts, 1)
         b = b.flatten(1).repeat_interleave(value.shape[1] // b.flatten(1).shape[1], dim=1)  # (P, N_k)
         valid = ~value.isnan() & ~b.isnan()
+        right = outcomes.without_right.get(role, is_right(without))
         metrics |= {
-            topology.label(f"credit/without_{role}_accuracy"): _mean(without > 0, ~without.isnan()),
+            topology.label(f"credit/without_{role}_accuracy"): _mean(right, ~right.isnan()),
             topology.label(f"credit/{role}/help_rate"): _mean((value > 0) & (b < 0), valid),
             topology.label(f"credit/{role}/hurt_rate"): _mean((value < 0) & (b > 0), valid),
         }

@@ -8,6 +8,7 @@ from accelerate.utils import gather_object
 from ..calls import unanswered
 from ..rewards import credit_metrics, shares_metrics
 from ..rewards.evidence import at_leaves
+from ..team.rollout import Texts
 from .collection import Rollout
 
 
@@ -58,10 +59,10 @@ class TableMixin:
     def _log_table(self, rollout: Rollout, rewards: dict, advantages: dict) -> None:
         episodes, topology = rollout.episodes, self.topology
         names, last = topology.role_names, topology.role_names[-1]
-        firsts = {}  # removed role -> row -> the answer of its first pass
+        firsts = {}  # removed role -> row -> what the last to speak said in its first pass
         for removed, said in episodes.without.items():
-            rows = said[last].rows
-            firsts[removed] = dict(zip(reversed(rows), reversed(said[last].texts), strict=True))
+            final = next((said[name] for name in reversed(names) if name in said), Texts([], [], []))
+            firsts[removed] = dict(zip(reversed(final.rows), reversed(final.texts), strict=True))
         texts = []
         for leaf, row in enumerate(episodes.said[last].rows):
             spoken = [episodes.said[name].texts[episodes.above(name, leaf)] for name in names]

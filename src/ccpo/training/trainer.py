@@ -155,7 +155,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         self._replay = None  # what TRL's method scores next: (samples, rewards)
         self._init_turns()
         self._init_checkpoints()
-        self._clock = StepClock(self._metrics, self.accelerator, arms_of(self.topology))
+        self._clock = StepClock(self._metrics, self.accelerator, arms_of(self.topology, self.allocators))
         self.beta = args.beta  # of a frozen agent, TRL was to build no reference
         self._setups = {first: PolicySetup.of_first(self)} if others else {}
         for agent in others:
