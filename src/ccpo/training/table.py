@@ -9,6 +9,7 @@ from ..calls import unanswered
 from ..rewards import credit_metrics, shares_metrics
 from ..rewards.evidence import at_leaves
 from ..team.rollout import Texts
+from ..verifier import plurality
 from .collection import Rollout
 
 
@@ -69,11 +70,15 @@ class TableMixin:
             texts.append((episodes.prompts[row], *spoken, *(first.get(row) for first in firsts.values())))
         prompts, *columns = zip(*gather_object(texts), strict=True)
         texts_by_name = dict(zip([*names, *(f"without_{name}" for name in firsts)], columns, strict=True))
-        answers = texts_by_name[last]
-        self._logs["prompt"].extend(prompts)
-        self._logs["completion"].extend(answers)
         table: dict[str, Any] = {topology.label(name): values for name, values in texts_by_name.items()}
         seen = rollout.outcomes[self._judge()]
+        answers = texts_by_name[last]
+        if topology.answer == "vote":
+            ballots = list(zip(*(texts_by_name[name] for name in topology.answer_roles), strict=True))
+            shown = plurality(ballots, seen.clusters.flatten(0, 1))
+            answers = [said[voter] for said, voter in zip(ballots, shown, strict=True)]
+        self._logs["prompt"].extend(prompts)
+        self._logs["completion"].extend(answers)
         leaves = seen.team.shape[1]
         table["outcome"] = seen.team.flatten().tolist()
         for role in topology.judged if topology.answer != "last" else ():
