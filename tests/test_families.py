@@ -3,6 +3,7 @@
 import itertools
 import logging
 
+import pandas as pd
 import pytest
 import torch
 from conftest import digit_outcome
@@ -198,10 +199,22 @@ def test_cross_improvement_in_a_run(model_dirs, chat_dataset, make_config):
                 torch.testing.assert_close(rewards[f"{kind}_{agent}"][..., 0], expected)
 
 
-def test_votes_in_a_run(model_dirs, chat_dataset, make_config):
-    """Leave-one-out by counting letters, the slow way."""
-    topology = Vote(3, agent="voter")
-    args = make_config(schedule="joint", max_steps=3)
+# Two agents for three voters, and prompts of their own.
+OWN_VOTE = Topology(
+    (
+        Role("careful", agent="one", prompt="C {problem}", judged=True),
+        Role("quick", agent="one", prompt="Q {problem}", judged=True),
+        Role("other", agent="two", prompt="{problem}", judged=True),
+    ),
+    answer="vote",
+    answer_roles=("other", "careful", "quick"),
+)
+
+
+@pytest.mark.parametrize("topology", [Vote(3, agent="voter"), OWN_VOTE], ids=["shipped", "own"])
+def test_votes_in_a_run(topology, model_dirs, chat_dataset, make_config):
+    """Leave-one-out by counting letters, the slow way; the table shows a text of a largest cluster, the earliest."""
+    args = make_config(schedule="joint", max_steps=3, log_completions=True, num_completions_to_print=0)
     credit = VoteCredit(Letters(), mode="marginal")
     trainer, _ = train(model_dirs["qwen3"], credit, args, chat_dataset, topology=topology)
 
@@ -214,11 +227,16 @@ def test_votes_in_a_run(model_dirs, chat_dataset, make_config):
         means = [sum(o for other, o in said if other == w) / counts[w] for w in winners]
         return sum(means) / len(means)
 
-    checked = 0
-    for rollout, rewards, _, _ in trainer.seen:
+    checked, shown_places = 0, set()
+    for step, (rollout, rewards, _, _) in enumerate(trainer.seen, start=1):
         seen = rollout.outcomes[0]
+        table = pd.read_parquet(f"{args.output_dir}/completions/completions_{step:05d}.parquet")
         for g in range(4):
             texts = [rollout.episodes.said[name].texts[g] for name in topology.role_names]
+            letters = [Letters().extract(text) for text in texts]
+            sizes = [letters.count(letter) if letter is not None else 0 for letter in letters]
+            shown_places.add(sizes.index(max(sizes)))
+            assert table["completion"][g] == texts[sizes.index(max(sizes))]
             outcomes = [seen.own[name][0, g].item() for name in topology.role_names]
             if any(outcome != outcome for outcome in outcomes):
                 continue
@@ -228,7 +246,7 @@ def test_votes_in_a_run(model_dirs, chat_dataset, make_config):
                 expected = vote(ballots) - vote(ballots[:k] + ballots[k + 1 :])
                 assert rewards[name][0, g, 0].item() == pytest.approx(expected)
                 checked += 1
-    assert checked > 9
+    assert checked > 9 and 0 in shown_places
 
 
 class WithoutB(SharedCredit):

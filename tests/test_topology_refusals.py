@@ -231,6 +231,11 @@ VOTERS = (Role("a", judged=True), Role("b", judged=True))
             {"answer": "vote"},
             r"`answer='vote'`: every role is a voter .*, and 'a' has `branches=1` and answers \['b'\]",
         ),
+        (
+            (VOTERS[0], Role("b", ("a",), judged=True)),
+            {"answer": "vote"},
+            r"`answer='vote'`: voters answer alone, and 'b' has `reads=\['a'\]`. Use `answer='mean'`, or take its",
+        ),
     ],
 )  # fmt: skip
 def test_answers(roles, kwargs, message):

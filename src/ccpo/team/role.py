@@ -117,6 +117,12 @@ def read_answer_roles(team) -> tuple[str, ...]:
                     f"`answer='vote'`: every role is a voter with `branches=1`, and {role.name!r} has "
                     f"`branches={role.branches}` and answers {list(given)}. Use `answer='mean'`, or change it."
                 )
+            if role.reads:
+                raise ValueError(
+                    f"`answer='vote'`: voters answer alone, and {role.name!r} has `reads={list(role.reads)}`. Use "
+                    "`answer='mean'`, or take its `reads` out."
+                )
+        return team.role_names
     return given
 
 
