@@ -40,7 +40,7 @@ class TableMixin:
                 values |= shares_metrics(rated.team, rated.shares, topology.role_names)
         answers = [text for role in topology.answer_roles for text in episodes.said[role].texts]
         leaked, missing = episodes.leaked, unanswered(self.allocators[judge].outcome, answers)
-        cuts = {name: episodes.said[name].cut for name in topology.role_names if topology[name].reads}
+        cuts = {name: episodes.cuts(name) for name in topology.role_names if topology[name].reads}
         counts = [sum(leaked), sum(missing or []), *map(sum, cuts.values())]
         counts = torch.tensor(counts, device=state.device)
         leaks, without, *cut = state.reduce(counts, reduction="sum").tolist()
