@@ -5,6 +5,7 @@ import pytest
 from ccpo.team.topology import AnswerCritiqueRewrite, Chain, Role, ThinkSolve, Topology, make_topology
 
 A, B = Role("a"), Role("b", reads=("a",))
+TAKEN = ("problem", "outcome", "update", "default", "step", "image", "completions", "runs")
 
 
 def refused(roles, message, **kwargs):
@@ -24,7 +25,7 @@ def test_no_roles():
 
 @pytest.mark.parametrize(
     "name",
-    ["", "a b", "1a", "_a", "a/b", "{a}", "ä", "a.b", None, 1, "problem", "outcome", "update", "default"],
+    ["", "a b", "1a", "_a", "a/b", "{a}", "ä", "a.b", None, 1, *TAKEN],
 )
 def test_names(name):
     message = f"`name` of a role must be a letter and then letters, digits, '_' or '-', .*got {name!r}. Rename it"
@@ -57,6 +58,30 @@ def test_two_of_one_name():
 )
 def test_agents(roles, message):
     refused(roles, message)
+
+
+@pytest.mark.parametrize(
+    ("other", "column"),
+    [
+        ("without_planner", "without_planner"),
+        ("eval_planner", "eval_planner"),
+        ("planner_outcome", "planner_outcome"),
+        ("planner_credit", "planner_credit"),
+        ("planner_advantage", "planner_advantage"),
+    ],
+)
+def test_names_that_are_logged_alike(other, column):
+    for roles in (("planner", other), (other, "planner")):
+        message = f"`roles` has '{roles[0]}' and '{roles[1]}', which would both be logged as '{column}'. Rename one"
+        with pytest.raises(ValueError, match=message):
+            Chain(list(roles))
+    with pytest.raises(ValueError, match="'a_credit' and 'without_a', .* as 'without_a_credit'"):
+        Chain(["a_credit", "without_a"])
+    assert Chain(["planner", "plan", "planners", "without_plans"])
+
+
+def test_an_agent_is_no_checkpoint():
+    refused((Role("a", agent="checkpoint-3"),), "`agent` 'checkpoint-3' names a folder, as a checkpoint of the run")
 
 
 def test_agents_that_may_be():

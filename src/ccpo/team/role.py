@@ -7,11 +7,14 @@ from typing import Any
 
 ANSWERS = ("last", "vote", "mean")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-# What the completions table, the clock of a step, the prompts' templates and PEFT call something else.
+# What the completions table, the clock of a step, the prompts' templates, the folder of a run and PEFT call something
+# else.
 _TAKEN = (
-    *("problem", "prompt", "completion", "role", "transcript", "outcome", "advantage", "rating", "verify", "update"),
-    *("default", "ref", "base"),
+    *("step", "prompt", "completion", "advantage", "image", "outcome", "rating", "verify", "update"),
+    *("problem", "role", "transcript", "completions", "runs", "default", "ref", "base"),
 )
+# Columns and metrics that have a role's name in them, and could be another role's own.
+_LOGGED = ("{}", "without_{}", "eval_{}", "{}_outcome", "{}_credit", "{}_advantage")
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,19 @@ def check_names(team) -> None:
                 )
         if names.count(role.name) > 1:
             raise ValueError(f"`roles` has {names.count(role.name)} roles named {role.name!r}. Rename one.")
+    logged: dict[str, str] = {}
+    for name in names:
+        for column in (form.format(name) for form in _LOGGED):
+            if column in logged:
+                raise ValueError(
+                    f"`roles` has {logged[column]!r} and {name!r}, which would both be logged as {column!r}. Rename "
+                    "one."
+                )
+            logged[column] = name
     folded = [agent.lower() for agent in team.agents]
     for agent in team.agents:
+        if agent.startswith("checkpoint-"):
+            raise ValueError(f"`agent` {agent!r} names a folder, as a checkpoint of the run does. Rename it.")
         if folded.count(agent.lower()) > 1:
             raise ValueError(f"`agent` {agent!r} and another differ in case only: they name folders. Rename one.")
         if agent in names and team.roles_of(agent) != (agent,):

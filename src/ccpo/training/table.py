@@ -90,6 +90,11 @@ class TableMixin:
                     at_leaves(values, leaves).flatten().tolist() if in_turn else [None] * len(answers)
                 )
         for name in sorted(set(gather_object(list(rollout.extras)))):
+            if name in table or name in ("step", "prompt", "completion", "advantage"):
+                raise ValueError(
+                    f"`log_extra({name!r}, ...)` of an outcome function is another column of the completions table. "
+                    "Give it another name, or rename the role."
+                )
             table[name] = gather_object(rollout.extras.get(name, [None] * len(texts)))
         for name, values in table.items():
             self._logs["extra"][name].extend(values)
