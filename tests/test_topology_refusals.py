@@ -1,5 +1,8 @@
 """Teams that cannot be are refused with name, value and remedy, before anything loads."""
 
+import re
+from contextlib import contextmanager
+
 import pytest
 
 from ccpo.team.topology import AnswerCritiqueRewrite, Chain, Role, ThinkSolve, Topology, make_topology
@@ -8,8 +11,19 @@ A, B = Role("a"), Role("b", reads=("a",))
 TAKEN = ("problem", "outcome", "update", "default", "step", "image", "completions", "runs")
 
 
+REMEDY = re.compile(r"[.:] (Write|Name|Rename|Set|Give|Take|Leave|Use|give) |, or (leave|set) ")
+
+
+@contextmanager
+def refusal(message):
+    """An error with this message, which says what to do."""
+    with pytest.raises(ValueError, match=message) as error:
+        yield
+    assert REMEDY.search(str(error.value)), error
+
+
 def refused(roles, message, **kwargs):
-    with pytest.raises(ValueError, match=message):
+    with refusal(message):
         Topology(roles, **kwargs)
 
 
@@ -17,7 +31,7 @@ def refused(roles, message, **kwargs):
 
 
 def test_no_roles():
-    refused((), "`roles` is empty. A team has at least one role")
+    refused((), "`roles` is empty. A team has at least one role: give it one")
     refused("ab", "`roles` must be a list, got 'ab'")
     refused(A, "`roles` must be a list, got Role")
     refused(["a"], r"`roles` must hold roles, got 'a'. Write Role\('a'\)")
@@ -73,7 +87,7 @@ def test_agents(roles, message):
 def test_names_that_are_logged_alike(other, column):
     for roles in (("planner", other), (other, "planner")):
         message = f"`roles` has '{roles[0]}' and '{roles[1]}', which would both be logged as '{column}'. Rename one"
-        with pytest.raises(ValueError, match=message):
+        with refusal(message):
             Chain(list(roles))
     with pytest.raises(ValueError, match="'a_credit' and 'without_a', .* as 'without_a_credit'"):
         Chain(["a_credit", "without_a"])
@@ -100,7 +114,7 @@ def test_agents_that_may_be():
 )
 def test_roles_of_plain_values(role, message):
     refused([role], message)
-    with pytest.raises(ValueError, match=message):
+    with refusal(message):
         Chain([role])
 
 
@@ -213,7 +227,7 @@ def test_a_template_that_names_a_role_it_does_not_read():
     ],
 )
 def test_a_template_without_its_field_is_an_error(kwargs, match):
-    with pytest.raises(ValueError, match=match):
+    with refusal(match):
         ThinkSolve(**kwargs)
 
 
@@ -228,7 +242,7 @@ def test_a_template_without_its_field_is_an_error(kwargs, match):
     ],
 )
 def test_templates_of_answer_critique_rewrite(kwargs, match):
-    with pytest.raises(ValueError, match=match):
+    with refusal(match):
         AnswerCritiqueRewrite(**kwargs)
 
 
@@ -300,5 +314,5 @@ def test_answer_roles_that_may_be():
     ],
 )  # fmt: skip
 def test_plain_values(given, message):
-    with pytest.raises(ValueError, match=message):
+    with refusal(message):
         make_topology(given)
