@@ -72,9 +72,10 @@ def numbers(cell: str) -> list[float]:
 
 @pytest.mark.parametrize("page", ["c3", "chains", "dacr", "history", "vote"])
 def test_the_teams_of_the_recipes(page):
-    """Each page's recipe draws a team, of the kind that the page is about."""
-    (recipe,) = re.findall(r"^```yaml\n(.*?)^```", (PAGES / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL)
-    team = make_topology(yaml.safe_load(recipe)["topology"])
+    """Each page's recipe draws a team, of the kind that the page is about; that of votes draws one of its own too."""
+    recipes = re.findall(r"^```yaml\n(.*?)^```", (PAGES / f"{page}.md").read_text(), re.MULTILINE | re.DOTALL)
+    team, *own = (make_topology(yaml.safe_load(recipe)["topology"]) for recipe in recipes)
+    assert [(other.answer, other.agents) for other in own] == ([("vote", ("one", "two"))] if page == "vote" else [])
     assert team.is_chain == (page in ("c3", "chains", "history"))
     assert team.kind == {"vote": "vote", "dacr": "answer_critique_rewrite", "chains": "chain"}.get(page, "think_solve")
 

@@ -28,12 +28,14 @@ class Recorder:
         arguments = self.__signature__.bind(**kwargs)
         arguments.apply_defaults()
         vars(self).update(arguments.arguments)
-        self.log, self._llm_weights_sleeping = [], False
+        self.log, self.pushed, self._llm_weights_sleeping = [], [], False
 
     def sync_weights(self):
         self.log.append("push")
         if hasattr(self.model, "merge_adapter"):
             self.model.merge_adapter()
+            base = [p for name, p in self.model.named_parameters() if "base_layer" in name]
+            self.pushed.append(torch.cat([p.detach().flatten() for p in base]))
             self.model.unmerge_adapter()
 
     def generate(self, prompts, images, num_generations, profiler=None):
@@ -119,6 +121,16 @@ def test_the_base_of_adapters_is_kept_to_the_bit(build):
     trainer.vllm_generation.sync_weights()  # without protection
     rounded = {name: p for name, p in trainer.model.named_parameters() if "lora" not in name}
     assert any(not torch.equal(rounded[name], base[name]) for name in base)
+
+
+def test_a_frozen_agent_among_adapters_gets_the_base(build):
+    trainer = build("adapters", schedule="joint", max_steps=3, role_kwargs={SOLVER: {"trainable": False}})
+    base = torch.cat([p.flatten() for name, p in trainer.model.named_parameters() if "base_layer" in name]).clone()
+    trainer.train()
+    assert logs(trainer) == [["push", 4, "push", 8] * 3] and trainer.engines.pushes == {THINKER: 3, SOLVER: 3}
+    pushed = trainer.vllm_generation.pushed
+    assert [torch.equal(weights, base) for weights in pushed] == [False, True] * 3
+    assert not {"merge_adapter", "unmerge_adapter"} & set(vars(trainer.model))
 
 
 def test_biases_that_train_beside_adapters_keep_what_they_learned(build, monkeypatch):

@@ -3,6 +3,7 @@
 import itertools
 import logging
 
+import pandas as pd
 import pytest
 import torch
 from conftest import digit_outcome
@@ -25,6 +26,7 @@ from ccpo import (
     Vote,
     VoteCredit,
 )
+from ccpo.rewards import Evidence
 
 
 class Letters:
@@ -197,10 +199,22 @@ def test_cross_improvement_in_a_run(model_dirs, chat_dataset, make_config):
                 torch.testing.assert_close(rewards[f"{kind}_{agent}"][..., 0], expected)
 
 
-def test_votes_in_a_run(model_dirs, chat_dataset, make_config):
-    """Leave-one-out by counting letters, the slow way."""
-    topology = Vote(3, agent="voter")
-    args = make_config(schedule="joint", max_steps=3)
+# Two agents for three voters, and prompts of their own.
+OWN_VOTE = Topology(
+    (
+        Role("careful", agent="one", prompt="C {problem}", judged=True),
+        Role("quick", agent="one", prompt="Q {problem}", judged=True),
+        Role("other", agent="two", prompt="{problem}", judged=True),
+    ),
+    answer="vote",
+    answer_roles=("other", "careful", "quick"),
+)
+
+
+@pytest.mark.parametrize("topology", [Vote(3, agent="voter"), OWN_VOTE], ids=["shipped", "own"])
+def test_votes_in_a_run(topology, model_dirs, chat_dataset, make_config):
+    """Leave-one-out by counting letters, the slow way; the table shows a text of a largest cluster, the earliest."""
+    args = make_config(schedule="joint", max_steps=3, log_completions=True, num_completions_to_print=0)
     credit = VoteCredit(Letters(), mode="marginal")
     trainer, _ = train(model_dirs["qwen3"], credit, args, chat_dataset, topology=topology)
 
@@ -213,11 +227,16 @@ def test_votes_in_a_run(model_dirs, chat_dataset, make_config):
         means = [sum(o for other, o in said if other == w) / counts[w] for w in winners]
         return sum(means) / len(means)
 
-    checked = 0
-    for rollout, rewards, _, _ in trainer.seen:
+    checked, shown_places = 0, set()
+    for step, (rollout, rewards, _, _) in enumerate(trainer.seen, start=1):
         seen = rollout.outcomes[0]
+        table = pd.read_parquet(f"{args.output_dir}/completions/completions_{step:05d}.parquet")
         for g in range(4):
             texts = [rollout.episodes.said[name].texts[g] for name in topology.role_names]
+            letters = [Letters().extract(text) for text in texts]
+            sizes = [letters.count(letter) if letter is not None else 0 for letter in letters]
+            shown_places.add(sizes.index(max(sizes)))
+            assert table["completion"][g] == texts[sizes.index(max(sizes))]
             outcomes = [seen.own[name][0, g].item() for name in topology.role_names]
             if any(outcome != outcome for outcome in outcomes):
                 continue
@@ -227,7 +246,62 @@ def test_votes_in_a_run(model_dirs, chat_dataset, make_config):
                 expected = vote(ballots) - vote(ballots[:k] + ballots[k + 1 :])
                 assert rewards[name][0, g, 0].item() == pytest.approx(expected)
                 checked += 1
-    assert checked > 9
+    assert checked > 9 and 0 in shown_places
+
+
+class WithoutB(SharedCredit):
+    """Shared credit that looks at the team without b."""
+
+    def evidence(self, topology, roles):
+        return Evidence(removals=("b",))
+
+
+@pytest.mark.parametrize("removal", ["prompt", "context"])
+def test_a_mean_of_two_answers_without_a_role(removal, model_dirs, chat_dataset, make_config):
+    """Passes are valued by the team's rule; a, which speaks before b, stays as it spoke in a context."""
+    team = Topology(
+        (
+            Role("a", prompt="A {problem}", judged=True),
+            Role("b", ("a",), prompt="B {problem} {a}", branches=2),
+            Role("c", ("b",), prompt="C {problem} {b}", prompt_without={"b": "c {problem}"}, judged=True),
+        ),
+        answer="mean",
+        answer_roles=("a", "c"),
+    )
+    args = make_config(policy_sharing="shared", schedule="joint", removal=removal, num_solos=2, max_steps=3)
+    trainer, _ = train(model_dirs["qwen3"], WithoutB(mixed_outcome), args, chat_dataset, topology=team)
+    for step, (rollout, _, _, _) in enumerate(trainer.seen, start=1):
+        seen, said = rollout.outcomes[0], rollout.episodes.without["b"]
+        judged = {
+            role: torch.tensor([float(o or "nan") for o in mixed_outcome(None, texts.texts)])
+            for role, texts in said.items()
+        }
+        if removal == "context":
+            assert set(said) == {"c"}
+            before = seen.own["a"].unsqueeze(-1)  # (1, 4, 1)
+            expected = (before + judged["c"].view(1, 4, 2)) / 2
+            right = ((before > 0) + 0.0 + (judged["c"].view(1, 4, 2) > 0)) / 2
+        else:
+            assert set(said) == {"a", "c"}
+            expected = ((judged["a"] + judged["c"]) / 2).view(1, 2)
+            right = (((judged["a"] > 0) + 0.0 + (judged["c"] > 0)) / 2).view(1, 2)
+        torch.testing.assert_close(seen.without["b"], expected, equal_nan=True)
+        row = trainer.state.log_history[step - 1]
+        accuracy = right[~expected.isnan()].mean().item()
+        assert row["credit/without_b_accuracy"] == pytest.approx(accuracy, nan_ok=True)
+        spoken = row["rollout/verify_tokens"] - row["rollout/a_tokens"] - row["rollout/c_tokens"]
+        assert row["rollout/without_b_tokens"] == spoken > 0 and "rollout/without_a_tokens" not in row
+        assert row["rollout/without_b_seconds"] > 0
+    assert not expected.isnan().all()
+
+
+def test_a_team_is_not_seen_without_who_answers(model_dirs, chat_dataset, make_config):
+    class Without(SharedCredit):
+        def evidence(self, topology, roles):
+            return Evidence(removals=topology.role_names[:1])
+
+    with pytest.raises(ValueError, match="cannot be without 'voter_1', .* Take it out of the scheme's `removals`"):
+        MultiAgentGRPOTrainer("nowhere", Without(Letters()), make_config(), chat_dataset, topology=Vote(2))
 
 
 def test_rewards_of_one_role_are_added_with_their_weights(model_dirs, chat_dataset, make_config):

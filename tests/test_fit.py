@@ -196,6 +196,8 @@ def test_passes_without_a_role_are_cut_too():
     assert len(speakers["c"].counted) == 2 + 3  # one look at all arms, one without b's 9 characters, three halvings
     assert episodes.without["a"]["c"].cut == [True, True]
     assert episodes.without["b"]["c"].cut == [False]
+    # Of c one prompt of the team and two without a; without b it reads nobody, as b does without a, and a always.
+    assert {name: episodes.cuts(name) for name in "abc"} == {"a": [], "b": [False], "c": [True] * 3}
 
 
 def test_a_row_of_a_batch_that_does_not_fit():
@@ -378,6 +380,28 @@ def test_a_run_in_which_thoughts_are_too_long(kind, tmp_path, chat_dataset, make
     names = set().union(*trainer.state.log_history)
     assert {"rollout/solver_cut_rate", "eval_rollout/solver_cut_rate"} <= names
     assert not any(name.endswith("thinker_cut_rate") for name in names)  # it reads nobody
+
+
+def test_what_is_cut_in_passes_without_a_role_is_in_the_rate(tmp_path, chat_dataset, make_config):
+    """Half of the last role's prompts with texts of others are in passes without the first."""
+    chain = Chain(
+        [
+            Role("a", prompt="{problem}"),
+            Role("b", ("a",), prompt="{problem}|{a}", prompt_without={"a": "{problem}"}),
+            Role("c", ("b",), prompt="{problem}|{b}", prompt_without={"b": "{problem}"}),
+        ]
+    )
+    model = save_model(tmp_path / "model", "llama")
+    args = make_config(policy_sharing="shared", schedule="joint", max_completion_length=24, max_steps=4)
+    trainer = train(model, chat_dataset, args, chain)
+    trainer.train()
+    apart = set()
+    for rollout, logged in zip(trainer.rollouts, trainer.state.log_history, strict=False):
+        team, without = rollout.episodes.said["c"].cut, rollout.episodes.without["a"]["c"].cut
+        assert logged["rollout/c_cut_rate"] == (sum(team) + sum(without)) / 8
+        assert logged["rollout/b_cut_rate"] == sum(rollout.episodes.said["b"].cut) / 4
+        apart.add(sum(team) - sum(without))
+    assert apart != {0}
 
 
 def test_what_fits_is_tokenized_once(tmp_path, chat_dataset, make_config):

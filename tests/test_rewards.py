@@ -1,6 +1,8 @@
 """The allocators as reward functions of TRL's own trainer, and on their own."""
 
 import asyncio
+import dataclasses
+import functools
 import math
 import pickle
 
@@ -18,9 +20,11 @@ from ccpo import (
     CreditAllocator,
     MathVerifier,
     OpenAIGenerator,
+    Role,
     SelfEvaluatedCredit,
     SharedCredit,
     ThinkSolve,
+    Topology,
     TransformersGenerator,
 )
 from ccpo.credit import counterfactual_credit, self_evaluated_credit
@@ -358,3 +362,19 @@ def test_outcome_metrics_by_hand():
     assert shares_metrics(joint, torch.stack(pairs, dim=-2), ("thinker", "solver")) == pytest.approx(
         {"rating/thinker_valid_rate": 2 / 3, "rating/solver_valid_rate": 1.0, "rating/agreement_rate": 0.5}
     )
+
+
+def test_the_tree_of_a_mean_without_the_last_role_by_hand():
+    """G = 4 texts of a, two of b below each; a alone gives the answer: a leaf has the outcome of the a above."""
+    team = Topology((Role("a", judged=True), Role("b", ("a",), branches=2, judged=True)), "mean", ("a",))
+    a, b = torch.tensor([[1.0, -1.0, math.nan, 1.0]]), torch.tensor([[1.0, 1.0, -1.0, 1.0, -1.0, 1.0, -1.0, -1.0]])
+    seen = TeamOutcomes(team, (1, 2), {"a": a, "b": b})
+    assert_close = functools.partial(torch.testing.assert_close, equal_nan=True)
+    assert_close(seen.team, torch.tensor([[1.0, 1.0, -1.0, -1.0, math.nan, math.nan, 1.0, 1.0]]))
+    assert_close(seen.values["a"], a)
+    assert_close(seen.values["b"], seen.team)
+    expected = {"credit/joint_accuracy": 2 / 3, "credit/unscorable_rate": 1 / 4}
+    assert credit_metrics(seen) == pytest.approx(expected)
+    both = TeamOutcomes(dataclasses.replace(team, answer_roles=("a", "b")), (1, 2), {"a": a, "b": b})
+    assert_close(both.team, torch.tensor([[1.0, 1.0, -1.0, 0.0, math.nan, math.nan, 0.0, 0.0]]))
+    assert_close(both.values["a"], torch.tensor([[1.0, -0.5, math.nan, 0.0]]))

@@ -72,7 +72,7 @@ def test_the_docs_have_the_table():
         (CounterfactualCredit, Solo(), r"a chain of several roles"),
         (ContextualCredit, AnswerCritiqueRewrite(), "a chain of several roles"),
         (SelfEvaluatedCredit, Vote(3), "a chain of several roles"),
-        (VoteCredit, ThinkSolve(), "it is defined for vote"),
+        (VoteCredit, ThinkSolve(), "it is defined for teams with `answer='vote'`"),
         (CrossImprovementCredit, Vote(2), "it is defined for answer_critique_rewrite"),
         (
             lambda: CounterfactualCredit(history=True),

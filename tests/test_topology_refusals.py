@@ -1,14 +1,29 @@
 """Teams that cannot be are refused with name, value and remedy, before anything loads."""
 
+import re
+from contextlib import contextmanager
+
 import pytest
 
 from ccpo.team.topology import AnswerCritiqueRewrite, Chain, Role, ThinkSolve, Topology, make_topology
 
 A, B = Role("a"), Role("b", reads=("a",))
+TAKEN = ("problem", "outcome", "update", "default", "step", "image", "completions", "runs")
+
+
+REMEDY = re.compile(r"[.:] (Write|Name|Rename|Set|Give|Take|Leave|Use|give) |, or (leave|set) ")
+
+
+@contextmanager
+def refusal(message):
+    """An error with this message, which says what to do."""
+    with pytest.raises(ValueError, match=message) as error:
+        yield
+    assert REMEDY.search(str(error.value)), error
 
 
 def refused(roles, message, **kwargs):
-    with pytest.raises(ValueError, match=message):
+    with refusal(message):
         Topology(roles, **kwargs)
 
 
@@ -16,7 +31,7 @@ def refused(roles, message, **kwargs):
 
 
 def test_no_roles():
-    refused((), "`roles` is empty. A team has at least one role")
+    refused((), "`roles` is empty. A team has at least one role: give it one")
     refused("ab", "`roles` must be a list, got 'ab'")
     refused(A, "`roles` must be a list, got Role")
     refused(["a"], r"`roles` must hold roles, got 'a'. Write Role\('a'\)")
@@ -24,7 +39,7 @@ def test_no_roles():
 
 @pytest.mark.parametrize(
     "name",
-    ["", "a b", "1a", "_a", "a/b", "{a}", "ä", "a.b", None, 1, "problem", "outcome", "update", "default"],
+    ["", "a b", "1a", "_a", "a/b", "{a}", "ä", "a.b", None, 1, *TAKEN],
 )
 def test_names(name):
     message = f"`name` of a role must be a letter and then letters, digits, '_' or '-', .*got {name!r}. Rename it"
@@ -59,6 +74,30 @@ def test_agents(roles, message):
     refused(roles, message)
 
 
+@pytest.mark.parametrize(
+    ("other", "column"),
+    [
+        ("without_planner", "without_planner"),
+        ("eval_planner", "eval_planner"),
+        ("planner_outcome", "planner_outcome"),
+        ("planner_credit", "planner_credit"),
+        ("planner_advantage", "planner_advantage"),
+    ],
+)
+def test_names_that_are_logged_alike(other, column):
+    for roles in (("planner", other), (other, "planner")):
+        message = f"`roles` has '{roles[0]}' and '{roles[1]}', which would both be logged as '{column}'. Rename one"
+        with refusal(message):
+            Chain(list(roles))
+    with pytest.raises(ValueError, match="'a_credit' and 'without_a', .* as 'without_a_credit'"):
+        Chain(["a_credit", "without_a"])
+    assert Chain(["planner", "plan", "planners", "without_plans"])
+
+
+def test_an_agent_is_no_checkpoint():
+    refused((Role("a", agent="checkpoint-3"),), "`agent` 'checkpoint-3' names a folder, as a checkpoint of the run")
+
+
 def test_agents_that_may_be():
     assert Topology((Role("a", agent="a"), B)).agents == ("a", "b")
     assert Topology((Role("a", agent="x"), Role("b", ("a",), agent="x"))).agents == ("x",)
@@ -75,7 +114,7 @@ def test_agents_that_may_be():
 )
 def test_roles_of_plain_values(role, message):
     refused([role], message)
-    with pytest.raises(ValueError, match=message):
+    with refusal(message):
         Chain([role])
 
 
@@ -188,7 +227,7 @@ def test_a_template_that_names_a_role_it_does_not_read():
     ],
 )
 def test_a_template_without_its_field_is_an_error(kwargs, match):
-    with pytest.raises(ValueError, match=match):
+    with refusal(match):
         ThinkSolve(**kwargs)
 
 
@@ -203,7 +242,7 @@ def test_a_template_without_its_field_is_an_error(kwargs, match):
     ],
 )
 def test_templates_of_answer_critique_rewrite(kwargs, match):
-    with pytest.raises(ValueError, match=match):
+    with refusal(match):
         AnswerCritiqueRewrite(**kwargs)
 
 
@@ -230,6 +269,11 @@ VOTERS = (Role("a", judged=True), Role("b", judged=True))
             (Role("a"), Role("b", ("a",), judged=True)),
             {"answer": "vote"},
             r"`answer='vote'`: every role is a voter .*, and 'a' has `branches=1` and answers \['b'\]",
+        ),
+        (
+            (VOTERS[0], Role("b", ("a",), judged=True)),
+            {"answer": "vote"},
+            r"`answer='vote'`: voters answer alone, and 'b' has `reads=\['a'\]`. Use `answer='mean'`, or take its",
         ),
     ],
 )  # fmt: skip
@@ -270,5 +314,5 @@ def test_answer_roles_that_may_be():
     ],
 )  # fmt: skip
 def test_plain_values(given, message):
-    with pytest.raises(ValueError, match=message):
+    with refusal(message):
         make_topology(given)

@@ -642,6 +642,16 @@ def test_metrics_out_of_outcome_functions_are_the_teams(model_dirs, chat_dataset
     assert table["seen"].tolist() == table["joint_answer"].tolist()
 
 
+@pytest.mark.parametrize("column", ["outcome", "thought", "prompt"])
+def test_a_column_of_an_outcome_function_is_no_other_column(column, model_dirs, chat_dataset, make_config):
+    def judge(prompts, completions, log_extra=None, **kwargs):
+        log_extra(column, [1.0] * len(completions))
+        return [1.0] * len(completions)
+
+    with pytest.raises(ValueError, match=rf"`log_extra\('{column}', ...\)` .* is another column of the completions"):
+        train(model_dirs["qwen3"], SharedCredit(judge), make_config(max_steps=1), chat_dataset)
+
+
 @pytest.mark.parametrize("outcomes", ["nan", "wrong", "right"])
 def test_batches_without_signal_train_on(outcomes, model_dirs, chat_dataset, make_config):
     """NaN outcomes and groups that are all wrong or all right give zero advantages, never NaN."""

@@ -12,7 +12,7 @@ import torch
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
 from ccpo.ratings import rating_choices
@@ -137,6 +137,36 @@ def test_every_role_samples_from_its_newest_weights(mode, build):
         assert {name for name in moved if moved[name]} == {name for name in moved if "lora" in name}
     else:
         assert all(moved.values())
+
+
+def test_a_frozen_agent_among_adapters_samples_from_the_base(build):
+    """The engine gets the base for it and the merged adapter for the Thinker, in turn; the base stays to the bit."""
+    settings = {"policy_sharing": "adapters", "peft_config": LORA, "role_kwargs": {"solver": {"trainable": False}}}
+    trainer = build("qwen3", max_steps=4, **settings)
+    drawn = []
+    generate = PolicyGenerator._generate
+
+    def keep(self, prompt_ids, *args, **kwargs):
+        completion_ids, log_probs = generate(self, prompt_ids, *args, **kwargs)
+        drawn.append((self.role, prompt_ids, completion_ids, log_probs))
+        return completion_ids, log_probs
+
+    before = weights_of(trainer)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PolicyGenerator, "_generate", keep)
+        trainer.train()
+    assert max(differences(trainer, "thinker")) < 0.01 and trainer.engines.pushes == dict.fromkeys(ROLES, 4)
+    base = AutoModelForCausalLM.from_pretrained(trainer.model.config._name_or_path, dtype=torch.float32).eval()
+    off = dict.fromkeys(ROLES, 0.0)
+    for role, prompt_ids, completion_ids, log_probs in drawn:
+        for prompt, completion, sampled in zip(prompt_ids, completion_ids, log_probs, strict=True):
+            with torch.no_grad():
+                logits = base(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            expected = logits.gather(1, torch.tensor(completion)[:, None])[:, 0]
+            off[role] = max(off[role], (expected - torch.tensor(sampled)).abs().max().item())
+    assert off["solver"] < 0.01 < off["thinker"], off
+    after = weights_of(trainer)
+    assert all(torch.equal(before[name], after[name]) for name in before if "lora" not in name)
 
 
 @pytest.mark.parametrize("mode", MODES)

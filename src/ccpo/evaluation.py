@@ -65,7 +65,8 @@ class TeamEvaluation:
             answers in which the outcome function's `extract`, if it has one, found no answer.
         without (`dict[str, Proportion]`): for each role that can be removed, right answers of the team without it.
         right (`tuple[float, ...]`): for each problem 1 where the team is right, 0 where not, NaN unscorable.
-        cut (`dict[str, Proportion]`): for each role that reads others, prompts in which their texts were cut to fit.
+        cut (`dict[str, Proportion]`): for each role that reads others, prompts with their texts in which
+            these were cut to fit, those of passes without a role too.
     """
 
     joint: Proportion
@@ -129,7 +130,7 @@ def evaluate_team(
         episodes = run_team(topology, prompts, generate, branches=ones, removals=passes, reader=reader)
         leaked += episodes.leaked
         for name, seen in cut.items():
-            seen += episodes.said[name].cut
+            seen += episodes.cuts(name)
         answers = {name: episodes.said[name].texts for name in topology.answer_roles}
         parts = [*answers.values(), *(episodes.without[name][last].texts for name in removable)]
         columns = {name: values * len(parts) for name, values in rows.items()}
@@ -145,7 +146,7 @@ def evaluate_team(
         if topology.answer == "vote":
             clusters = cluster_answers([list(said) for said in zip(*answers.values(), strict=True)], outcome)
             clusters = clusters.unsqueeze(1)
-        right += right_share(topology, own, clusters).flatten().tolist()
+        right += right_share(topology, own, clusters, 1).flatten().tolist()
         for name, alone in zip(removable, values[len(answers) :], strict=True):
             without[name] += is_right(alone).flatten().tolist()
 

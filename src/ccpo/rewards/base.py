@@ -33,7 +33,8 @@ class CreditAllocator(RewardFunction):
         topology ([`Topology`], *optional*): the team, under TRL's own `GRPOTrainer` only; [`ThinkSolve`] by default.
 
     Attributes:
-        teams (`str`): which teams it is defined for: `"any"`, `"chain"`, or a topology's kind.
+        teams (`str`): which teams it is defined for: `"any"`, `"chain"`, `"vote"` (voters of any kind), or a
+            topology's kind.
         gives_advantages (`bool`): whether [`allocate`] returns advantages, which go to the loss as they are.
         branching (`bool`): whether several texts may continue one.
         strict_outcomes (`bool`): whether it rests on outcomes being -1 or +1.
@@ -60,10 +61,17 @@ class CreditAllocator(RewardFunction):
 
     def refuses(self, topology: Topology) -> str | None:
         """Why the scheme cannot divide credit in this team; `None` where it can."""
-        suits = topology.is_chain and len(topology.roles) > 1 if self.teams == "chain" else topology.kind == self.teams
-        if self.teams == "any" or suits:
+        suits = {
+            "any": True,
+            "chain": topology.is_chain and len(topology.roles) > 1,
+            "vote": topology.answer == "vote",
+        }
+        if suits.get(self.teams, topology.kind == self.teams):
             return None
-        wanted = "a chain of several roles, the last of which answers" if self.teams == "chain" else self.teams
+        wanted = {
+            "chain": "a chain of several roles, the last of which answers",
+            "vote": "teams with `answer='vote'`",
+        }.get(self.teams, self.teams)
         return f"it is defined for {wanted}, and the topology has {list(topology.role_names)} ({topology.kind})."
 
     def evidence(self, topology: Topology, roles: tuple[str, ...]) -> Evidence:

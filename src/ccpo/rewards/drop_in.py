@@ -216,7 +216,7 @@ class RewardFunction:
             log_metric("credit/leak_rate", sum(episodes.leaked) / max(1, len(episodes.leaked)))
             for name in topology.role_names[1:]:
                 if topology[name].reads:
-                    cut = episodes.said[name].cut
+                    cut = episodes.cuts(name)
                     log_metric(f"rollout/{name}_cut_rate", sum(cut) / len(cut))
             if missing is not None:
                 log_metric("credit/no_answer_rate", sum(missing) / len(missing))

@@ -1,5 +1,6 @@
 """What a scheme needs to see, and what it is shown: the outcomes of a batch."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -34,8 +35,11 @@ class TeamOutcomes:
         own (`dict[str, torch.Tensor]`): judged role -> the outcome of each of its texts, `(P, N_j)`.
         clusters (`torch.Tensor` of shape `(P, G, n)`, *optional*): of a vote, which answers are equal.
         without (`dict[str, torch.Tensor]`):
-            Removed role -> the team's outcomes without it: `(P, S)` of each prompt, or `(P, N_(k-1), S)` from each
-            context.
+            Removed role -> the team's outcomes without it, by the rule: `(P, S)` of each prompt, or `(P, N_(k-1), S)`
+            from each context.
+        without_right (`dict[str, torch.Tensor]`):
+            Removed role -> how much of the team's answer is right in those passes; where it is not given, as `without`
+            has it.
         shares (`torch.Tensor` of shape `(P, N_n, n, n)`, *optional*):
             Ratings of each leaf, the rater before the rated; NaN invalid.
         training (`bool`): whether this batch is trained on; a scheme learns nothing in evaluation.
@@ -46,13 +50,20 @@ class TeamOutcomes:
     own: dict[str, torch.Tensor]
     clusters: torch.Tensor | None = None
     without: dict[str, torch.Tensor] = field(default_factory=dict)
+    without_right: dict[str, torch.Tensor] = field(default_factory=dict)
     shares: torch.Tensor | None = None
     training: bool = True
+
+    @property
+    def leaves(self) -> int:
+        """N_n, how many texts of the last role a prompt has."""
+        name, own = next(iter(self.own.items()))
+        return own.shape[1] * math.prod(self.branches[self.topology.role_names.index(name) + 1 :])
 
     @cached_property
     def team(self) -> torch.Tensor:
         """R, the outcome of the team at each leaf, `(P, N_n)`."""
-        return team_outcome(self.topology, self.own, self.clusters)
+        return team_outcome(self.topology, self.own, self.clusters, self.leaves)
 
     @cached_property
     def values(self) -> dict[str, torch.Tensor]:
@@ -67,15 +78,16 @@ def at_leaves(values: torch.Tensor, leaves: int) -> torch.Tensor:
 
 
 def team_outcome(
-    topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None = None
+    topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None, leaves: int
 ) -> torch.Tensor:
     """
-    The team's outcome at each leaf, by the topology's rule.
+    The team's outcome at each leaf, by the topology's rule: of the texts of the answer that stand above it or are it.
 
     Args:
         topology ([`Topology`]): has the rule, `answer`.
         own (`dict[str, torch.Tensor]`): the outcomes `(P, N_j)` of the roles of the answer.
         clusters (`torch.Tensor` of shape `(P, G, n)`, *optional*): of a vote, which answers are equal.
+        leaves (`int`): N_n, the texts of the last role, which need not be one of the answer.
 
     Returns:
         `torch.Tensor` of shape `(P, N_n)`: NaN where an outcome that is needed is.
@@ -83,6 +95,21 @@ def team_outcome(
     outcomes = [own[name] for name in topology.answer_roles]
     if topology.answer == "last":
         return outcomes[0]
-    leaves = max(outcome.shape[1] for outcome in outcomes)
     together = torch.stack([at_leaves(outcome, leaves) for outcome in outcomes], dim=-1)  # (P, N_n, answers)
     return vote_outcome(together, clusters) if topology.answer == "vote" else together.mean(dim=-1)
+
+
+def removal_outcome(topology: Topology, own: dict[str, torch.Tensor]) -> torch.Tensor:
+    """
+    The team's outcome in each pass without a role, by the topology's rule.
+
+    There are none of a vote: each of its roles answers, and no pass is without one.
+
+    Args:
+        topology ([`Topology`]): has the rule, `"last"` or `"mean"`.
+        own (`dict[str, torch.Tensor]`): the outcomes of the roles of the answer, all of one shape.
+
+    Returns:
+        `torch.Tensor` of that shape: NaN where an outcome that is needed is.
+    """
+    return torch.stack([own[name] for name in topology.answer_roles], dim=-1).mean(dim=-1)

@@ -16,20 +16,20 @@ def is_right(outcome: torch.Tensor) -> torch.Tensor:
 
 
 def right_share(
-    topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None = None
+    topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None, leaves: int
 ) -> torch.Tensor:
     """
     How much of the team's answer is right at each leaf: the topology's rule on right (1) and wrong (0).
 
     Args:
-        topology ([`Topology`]), own (`dict[str, torch.Tensor]`), clusters (`torch.Tensor`, *optional*):
+        topology ([`Topology`]), own (`dict`), clusters (`torch.Tensor`, *optional*), leaves (`int`):
             as for [`~ccpo.rewards.evidence.team_outcome`].
 
     Returns:
         `torch.Tensor` of shape `(P, N_n)`: 0 or 1 where one text is the answer; NaN unscorable.
     """
     right = {name: is_right(outcome) for name, outcome in own.items()}
-    return team_outcome(topology, right, clusters).clamp(min=0)  # a vote in which nobody answers is wrong
+    return team_outcome(topology, right, clusters, leaves).clamp(min=0)  # a vote in which nobody answers is wrong
 
 
 def credit_metrics(outcomes: TeamOutcomes) -> dict[str, float]:
@@ -45,7 +45,7 @@ def credit_metrics(outcomes: TeamOutcomes) -> dict[str, float]:
         scorable texts with v > 0 > b and v < 0 < b). NaN where nothing is scorable.
     """
     topology = outcomes.topology
-    share = right_share(topology, outcomes.own, outcomes.clusters)
+    share = right_share(topology, outcomes.own, outcomes.clusters, outcomes.leaves)
     metrics = {
         "credit/joint_accuracy": share[~share.isnan()].float().mean().item(),
         "credit/unscorable_rate": outcomes.team.isnan().float().mean().item(),
@@ -55,8 +55,9 @@ def credit_metrics(outcomes: TeamOutcomes) -> dict[str, float]:
         b = without.nanmean(dim=-1, keepdim=True)  # (P, 1) or (P, contexts, 1)
         b = b.flatten(1).repeat_interleave(value.shape[1] // b.flatten(1).shape[1], dim=1)  # (P, N_k)
         valid = ~value.isnan() & ~b.isnan()
+        right = outcomes.without_right.get(role, is_right(without))
         metrics |= {
-            topology.label(f"credit/without_{role}_accuracy"): _mean(without > 0, ~without.isnan()),
+            topology.label(f"credit/without_{role}_accuracy"): _mean(right, ~right.isnan()),
             topology.label(f"credit/{role}/help_rate"): _mean((value > 0) & (b < 0), valid),
             topology.label(f"credit/{role}/hurt_rate"): _mean((value < 0) & (b > 0), valid),
         }

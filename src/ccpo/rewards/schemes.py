@@ -20,7 +20,7 @@ TABLE: dict[str, tuple[type[CreditAllocator], str, dict[str, str]]] = {
     "shared": (SharedCredit, "any; 'counterfactual' in chains", {}),
     "ccpo": (CounterfactualCredit, "chains; `history` in teams of two", {}),
     "sepo": (SelfEvaluatedCredit, "chains", {"counterfactual": "A = v - b leaves the ratings out"}),
-    "vote": (VoteCredit, "`vote`", {"counterfactual": _NO_REMOVAL}),
+    "vote": (VoteCredit, "teams with `answer: vote`", {"counterfactual": _NO_REMOVAL}),
     "dacr": (CrossImprovementCredit, "`answer_critique_rewrite`", {"counterfactual": _NO_REMOVAL}),
     "c3": (
         ContextualCredit,

@@ -132,7 +132,10 @@ class Topology:
         if removed not in self.role_names:
             raise ValueError(f"`removed` must be one of {list(self.role_names)}, got {removed!r}.")
         if removed in self.answer_roles:
-            raise ValueError(f"The team cannot be without {removed!r}, which gives its answer.")
+            raise ValueError(
+                f"The team cannot be without {removed!r}, which gives its answer: `answer_roles` are "
+                f"{list(self.answer_roles)}. Take it out of the scheme's `removals`."
+            )
         kept = []
         for role in self.roles:
             if role.name == removed:

@@ -7,11 +7,14 @@ from typing import Any
 
 ANSWERS = ("last", "vote", "mean")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-# What the completions table, the clock of a step, the prompts' templates and PEFT call something else.
+# What the completions table, the clock of a step, the prompts' templates, the folder of a run and PEFT call something
+# else.
 _TAKEN = (
-    *("problem", "prompt", "completion", "role", "transcript", "outcome", "advantage", "rating", "verify", "update"),
-    *("default", "ref", "base"),
+    *("step", "prompt", "completion", "advantage", "image", "outcome", "rating", "verify", "update"),
+    *("problem", "role", "transcript", "completions", "runs", "default", "ref", "base"),
 )
+# Columns and metrics that have a role's name in them, and could be another role's own.
+_LOGGED = ("{}", "without_{}", "eval_{}", "{}_outcome", "{}_credit", "{}_advantage")
 
 
 @dataclass(frozen=True)
@@ -46,19 +49,34 @@ class Role:
 
 
 def as_list(name: str, value: Any) -> list:
+    """
+    A list or tuple as a list.
+
+    Args:
+        name (`str`): the field's, for the message.
+        value: what stands there.
+
+    Raises:
+        `ValueError`: something else, a text too, whose letters would be taken for names.
+    """
     if not isinstance(value, list | tuple):
-        raise ValueError(f"`{name}` must be a list, got {value!r}.")
+        raise ValueError(f"`{name}` must be a list, got {value!r}. Write [...].")
     return list(value)
 
 
 def read_role(role: Any) -> Role:
-    """A role, of a mapping of its fields too."""
+    """
+    A role, of a mapping of its fields too.
+
+    Raises:
+        `ValueError`: something else, unknown keys, no `name`, or `reads` that is no list.
+    """
     if isinstance(role, Mapping):
         known = Role.__dataclass_fields__
         if unknown := [key for key in role if key not in known]:
-            raise ValueError(f"`roles` has a role with the keys {unknown}; a role has {list(known)}.")
+            raise ValueError(f"`roles` has a role with the keys {unknown}; a role has {list(known)}. Rename them.")
         if "name" not in role:
-            raise ValueError(f"`roles` has a role without a `name`: {dict(role)!r}.")
+            raise ValueError(f"`roles` has a role without a `name`: {dict(role)!r}. Give it one.")
         role = Role(**{key: value for key, value in role.items() if value is not None})
     if not isinstance(role, Role):
         raise ValueError(f"`roles` must hold roles, got {role!r}. Write Role({role!r}).")
@@ -66,8 +84,18 @@ def read_role(role: Any) -> Role:
 
 
 def check_names(team) -> None:
+    """
+    Names of roles and agents can stand in templates, metrics, columns and folders, each for one thing.
+
+    Args:
+        team ([`Topology`]): its roles are read.
+
+    Raises:
+        `ValueError`: no roles; a name of other characters or one that is taken; two roles of one name, or of names
+            that would be logged alike; agents that would share a folder, or an agent named like another's role.
+    """
     if not team.roles:
-        raise ValueError("`roles` is empty. A team has at least one role.")
+        raise ValueError("`roles` is empty. A team has at least one role: give it one.")
     names = team.role_names
     for role in team.roles:
         for what, name in (("name", role.name), ("agent", role.agent)):
@@ -81,8 +109,19 @@ def check_names(team) -> None:
                 )
         if names.count(role.name) > 1:
             raise ValueError(f"`roles` has {names.count(role.name)} roles named {role.name!r}. Rename one.")
+    logged: dict[str, str] = {}
+    for name in names:
+        for column in (form.format(name) for form in _LOGGED):
+            if column in logged:
+                raise ValueError(
+                    f"`roles` has {logged[column]!r} and {name!r}, which would both be logged as {column!r}. Rename "
+                    "one."
+                )
+            logged[column] = name
     folded = [agent.lower() for agent in team.agents]
     for agent in team.agents:
+        if agent.startswith("checkpoint-"):
+            raise ValueError(f"`agent` {agent!r} names a folder, as a checkpoint of the run does. Rename it.")
         if folded.count(agent.lower()) > 1:
             raise ValueError(f"`agent` {agent!r} and another differ in case only: they name folders. Rename one.")
         if agent in names and team.roles_of(agent) != (agent,):
@@ -93,8 +132,20 @@ def check_names(team) -> None:
 
 
 def read_answer_roles(team) -> tuple[str, ...]:
+    """
+    The roles of the team's answer: those given, by default the last, or all that are judged.
+
+    Args:
+        team ([`Topology`]): its names are checked.
+
+    Returns:
+        `tuple[str, ...]`: their names; of a vote in the order of speaking.
+
+    Raises:
+        `ValueError`: an unknown rule, roles that do not go with it, or voters that read, branch or do not answer.
+    """
     if team.answer not in ANSWERS:
-        raise ValueError(f"`answer` must be one of {list(ANSWERS)}, got {team.answer!r}.")
+        raise ValueError(f"`answer` must be one of {list(ANSWERS)}, got {team.answer!r}. Set one of them.")
     given = tuple(as_list("answer_roles", team.answer_roles))
     if team.answer == "last":
         if given not in ((), team.role_names[-1:]):
@@ -105,7 +156,9 @@ def read_answer_roles(team) -> tuple[str, ...]:
         return team.role_names[-1:]
     given = given or tuple(role.name for role in team.roles if role.judged)
     if unknown := [name for name in given if name not in team.role_names]:
-        raise ValueError(f"`answer_roles` names {unknown}, which are no roles; there are {list(team.role_names)}.")
+        raise ValueError(
+            f"`answer_roles` names {unknown}, which are no roles; there are {list(team.role_names)}. Name those."
+        )
     if len(set(given)) < len(given):
         raise ValueError(f"`answer_roles={list(given)}` names a role twice. Name it once.")
     if not given:
@@ -117,10 +170,27 @@ def read_answer_roles(team) -> tuple[str, ...]:
                     f"`answer='vote'`: every role is a voter with `branches=1`, and {role.name!r} has "
                     f"`branches={role.branches}` and answers {list(given)}. Use `answer='mean'`, or change it."
                 )
+            if role.reads:
+                raise ValueError(
+                    f"`answer='vote'`: voters answer alone, and {role.name!r} has `reads={list(role.reads)}`. Use "
+                    "`answer='mean'`, or take its `reads` out."
+                )
+        return team.role_names
     return given
 
 
 def check_role(team, place: int, role: Role) -> None:
+    """
+    A role's own fields, and that it reads roles before it.
+
+    Args:
+        team ([`Topology`]): whose names are checked.
+        place (`int`): the role's in the order of speaking, from 0.
+        role ([`Role`]): it.
+
+    Raises:
+        `ValueError`: `reads`, `branches`, switches or templates that cannot be.
+    """
     earlier = team.role_names[:place]
     where = f"of role {role.name!r}"
     for name in role.reads:
@@ -128,13 +198,13 @@ def check_role(team, place: int, role: Role) -> None:
             what = "is no role" if name not in team.role_names else "does not speak before it"
             raise ValueError(
                 f"`reads={list(role.reads)}` {where}: {name!r} {what}. A role reads roles that stand before it in "
-                f"`roles`, here {list(earlier)}."
+                f"`roles`, here {list(earlier)}. Name one of those, or order `roles` anew."
             )
     if len(set(role.reads)) < len(role.reads):
         raise ValueError(f"`reads={list(role.reads)}` {where} names a role twice. Name it once.")
     number = isinstance(role.branches, int) and not isinstance(role.branches, bool)
     if not number or role.branches < 1:
-        raise ValueError(f"`branches` {where} must be an integer of at least 1, got {role.branches!r}.")
+        raise ValueError(f"`branches` {where} must be an integer of at least 1, got {role.branches!r}. Set 1 or more.")
     if place == 0 and role.branches != 1:
         raise ValueError(
             f"`branches={role.branches}` {where}: the first role speaks once in each episode. Set "
@@ -142,12 +212,15 @@ def check_role(team, place: int, role: Role) -> None:
         )
     for name in ("judged", "states_answer"):
         if not isinstance(getattr(role, name), bool):
-            raise ValueError(f"`{name}` {where} must be true or false, got {getattr(role, name)!r}.")
+            raise ValueError(f"`{name}` {where} must be true or false, got {getattr(role, name)!r}. Set one of them.")
     if not isinstance(role.prompt_without, Mapping):
-        raise ValueError(f"`prompt_without` {where} must map roles to templates, got {role.prompt_without!r}.")
+        raise ValueError(
+            f"`prompt_without` {where} must map roles to templates, got {role.prompt_without!r}. Write {{role: ...}}."
+        )
     if strangers := [name for name in role.prompt_without if name not in role.reads]:
         raise ValueError(
-            f"`prompt_without` {where} has {strangers}, which it does not read; it reads {list(role.reads)}."
+            f"`prompt_without` {where} has {strangers}, which it does not read; it reads {list(role.reads)}. Name "
+            "them in `reads`, or take them out."
         )
     if role.prompt is not None:
         _check_template(team, role, "prompt", role.prompt, role.reads)
@@ -159,7 +232,9 @@ def check_role(team, place: int, role: Role) -> None:
 def _check_template(team, role: Role, name: str, template: Any, reads: tuple[str, ...]) -> None:
     for wanted in ("problem", *reads):
         if not isinstance(template, str) or f"{{{wanted}}}" not in template:
-            raise ValueError(f"`{name}` of role {role.name!r} must contain {{{wanted}}}, got {template!r}.")
+            raise ValueError(
+                f"`{name}` of role {role.name!r} must contain {{{wanted}}}, got {template!r}. Write it there."
+            )
     for other in team.role_names:
         if other not in reads and f"{{{other}}}" in template:
             raise ValueError(
@@ -169,6 +244,15 @@ def _check_template(team, role: Role, name: str, template: Any, reads: tuple[str
 
 
 def check_used(team) -> None:
+    """
+    Somebody reads or judges what each role writes.
+
+    Args:
+        team ([`Topology`]): its roles are checked.
+
+    Raises:
+        `ValueError`: a role whose text is for nobody.
+    """
     read = {name for role in team.roles for name in role.reads}
     for role in team.roles:
         if role.name not in read and role.name not in team.judged:

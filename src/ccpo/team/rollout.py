@@ -100,6 +100,12 @@ class Episodes:
         """A role's text as others read it: the leak guard takes answers out, and what is no character is replaced."""
         return whole_characters(self.reader.strip(text) if self.topology.guarded(role) else text)
 
+    def cuts(self, role: str) -> list[bool]:
+        """Whether others' texts were cut, for each prompt of a role that has some, in passes without a role too."""
+        reads, seen = self.topology[role].reads, [self.said[role]]
+        seen += [said[role] for removed, said in self.without.items() if role in said and {*reads} - {removed}]
+        return [cut for texts in seen for cut in texts.cut] if reads else []
+
     @property
     def leaked(self) -> list[bool]:
         """Whether each text that passes the leak guard stated an answer, which the guard took out."""

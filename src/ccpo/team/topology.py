@@ -131,7 +131,7 @@ class Vote(Topology):
     def __post_init__(self):
         number = self.num_voters
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"`num_voters` must be an integer of at least 1, got {number!r}.")
+            raise ValueError(f"`num_voters` must be an integer of at least 1, got {number!r}. Set 1 or more.")
         states = {"judged": True, "states_answer": True}
         names = [f"voter_{i}" for i in range(1, number + 1)]
         self._set(roles=tuple(Role(name, agent=self.agent, prompt=self.prompt, **states) for name in names))
@@ -197,13 +197,20 @@ class AnswerCritiqueRewrite(Topology):
 
 
 def _check_fields(name: str, template: Any, wanted: tuple[str, ...], special: tuple[str, ...]) -> None:
-    """A shipped team's template by the words that it has for what is read."""
+    """
+    A shipped team's template by the words that it has for what is read.
+
+    Raises:
+        `ValueError`: one of the `wanted` is missing, or another of the `special` is there.
+    """
     for field_name in wanted:
         if not isinstance(template, str) or field_name not in template:
-            raise ValueError(f"`{name}` must contain {field_name}, got {template!r}.")
+            raise ValueError(f"`{name}` must contain {field_name}, got {template!r}. Write it there.")
     for field_name in special:
         if field_name in template and field_name not in wanted:
-            raise ValueError(f"`{name}` cannot contain {field_name}: there is none yet, got {template!r}.")
+            raise ValueError(
+                f"`{name}` cannot contain {field_name}: there is none yet, got {template!r}. Take it out."
+            )
 
 
 _KINDS = {cls.kind: cls for cls in (Topology, Solo, ThinkSolve, Chain, Vote, AnswerCritiqueRewrite)}
@@ -231,11 +238,18 @@ def make_topology(given: Any) -> Topology:
         raise ValueError(f"`topology` must be a kind or a mapping, got {given!r}. Write {{roles: [...]}}.")
     kind, values = values.get("kind", "team"), {k: v for k, v in values.items() if k != "kind"}
     if not isinstance(kind, str) or kind not in _KINDS:
-        raise ValueError(f"`topology` must be of a kind in {list(_KINDS)}, got {kind!r}.")
+        raise ValueError(
+            f"`topology` must be of a kind in {list(_KINDS)}, got {kind!r}. Name one, or draw your own: "
+            "{roles: [...]}."
+        )
     cls = _KINDS[kind]
     known = list(inspect.signature(cls).parameters)
     if unknown := [name for name in values if name not in known]:
-        raise ValueError(f"`topology` of the kind {kind!r} has the keys {unknown}; it may have {known}.")
+        raise ValueError(
+            f"`topology` of the kind {kind!r} has the keys {unknown}; it may have {known}. Take the others out."
+        )
     if kind in ("team", "chain") and "roles" not in values:
-        raise ValueError(f"`topology` of the kind {kind!r} needs `roles`, got {dict(values)!r}.")
+        raise ValueError(
+            f"`topology` of the kind {kind!r} needs `roles`, got {dict(values)!r}. Write {{roles: [...]}}."
+        )
     return cls(**values)

@@ -112,8 +112,7 @@ def check_arguments(
     if team:
         check_weights(models, frozen, adapters_only=args.policy_sharing == "adapters")
     if args.use_vllm and team:
-        bare = tuple(agent for agent in frozen if agent not in starts)
-        check_engines(models, args, topology, allocators, peft_config, bare)
+        check_engines(models, args, topology, allocators, peft_config)
 
 
 def _check_agent_names(agents: tuple[str, ...], sharing: str) -> None:

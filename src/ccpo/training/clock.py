@@ -2,23 +2,30 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 
+from ..rewards import CreditAllocator
 from ..team.topology import Topology
 
 RATING, VERIFY, UPDATE = "rollout/rating", "rollout/verify", "rollout/update"
 
 
-def arms_of(topology: Topology) -> tuple[str, ...]:
-    """What tokens and time are counted for: each role's texts, passes without a role, ratings, verdicts, updates."""
+def arms_of(topology: Topology, allocators: Sequence[CreditAllocator] = ()) -> tuple[str, ...]:
+    """
+    What tokens and time are counted for: each role's texts, passes without a role, ratings, verdicts, updates.
+
+    A chain is seen without each role, if only in evaluation; another team without those that a scheme asks for.
+    """
     names = [f"rollout/{name}" for name in topology.role_names]
-    if topology.is_chain:
-        names += [f"rollout/without_{name}" for name in topology.role_names if topology.removable(name)]
+    turns = (topology.role_names, *map(topology.roles_of, topology.agents))
+    asked = {name for credit in allocators for turn in turns for name in credit.evidence(topology, turn).removals}
+    seen_without = [name for name in topology.role_names if topology.is_chain or name in asked]
+    names += [f"rollout/without_{name}" for name in seen_without if topology.removable(name)]
     return (*map(topology.label, names), RATING, VERIFY, UPDATE)
 
 

@@ -12,6 +12,8 @@ from trl.data_utils import is_conversational
 
 from ..generation.inputs import render_prompts
 from ..rewards import TeamOutcomes
+from ..rewards.evidence import at_leaves, removal_outcome
+from ..rewards.metrics import is_right
 from ..team.answers import reader_of
 from ..team.rollout import Episodes, Passes, Texts, assign_solos, run_team
 from ..verifier.clusters import cluster_answers
@@ -173,7 +175,7 @@ class CollectionMixin:
         topology, state = self.topology, self.accelerator
         judged = {(None, role): episodes.said[role] for role in topology.judged}
         for removed, said in episodes.without.items():
-            judged |= {(removed, role): said[role] for role in topology.answer_roles}
+            judged |= {(removed, role): said[role] for role in topology.answer_roles if role in said}
         rows = [row for texts in judged.values() for row in texts.rows]
         texts = [text for said in judged.values() for text in said.texts]
         ids = [ids for (_, role), said in judged.items() for ids in _ids(generators[role], said)]
@@ -187,7 +189,7 @@ class CollectionMixin:
                 ids,
             ).view(state.num_processes, len(asked), -1)  # (W, judged, F)
         tokens[VERIFY] += sum(map(len, ids))
-        own, without, extras, start = {}, {}, {}, 0
+        own, without, extras, start = {}, {removed: {} for removed in episodes.without}, {}, 0
         pending = dict(self._pending_extra_logs)
         self._pending_extra_logs.clear()
         for (removed, role), said in judged.items():
@@ -197,7 +199,7 @@ class CollectionMixin:
                 if role == topology.role_names[-1]:  # the table has a row for each leaf
                     extras = {name: column[start : start + count] for name, column in pending.items()}
             else:
-                without.setdefault(removed, {})[role] = self._by_prompt(part, removed, episodes, valid[removed], group)
+                without[removed][role] = self._by_prompt(part, removed, episodes, valid[removed], group)
             start += count
         return [
             self._team_outcomes(f, episodes, {role: values[..., f] for role, values in own.items()}, without, group)
@@ -226,9 +228,32 @@ class CollectionMixin:
             texts = [list(said) for said in zip(*(episodes.said[r].texts for r in topology.answer_roles), strict=True)]
             mine = cluster_answers(texts, allocator.outcome).to(self.accelerator.device)
             clusters = gather(mine).view(-1, group, len(topology.answer_roles))
-        seen = {removed: values[topology.role_names[-1]][..., f] for removed, values in without.items()}
-        allocator.check_outcomes(*own.values(), *seen.values())
-        return TeamOutcomes(topology, self.branches, own, clusters, seen, training=self.model.training)
+        apart = {removed: self._answers_without(removed, values, f, own, group) for removed, values in without.items()}
+        allocator.check_outcomes(*own.values(), *(values for said in apart.values() for values in said.values()))
+        return TeamOutcomes(
+            topology,
+            self.branches,
+            own,
+            clusters,
+            without={removed: removal_outcome(topology, said) for removed, said in apart.items()},
+            without_right={
+                removed: removal_outcome(topology, {role: is_right(values) for role, values in said.items()})
+                for removed, said in apart.items()
+            },
+            training=self.model.training,
+        )
+
+    def _answers_without(
+        self, removed: str, values: dict[str, torch.Tensor], f: int, own: dict[str, torch.Tensor], group: int
+    ) -> dict[str, torch.Tensor]:
+        """Outcomes of the roles of the answer without a role; who stays as it spoke has one in all of a context."""
+        contexts = group * math.prod(self.branches[: self.topology.role_names.index(removed)])
+        return {
+            role: values[role][..., f]
+            if role in values
+            else at_leaves(own[role], contexts).unsqueeze(-1).expand(-1, -1, self.args.num_solos or 1)
+            for role in self.topology.answer_roles
+        }
 
     def _rate(
         self,

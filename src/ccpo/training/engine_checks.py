@@ -17,15 +17,9 @@ def check_engines(
     topology: Topology,
     allocators: list[CreditAllocator],
     peft_config: Any,
-    frozen: tuple[str, ...] = (),
 ) -> None:
     """Engines that can be built, and told apart."""
     agents = topology.agents
-    if frozen and args.policy_sharing == "adapters":
-        raise ValueError(
-            f"`use_vllm=True` pushes adapters merged into their base, and {list(frozen)} play the base alone. Use "
-            "`policy_sharing='separate'`, or `use_vllm=False`."
-        )
     for agent, model in models.items():
         if not isinstance(model, str) and not get_config_model_id(model.config):
             raise ValueError(

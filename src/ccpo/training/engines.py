@@ -178,12 +178,23 @@ class AgentEngines:
         owner = self.agents[0] if shared else agent
         asleep = getattr(engine, "_llm_weights_sleeping", False)  # without any weights
         if asleep or self._held.get(id(engine)) != owner or owner in self._changed:
-            with _base_kept(engine.model):
+            plays_base = self.args.policy_sharing == "adapters" and agent not in engine.model.peft_config
+            with (_base_alone if plays_base else _base_kept)(engine.model):
                 engine.sync_weights()
             self.pushes[owner] += 1
             self._held[id(engine)] = owner
             self._changed.discard(owner)
         return engine
+
+
+@contextmanager
+def _base_alone(model: PeftModel) -> Iterator[None]:
+    """Push the base of adapters as it is: meanwhile nothing happens where TRL has PEFT add the adapter to it."""
+    vars(model).update(dict.fromkeys(("merge_adapter", "unmerge_adapter"), lambda: None))
+    try:
+        yield
+    finally:
+        del model.merge_adapter, model.unmerge_adapter
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from accelerate.utils import gather_object
 from ..calls import unanswered
 from ..rewards import credit_metrics, shares_metrics
 from ..rewards.evidence import at_leaves
+from ..team.rollout import Texts
+from ..verifier import plurality
 from .collection import Rollout
 
 
@@ -38,7 +40,7 @@ class TableMixin:
                 values |= shares_metrics(rated.team, rated.shares, topology.role_names)
         answers = [text for role in topology.answer_roles for text in episodes.said[role].texts]
         leaked, missing = episodes.leaked, unanswered(self.allocators[judge].outcome, answers)
-        cuts = {name: episodes.said[name].cut for name in topology.role_names if topology[name].reads}
+        cuts = {name: episodes.cuts(name) for name in topology.role_names if topology[name].reads}
         counts = [sum(leaked), sum(missing or []), *map(sum, cuts.values())]
         counts = torch.tensor(counts, device=state.device)
         leaks, without, *cut = state.reduce(counts, reduction="sum").tolist()
@@ -58,21 +60,25 @@ class TableMixin:
     def _log_table(self, rollout: Rollout, rewards: dict, advantages: dict) -> None:
         episodes, topology = rollout.episodes, self.topology
         names, last = topology.role_names, topology.role_names[-1]
-        firsts = {}  # removed role -> row -> the answer of its first pass
+        firsts = {}  # removed role -> row -> what the last to speak said in its first pass
         for removed, said in episodes.without.items():
-            rows = said[last].rows
-            firsts[removed] = dict(zip(reversed(rows), reversed(said[last].texts), strict=True))
+            final = next((said[name] for name in reversed(names) if name in said), Texts([], [], []))
+            firsts[removed] = dict(zip(reversed(final.rows), reversed(final.texts), strict=True))
         texts = []
         for leaf, row in enumerate(episodes.said[last].rows):
             spoken = [episodes.said[name].texts[episodes.above(name, leaf)] for name in names]
             texts.append((episodes.prompts[row], *spoken, *(first.get(row) for first in firsts.values())))
         prompts, *columns = zip(*gather_object(texts), strict=True)
         texts_by_name = dict(zip([*names, *(f"without_{name}" for name in firsts)], columns, strict=True))
-        answers = texts_by_name[last]
-        self._logs["prompt"].extend(prompts)
-        self._logs["completion"].extend(answers)
         table: dict[str, Any] = {topology.label(name): values for name, values in texts_by_name.items()}
         seen = rollout.outcomes[self._judge()]
+        answers = texts_by_name[last]
+        if topology.answer == "vote":
+            ballots = list(zip(*(texts_by_name[name] for name in topology.answer_roles), strict=True))
+            shown = plurality(ballots, seen.clusters.flatten(0, 1))
+            answers = [said[voter] for said, voter in zip(ballots, shown, strict=True)]
+        self._logs["prompt"].extend(prompts)
+        self._logs["completion"].extend(answers)
         leaves = seen.team.shape[1]
         table["outcome"] = seen.team.flatten().tolist()
         for role in topology.judged if topology.answer != "last" else ():
@@ -84,6 +90,11 @@ class TableMixin:
                     at_leaves(values, leaves).flatten().tolist() if in_turn else [None] * len(answers)
                 )
         for name in sorted(set(gather_object(list(rollout.extras)))):
+            if name in table or name in ("step", "prompt", "completion", "advantage"):
+                raise ValueError(
+                    f"`log_extra({name!r}, ...)` of an outcome function is another column of the completions table. "
+                    "Give it another name, or rename the role."
+                )
             table[name] = gather_object(rollout.extras.get(name, [None] * len(texts)))
         for name, values in table.items():
             self._logs["extra"][name].extend(values)

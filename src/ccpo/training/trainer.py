@@ -157,7 +157,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         self._replay = None  # what TRL's method scores next: (samples, rewards)
         self._init_turns()
         self._init_checkpoints()
-        self._clock = StepClock(self._metrics, self.accelerator, arms_of(self.topology))
+        self._clock = StepClock(self._metrics, self.accelerator, arms_of(self.topology, self.allocators))
         if self.accelerator.is_main_process:
             announce_placebos(self.allocators, self.topology, args, self.trained_agents, self._role_rewards)
         self.beta = args.beta  # of a frozen agent, TRL was to build no reference
