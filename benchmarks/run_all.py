@@ -6,8 +6,8 @@ Run every benchmark, each in a process of its own, and write their figures to do
 
 A benchmark is a script beside this one that writes `outputs/bench/<its name>.json`; to that file this one adds the
 machine it ran on. Those of vLLM run in `.venv-vllm`, which `make test-vllm` makes, and are left out where that is
-absent. `--only` runs some of them; `--write` runs none and writes the page from the files that there are. Ends with
-what was missed; exit status 1 if a script failed.
+absent; those in `LONG` are left out. `--only` runs some of them; `--write` runs none and writes the page from the files
+that there are. Ends with what was missed; exit status 1 if a script failed.
 """
 
 import argparse
@@ -27,7 +27,12 @@ from typing import Any
 from ccpo.report import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
+LONG = {  # half an hour each: run by their names, with figures on pages of their own
+    "settings": ("which setting of Think-Solve's credit learns fastest, at equal tokens", "recipes.md"),
+    "teams": ("what each team costs, and what it learns", "teams.md"),
+}
 SCRIPTS = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.py")) if path != Path(__file__)}
+SCRIPTS = {name: path for name, path in SCRIPTS.items() if name not in LONG}
 VLLM_PYTHON = ROOT / ".venv-vllm" / "bin" / "python"
 PACKAGES = ("torch", "transformers", "trl", "peft", "math-verify")
 COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, "=": operator.eq}
@@ -207,6 +212,8 @@ def build_page(folder: Path) -> tuple[str, list[str]]:
             lines += [f"| {arm} | {row['tokens']:.0f} | {row['seconds']:.4f} |" for arm, row in values["arms"].items()]
         machine = values.get("machine")
         lines += ["", _describe(machine) if machine else "The machine was not recorded: the script ran by itself."]
+    lines += ["", "## Half an hour each", "", "Run by their names; their figures are on other pages.", ""]
+    lines += [f"- `python benchmarks/{name}.py`: {what} ([page]({page}))." for name, (what, page) in LONG.items()]
     if missed:
         lines[5:5] = ["", "Missed goals:", "", *(f"- {text}" for text in missed)]
     return "\n".join(lines) + "\n", missed

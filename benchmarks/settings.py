@@ -1,12 +1,12 @@
 """
 Which setting of the credit learns the embedded task of Think-Solve fastest, at equal generated tokens.
 
-    python benchmarks/settings.py [--seeds 0 1 2 3 4] [--only shared c3] [--tokens 300000] [--jobs 2]
+    python benchmarks/settings.py [--seeds 0 1 2 3 4] [--only shared c3] [--tokens 100000] [--jobs 2]
 
 Every setting is the demo's recipe with the fields of `SETTINGS`. All settings of a seed start from the same two
 policies. A run ends with the first step in which it has generated `--tokens` tokens: thoughts, answers and solo
 answers, by the trainer's own count. Then 600 held-out problems are answered, in every setting the same ones. `--jobs`
-runs are made side by side, each with one thread.
+runs are made side by side, each with one thread. What is in `--folder` already is not made again.
 
 Writes `outputs/bench/settings.json`, for each setting, a list with a figure for each seed:
 
@@ -26,7 +26,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -48,10 +47,8 @@ SETTINGS = {
     "CCPO": {},
     "CCPO, K = 2": {"num_solves": 2},
     "CCPO, counterfactual": {"advantage_estimator": "counterfactual", "scale_rewards": "none"},
-    "CCPO, reinforce++": {"advantage_estimator": "reinforce++", "scale_rewards": "none"},
     "SEPO": SEPO,
     "C3, K = 2": {"credit": "c3", "num_solves": 2},
-    "C3, K = 4": {"credit": "c3", "num_solves": 4},
 }
 PARTS, PROBLEMS = 10, 600
 NOT_GENERATED = ("rating_tokens", "verify_tokens", "update_tokens")
@@ -166,9 +163,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--only", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), metavar="SETTING")
-    parser.add_argument("--tokens", type=int, default=300_000)
+    parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "bench" / "settings.json")
+    parser.add_argument("--folder", type=Path, default=ROOT / "outputs" / "bench" / "settings", help="of the runs")
     parser.add_argument("--run", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.run:
@@ -179,19 +177,25 @@ def main() -> None:
             train(setting, int(seed), args.tokens, Path(start), Path(folder))
         return
 
-    with tempfile.TemporaryDirectory() as scratch, ThreadPoolExecutor(args.jobs) as pool:
-        starts = {seed: str(Path(scratch) / f"start-{seed}") for seed in args.seeds}
-        list(pool.map(lambda seed: start_process("--run", "warm", str(seed), starts[seed]), args.seeds))
+    starts = {seed: args.folder / f"start-{seed}" for seed in args.seeds}
 
-        def run(job: tuple[str, int]) -> dict:
-            setting, seed = job
-            folder = Path(scratch) / f"{setting}-{seed}"
-            start_process("--tokens", str(args.tokens), "--run", setting, str(seed), starts[seed], str(folder))
-            figures = json.loads((folder / "figures.json").read_text())
-            keys = ("steps", "tokens", "joint_after", "area", "within_group_correlation", "seconds")
-            print(f"{setting:22} seed {seed}", *(f"{key} {figures[key]:.4g}" for key in keys), flush=True)
-            return figures
+    def start(seed: int) -> None:
+        if not (starts[seed] / "solver" / "config.json").exists():
+            start_process("--run", "warm", str(seed), str(starts[seed]))
 
+    def run(job: tuple[str, int]) -> dict:
+        setting, seed = job
+        file = args.folder / f"{setting.replace(', ', '-')}-{seed}-{args.tokens}" / "figures.json"
+        if not file.exists():
+            words = (setting, str(seed), str(starts[seed]), str(file.parent))
+            start_process("--tokens", str(args.tokens), "--run", *words)
+        figures = json.loads(file.read_text())
+        keys = ("steps", "tokens", "joint_after", "area", "within_group_correlation", "seconds")
+        print(f"{setting:22} seed {seed}", *(f"{key} {figures[key]:.4g}" for key in keys), flush=True)
+        return figures
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(start, args.seeds))
         jobs = [(setting, seed) for seed in args.seeds for setting in args.only]
         results = dict(zip(jobs, pool.map(run, jobs), strict=True))
     figures = {}
