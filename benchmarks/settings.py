@@ -107,7 +107,7 @@ def train(setting: str, seed: int, budget: int, start: Path, folder: Path) -> No
     for row in Budget.rows:
         parts[min(PARTS * used // budget, PARTS - 1)].append(row["credit/joint_accuracy"])
         used += count_tokens(row)
-        alike.append(row.get("credit/thinker/within_group_correlation", math.nan))
+        alike.append(row["credit/thinker/within_group_correlation"])  # None where all rewards of a step are one
     if not all(parts):
         raise ValueError(f"`--tokens {budget}` gives {len(Budget.rows)} steps, too few for {PARTS} parts. Raise it.")
     joint_during = [statistics.fmean(part) for part in parts]
@@ -119,7 +119,7 @@ def train(setting: str, seed: int, budget: int, start: Path, folder: Path) -> No
         "right": list(evaluations[-1].right),
         "joint_during": joint_during,
         "area": statistics.fmean(joint_during),
-        "within_group_correlation": statistics.fmean(value for value in alike if not math.isnan(value)),
+        "within_group_correlation": statistics.fmean(value for value in alike if value is not None),
         "seconds": json.loads((folder / "summary.json").read_text())["seconds"],
     }
     write_json(figures, folder / "figures.json")
