@@ -13,7 +13,7 @@ Writes `outputs/bench/settings.json`, for each setting, a list with a figure for
 - `steps`, `tokens` (the whole run) and `scored_tokens` (of constrained ratings: read, not generated);
 - `joint_after`, the held-out accuracy at the end;
 - `joint_during`, the mean accuracy in training in each tenth of the tokens, and `area`, the mean of those;
-- `within_group_correlation` of the Thinker's advantages with shared credit's: 1 says that credit adds nothing;
+- `within_group_correlation` of each role's advantages with shared credit's: 1 says that credit adds nothing;
 
 and over the seeds, against shared credit: `difference`, of the held-out accuracies, with the 95 % interval of a
 bootstrap over seeds and problems, paired; `area_difference`, with the 95 % interval of Student's t over the seeds.
@@ -103,11 +103,12 @@ def train(setting: str, seed: int, budget: int, start: Path, folder: Path) -> No
     }
     words = [word for name, value in fields.items() for word in (f"--{name}", str(value))]
     train_ccpo.main(*train_ccpo.parse_arguments(["--config", str(RECIPE), *words]))
-    used, parts, alike = 0, [[] for _ in range(PARTS)], []
+    used, parts, alike = 0, [[] for _ in range(PARTS)], {"thinker": [], "solver": []}
     for row in Budget.rows:
         parts[min(PARTS * used // budget, PARTS - 1)].append(row["credit/joint_accuracy"])
         used += count_tokens(row)
-        alike.append(row["credit/thinker/within_group_correlation"])  # None where all rewards of a step are one
+        for role, values in alike.items():  # None where all rewards of a step are one
+            values.append(row[f"credit/{role}/within_group_correlation"])
     if not all(parts):
         raise ValueError(f"`--tokens {budget}` gives {len(Budget.rows)} steps, too few for {PARTS} parts. Raise it.")
     joint_during = [statistics.fmean(part) for part in parts]
@@ -119,7 +120,9 @@ def train(setting: str, seed: int, budget: int, start: Path, folder: Path) -> No
         "right": list(evaluations[-1].right),
         "joint_during": joint_during,
         "area": statistics.fmean(joint_during),
-        "within_group_correlation": statistics.fmean(value for value in alike if value is not None),
+        "within_group_correlation": {
+            role: statistics.fmean(value for value in values if value is not None) for role, values in alike.items()
+        },
         "seconds": json.loads((folder / "summary.json").read_text())["seconds"],
     }
     write_json(figures, folder / "figures.json")
@@ -190,7 +193,7 @@ def main() -> None:
             words = (setting, str(seed), str(starts[seed]), str(file.parent))
             start_process("--tokens", str(args.tokens), "--run", *words)
         figures = json.loads(file.read_text())
-        keys = ("steps", "tokens", "joint_after", "area", "within_group_correlation", "seconds")
+        keys = ("steps", "tokens", "joint_after", "area", "seconds")
         print(f"{setting:22} seed {seed}", *(f"{key} {figures[key]:.4g}" for key in keys), flush=True)
         return figures
 
