@@ -229,7 +229,10 @@ def test_the_held_out_problems_are_checked_too(command, monkeypatch):
         ("dataset_train_split: [train]", r"`dataset_train_split` must be text, got \['train'\]"),
         ("model_init_kwargs: [1]", r"`model_init_kwargs` must be a mapping, got \[1\]"),
         ("use_peft: true\nlora_r: [8]", "`lora_r` must be a whole number"),
-        ("credit: sepo\nrating_prompt: Rate it.", r"`rating_prompt` must contain some of {role}, .*, got 'Rate it.'"),
+        (
+            "credit: sepo\nrating_prompt: Rate it.",
+            r"`rating_prompt` must contain some of {outcome}, .* 'Rate it.'",
+        ),
         ("a: [", "`--config` names a file that is no YAML. Check it"),
     ],
 )

@@ -19,6 +19,7 @@ from trl import ModelConfig, TrlParser
 
 from ccpo import (
     AnswerCritiqueRewrite,
+    Chain,
     CounterfactualCredit,
     MathVerifier,
     MultiAgentGRPOConfig,
@@ -27,8 +28,10 @@ from ccpo import (
     SharedCredit,
     Solo,
     ThinkSolve,
+    Vote,
 )
 from ccpo.arguments import TeamArguments
+from ccpo.rewards import Evidence
 from ccpo.training.models import models_by_agent
 from ccpo.training.numbers import ROLE_NUMBERS, read_number
 
@@ -452,8 +455,41 @@ def test_what_is_of_passes_that_nobody_draws(fields, build, outcome, chat_datase
         build(fields, reward_funcs=SharedCredit(outcome))
     with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
         build(fields, reward_funcs=CounterfactualCredit(outcome))
+    evaluates = fields | {"eval_strategy": "steps"}
     with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # an evaluation draws them
-        build(fields | {"eval_strategy": "steps"}, reward_funcs=SharedCredit(outcome), eval_dataset=chat_dataset)
+        build(evaluates, reward_funcs=SharedCredit(outcome), eval_dataset=chat_dataset)
+    with pytest.raises(ValueError, match=f"`{name}={value!r}` is of passes without a role"):  # but of no such team
+        build(evaluates, reward_funcs=SharedCredit(MathVerifier()), eval_dataset=chat_dataset, topology=Vote(2))
+
+
+def test_what_is_for_the_stock_trainer_is_refused(build, outcome):
+    for name, value in (("partner", len), ("partners", {"solver": len}), ("topology", Chain(["first", "second"]))):
+        with pytest.raises(ValueError, match=f"`{name}` of `shared_credit` is for TRL's own GRPOTrainer"):
+            build(reward_funcs=SharedCredit(outcome, **{name: value}))
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
+        build(reward_funcs=SharedCredit(outcome, topology="think_solve"))  # the trainer's
+
+
+def test_evidence_that_cannot_be_shown(build, outcome):
+    class Asks(SharedCredit):
+        def evidence(self, topology, roles):
+            return self.asked
+
+    for asked, message in (
+        (Evidence(("nobody",)), r"asks for `removals` of \['nobody'\]"),
+        (Evidence("thinker"), "asks for `removals` of 'thinker'; give a tuple"),
+        (Evidence(ratings=True), "asks for `ratings`, and it has no `rate`"),
+    ):
+        credit = Asks(outcome)
+        credit.asked = asked
+        with pytest.raises(ValueError, match=message):
+            build(reward_funcs=credit)
+
+
+@pytest.mark.parametrize("weights", [[float("nan")], ["a"], [True], "1"])
+def test_weights_are_finite_numbers(weights, build):
+    with pytest.raises(ValueError, match="`reward_weights` must be a list of finite numbers"):
+        build({"reward_weights": weights})
 
 
 @pytest.mark.parametrize("credit", [CounterfactualCredit, SelfEvaluatedCredit])
@@ -601,7 +637,10 @@ def test_template_without_its_fields(name):
         (["--baseline", "mean"], "`baseline` must be 'group' or 'paired', got 'mean'"),
         (["--credit", "sepo", "--rating_mode", "stars"], "`rating_mode` must be .*, got 'stars'"),
         (["--credit", "sepo", "--rating_expectation", "true"], "`rating_expectation=True` needs .*'constrained'"),
-        (["--credit", "sepo", "--rating_max_tokens", "0"], "`rating_max_tokens` must be at least 1, got 0"),
+        (
+            ["--credit", "sepo", "--rating_max_tokens", "0"],
+            "`rating_max_tokens` must be an integer of at least 1, got 0",
+        ),
         (["--answer_pattern", "RESULT"], "`answer_pattern` must have exactly one group, got 0 in 'RESULT'"),
         (["--answer_pattern", "("], "`answer_pattern` must be a regular expression, got"),
         (["--verifier_timeout", "-1"], "timeout must be a positive number of seconds, got -1"),
@@ -817,7 +856,7 @@ def test_whole_numbers_for_fractions(make_config):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"reward_weights": 1}, "`reward_weights` must be a list of numbers, got 1"),
+        ({"reward_weights": 1}, "`reward_weights` must be a list of finite numbers, got 1"),
         ({"reward_weights": [1.0, 2.0]}, "has 2 weights for 1 reward functions"),
         (
             {"num_train_epochs": 0, "max_steps": -1},

@@ -544,10 +544,12 @@ def test_permuting_rollouts_permutes_history_normalised_rewards():
     ("options", "match"),
     [
         ({"decay": 1.5}, "`decay` must be between 0 and 1, got 1.5"),
+        ({"min_samples": 1.5}, "`min_samples` must be an integer of at least 1 .*, got 1.5"),
+        ({"eta": None}, "`eta` must be a finite number >= 0, got None"),
         ({"alpha": -1}, "`alpha` must be a finite number >= 0, got -1"),
         ({"eta": -1}, "`eta` must be a finite number >= 0, got -1"),
         ({"eps": 0}, "`eps` must be a finite number above 0, got 0"),
-        ({"min_samples": 0}, "`min_samples` must be at least 1 .*got 0"),
+        ({"min_samples": 0}, "`min_samples` must be an integer of at least 1 .*got 0"),
     ],
 )
 def test_history_errors(options, match):

@@ -61,7 +61,7 @@ def test_glossary_is_what_runs_emit(model_dirs, chat_dataset, make_config, outco
     emitted = set()
     for credit, topology, beta in (
         (CounterfactualCredit(Judge()), None, 0.1),
-        (SelfEvaluatedCredit(outcome, rating_max_tokens=4, rating_prompt="{role}"), None, 0.0),
+        (SelfEvaluatedCredit(outcome, rating_max_tokens=4, rating_prompt="{role} {outcome}"), None, 0.0),
         (CounterfactualCredit(outcome), Chain(["first", "second"]), 0.0),
     ):
         args = make_config(schedule="joint", beta=beta, per_device_train_batch_size=8)

@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 
 import pandas as pd
 import pytest
@@ -362,10 +363,88 @@ def test_rewards_of_one_role_that_would_do_nothing(model_dirs, chat_dataset, mak
         MultiAgentGRPOTrainer(model_dirs["qwen3"], digit_outcome, args, chat_dataset, **given)
 
 
-@pytest.mark.parametrize("given", [{"nobody": [len]}, {"solver": ["len"]}, {"solver": [(len, "much")]}, [len]])
+@pytest.mark.parametrize(
+    "given",
+    [{"nobody": [len]}, {"solver": ["len"]}, {"solver": [(len, "much")]}, {"solver": [(len, math.nan)]}, [len]],
+)
 def test_rewards_of_one_role_that_cannot_be(given, model_dirs, chat_dataset, make_config):
     with pytest.raises(ValueError, match="`role_rewards"):
         MultiAgentGRPOTrainer(model_dirs["qwen3"], digit_outcome, make_config(), chat_dataset, role_rewards=given)
+
+
+# ---- What a scheme says is looked at ----
+
+
+class OfOnesOwn(SharedCredit):
+    """Credit by a function of the values."""
+
+    __name__ = "of_ones_own"
+
+    def __init__(self, make):
+        super().__init__(mixed_outcome)
+        self.make = make
+
+    def allocate(self, outcomes):
+        return self.make(outcomes.values)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda v: {role: value.T for role, value in v.items()},
+            r"'thinker' .* shape \(1, 4\), .*\(4, 1\)",
+        ),
+        (lambda v: {"thinker": v["thinker"]}, "'solver' a floating-point tensor .* got None"),
+        (lambda v: {role: value.tolist() for role, value in v.items()}, r"'thinker' .* got \[\["),
+        (lambda v: {role: (value > 0).long() for role, value in v.items()}, "got torch.int64 of shape"),
+        (lambda v: {role: value / 0 for role, value in v.items()}, "returned an infinite credit for role 'thinker'"),
+        (lambda v: None, "must return a mapping of roles to tensors, got None"),
+    ],
+)
+def test_credit_that_is_none(make, message, model_dirs, chat_dataset, make_config):
+    trainer = MultiAgentGRPOTrainer(model_dirs["qwen3"], OfOnesOwn(make), make_config(max_steps=1), chat_dataset)
+    with pytest.raises(ValueError, match=f"`allocate` of `of_ones_own`.*{message}"):
+        trainer.train()
+
+
+def test_infinite_outcomes_are_refused(model_dirs, chat_dataset, make_config):
+    def endless(prompts, completions, **kwargs):
+        return [math.inf] * len(completions)
+
+    trainer = MultiAgentGRPOTrainer(model_dirs["qwen3"], endless, make_config(max_steps=1), chat_dataset)
+    with pytest.raises(ValueError, match="`outcome` of `shared_credit` returned inf"):
+        trainer.train()
+
+
+def test_what_one_function_cannot_score_is_no_difference(model_dirs, chat_dataset, make_config):
+    """A = v - b of two functions, the first of which scores the passes without the Thinker alone."""
+
+    def with_a_colleague(prompt):
+        return "colleague" in str(prompt)
+
+    def half(prompts, completions, **kwargs):
+        return [None if with_a_colleague(prompt) else 1.0 for prompt in prompts]
+
+    args = make_config(advantage_estimator="counterfactual", scale_rewards="none", schedule="joint", max_steps=1)
+    trainer = MultiAgentGRPOTrainer(
+        model_dirs["qwen3"], [SharedCredit(half), SharedCredit(mixed_outcome)], args, chat_dataset
+    )
+    roll_out = trainer._roll_out
+
+    def blind(*given):
+        rollout = roll_out(*given)
+        rollout.outcomes[0].own["solver"].fill_(math.nan)
+        return rollout
+
+    trainer._roll_out = blind
+    seen, log = [], trainer._log_rollout
+    trainer._log_rollout = lambda *given: (seen.append(given), log(*given))
+    trainer.train()
+    ((rollout, _, advantages),) = seen
+    scored = rollout.outcomes[1]
+    expected = (scored.values["thinker"] - scored.without["thinker"].nanmean(dim=1, keepdim=True)).nan_to_num(nan=0.0)
+    torch.testing.assert_close(advantages["thinker"], expected)
 
 
 # ---- A placebo is announced ----

@@ -143,11 +143,11 @@ def test_the_example_of_the_docs():
     shares = {"planner": (0.4, 0.1, 0.5), "critic": (0.6, 0.2, 0.2), "writer": (0.4, 0.1, 1)}
 
     def reply(role):
-        rating = dict(zip(THREE.role_names, shares[role], strict=True))
+        rating = dict(zip(THREE.role_names, shares[role.split()[0]], strict=True))
         return f"I say {json.dumps({'outcome': 'correct', 'shares': rating})}."
 
     topology, outcome = Chain(["planner", "critic", "writer"]), torch.ones(1)
-    credit = SelfEvaluatedCredit(rating_prompt="{role}")
+    credit = SelfEvaluatedCredit(rating_prompt="{role} {outcome}")
     q = credit.rate(dict.fromkeys(THREE.role_names, Rater(reply)), episodes_of(topology, rows=1), outcome)
     rewards = chain_self_evaluated_credit(outcome[None], q[None], branches=(1, 1, 1), center=False)
     expected = [1 + 0.2 * (s / 1.17 - 1 / 3) for s in (0.505, 0.27, 0.395)]
@@ -227,7 +227,7 @@ def test_draws_follow_the_probabilities_of_each_number():
 
     topology = Chain(["planner", "critic", "writer"])
     torch.manual_seed(0)
-    credit = SelfEvaluatedCredit(rating_mode="constrained", rating_prompt="{role}")
+    credit = SelfEvaluatedCredit(rating_mode="constrained", rating_prompt="{role} {outcome}")
     n = 5000
     shares = credit.rate(dict.fromkeys(THREE.role_names, Two()), episodes_of(topology, rows=n), torch.ones(n))
     high = shares.flatten(0, 1) > 0.5  # (3n, 3)

@@ -168,7 +168,7 @@ def test_templates_of_a_user():
 
 def test_templates_that_cannot_be():
     roles = ("planner", "critic", "writer")
-    for template in ("{role}", "{problem}", "{outcome}", "{transcript}", "{critic} and {x}"):
+    for template in ("{outcome}", "{role} {outcome}", "{transcript}", "{critic} and {x}"):
         check_rating_prompt(template)
         check_rating_prompt(template, roles)
     for template in ("{thought}", "{answer}"):
@@ -181,11 +181,11 @@ def test_templates_that_cannot_be():
             check_rating_prompt("{role} " + template, roles)
     check_rating_prompt("{editor}")  # whose roles are not known yet
     with pytest.raises(
-        ValueError, match=r"some of \{role\}, .*, \{planner\}, \{critic\}, \{writer\}, got '\{editor\}'"
+        ValueError, match=r"some of \{outcome\}, .*, \{planner\}, \{critic\}, \{writer\}, got '\{editor\}'"
     ):
         check_rating_prompt("{editor}", roles)
-    for template in ("Rate it.", '{"outcome"}', "{}", "{1}"):
-        with pytest.raises(ValueError, match=r"`rating_prompt` must contain some of \{role\}, .*\{transcript\}"):
+    for template in ("Rate it.", '{"outcome"}', "{}", "{1}", "{role}", "{problem} {role}"):  # of no episode
+        with pytest.raises(ValueError, match=r"`rating_prompt` must contain some of \{outcome\}, .*\{transcript\}"):
             check_rating_prompt(template)
 
 

@@ -307,7 +307,16 @@ def test_missing_solution_column_is_named():
             "`rating_mode` must be 'generate' or 'constrained', got 'ask'",
         ),
         (lambda: SelfEvaluatedCredit(rating_expectation=True), "`rating_expectation=True`.*constrained"),
-        (lambda: SelfEvaluatedCredit(rating_max_tokens=0), "`rating_max_tokens` must be at least 1, got 0"),
+        (
+            lambda: SelfEvaluatedCredit(rating_max_tokens=0),
+            "`rating_max_tokens` must be an integer of .*, got 0",
+        ),
+        (lambda: SelfEvaluatedCredit(rating_max_tokens=1.5), "`rating_max_tokens` must be an integer of .*, got 1.5"),
+        (lambda: SelfEvaluatedCredit(center="no"), "`center` must be true or false, got 'no'"),
+        (lambda: SelfEvaluatedCredit(thinker_rater="x"), "`thinker_rater` must be a generator, .* got 'x'"),
+        (lambda: SelfEvaluatedCredit(rating_prompt="{role} {problem}"), "`rating_prompt` must contain some of"),
+        (lambda: CounterfactualCredit(coef="0.2"), "`coef` must be a finite number >= 0, got '0.2'"),
+        (lambda: CounterfactualCredit(coef=True), "`coef` must be a finite number >= 0, got True"),
     ],
 )
 def test_bad_settings_raise_at_once(build, match):
@@ -329,7 +338,7 @@ def test_bad_use_raises_with_the_remedy():
             prompts=["p0", "p1"], completions=["good", "bad"]
         )
     with pytest.raises(ValueError, match="needs a generator with `score`"):
-        rater = SelfEvaluatedCredit(by_word, rating_mode="constrained", rating_prompt="{role}")
+        rater = SelfEvaluatedCredit(by_word, rating_mode="constrained", rating_prompt="{role} {outcome}")
         rater._choose(lookup(TABLE), ["x"], ["correct"])
     with pytest.raises(NotImplementedError, match="CreditAllocator must define `allocate`"):
         CreditAllocator(by_word).allocate(torch.zeros(1, 1, 1))

@@ -1,6 +1,7 @@
 """Shapes and means that the credit schemes share. A group is an axis, an unscorable outcome is NaN."""
 
 import math
+from numbers import Real
 
 import torch
 
@@ -48,7 +49,8 @@ def team_outcome(joint: torch.Tensor) -> torch.Tensor:
 
 
 def check_coefficient(name: str, value: float, upper: float = math.inf) -> None:
-    """Raise a `ValueError` that names the coefficient unless `0 <= value <= upper` and it is finite."""
-    if not (math.isfinite(value) and 0 <= value <= upper):
+    """Raise a `ValueError` that names the coefficient unless it is a number, `0 <= value <= upper` and finite."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and 0 <= value <= upper):
         bound = "a finite number >= 0" if upper == math.inf else f"between 0 and {upper:g}"
-        raise ValueError(f"`{name}` must be {bound}, got {value}. Use 0 to switch the term off.")
+        raise ValueError(f"`{name}` must be {bound}, got {value!r}. Use 0 to switch the term off.")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from numbers import Real
 
 import torch
 
@@ -70,10 +71,13 @@ class HistoryNormalizer:
         check_coefficient("decay", decay, upper=1)
         for name, value in (("alpha", alpha), ("eta", eta)):
             check_coefficient(name, value)
-        if not (math.isfinite(eps) and eps > 0):
-            raise ValueError(f"`eps` must be a finite number above 0, got {eps}.")
-        if min_samples < 1:
-            raise ValueError(f"`min_samples` must be at least 1 (the first batch has no history), got {min_samples}.")
+        if not (isinstance(eps, Real) and not isinstance(eps, bool) and math.isfinite(eps) and eps > 0):
+            raise ValueError(f"`eps` must be a finite number above 0, got {eps!r}.")
+        if not isinstance(min_samples, int) or isinstance(min_samples, bool) or min_samples < 1:
+            raise ValueError(
+                f"`min_samples` must be an integer of at least 1 (the first batch has no history), got "
+                f"{min_samples!r}."
+            )
         self.decay, self.alpha, self.eta, self.eps, self.min_samples = decay, alpha, eta, eps, min_samples
         self.statistics = {name: RunningStatistics() for name in ("delta", "joint", "solo", "vote_delta")}
 

@@ -110,10 +110,10 @@ def check_rating_prompt(template: str, roles: Sequence[str] | None = None) -> No
             one of them.
 
     Raises:
-        `ValueError`: it shows nothing of an episode; or it has `{thought}` or `{answer}`, of teams of two alone, and
-            there are more roles.
+        `ValueError`: it shows neither the verdict nor what anybody wrote; or it has `{thought}` or `{answer}`, of
+            teams of two alone, and there are more roles.
     """
-    names = [f"{{{name}}}" for name in (*FIELDS, *PAIR_FIELDS)]
+    names = [f"{{{name}}}" for name in (*FIELDS[2:], *PAIR_FIELDS)]
     if roles is not None:
         stale = [f"{{{name}}}" for name in PAIR_FIELDS if len(roles) > 2 and name not in roles]
         names = [name for name in names if name not in stale] + [f"{{{role}}}" for role in roles]
@@ -122,8 +122,10 @@ def check_rating_prompt(template: str, roles: Sequence[str] | None = None) -> No
                 f"`rating_prompt` has {', '.join(used)}, which stand for the texts of a team of two, and this one has "
                 f"the roles {list(roles)}. Use {{transcript}}, or the roles' names in braces."
             )
-    found = any(name in str(template) for name in names) or (roles is None and _FIELD.search(str(template)))
-    if not found:
+    fields = set(_FIELD.findall(str(template)))
+    if not isinstance(template, str) or not (
+        fields & {*names} or (roles is None and fields - {"{role}", "{problem}"})
+    ):
         what = ", ".join(names) + ("" if roles is not None else ", or a role's name in braces")
         raise ValueError(f"`rating_prompt` must contain some of {what}, got {template!r}.")
 

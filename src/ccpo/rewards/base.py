@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ..team.rollout import Episodes
-from ..team.topology import ThinkSolve, Topology
+from ..team.topology import ThinkSolve, Topology, make_topology
 from ..verifier.math_verifier import MathVerifier
 from .drop_in import RewardFunction
 from .evidence import Evidence, TeamOutcomes
@@ -56,7 +56,8 @@ class CreditAllocator(RewardFunction):
     ):
         self.outcome = MathVerifier() if outcome is None else outcome
         self.partner, self.partners = partner, partners
-        self.topology = topology or ThinkSolve()
+        self.topology = ThinkSolve() if topology is None else make_topology(topology)
+        self._has_topology = topology is not None
         self._warned: set[str] = set()  # of what
 
     def refuses(self, topology: Topology) -> str | None:
@@ -126,7 +127,13 @@ class CreditAllocator(RewardFunction):
         """Put back what [`state_dict`] gave, tensors and plain values, when a run is resumed."""
 
     def check_outcomes(self, *outcomes: torch.Tensor | None) -> None:
-        """Raise where an outcome is neither -1 nor +1 nor NaN and the scheme rests on that."""
+        """Raise where an outcome is infinite, or neither -1 nor +1 nor NaN and the scheme rests on that."""
+        for values in outcomes:
+            if values is not None and values.isinf().any():
+                raise ValueError(
+                    f"`outcome` of `{self.__name__}` returned {values[values.isinf()][0].item():g}, which no "
+                    "model can be trained on. Return a finite number, or None where an answer cannot be scored."
+                )
         for values in outcomes if self.strict_outcomes else ():
             if values is not None and (bad := values[(values.abs() != 1) & ~values.isnan()]).numel():
                 raise ValueError(

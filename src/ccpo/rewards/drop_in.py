@@ -20,6 +20,8 @@ from .evidence import TeamOutcomes
 class RewardFunction:
     """What makes a [`CreditAllocator`] a TRL reward function. It is a part of it, with its attributes."""
 
+    drop_in_fields = ("partner", "partners")  # arguments that only TRL's own trainer has use for
+
     def __call__(self, prompts: list[Prompt], completions: list, **kwargs: Any) -> list[float | None]:
         """
         TRL's reward function of a chain's first role: `completions` are its texts, `partners` say the rest.

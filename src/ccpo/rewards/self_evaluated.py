@@ -54,6 +54,7 @@ class SelfEvaluatedCredit(CreditAllocator):
 
     __name__ = "self_evaluated_credit"
     teams = "chain"
+    drop_in_fields = ("partner", "partners", "thinker_rater")
 
     def __init__(
         self,
@@ -78,10 +79,15 @@ class SelfEvaluatedCredit(CreditAllocator):
         check_coefficient("blame_coef", blame_coef)
         if rating_mode not in ("generate", "constrained"):
             raise ValueError(f"`rating_mode` must be 'generate' or 'constrained', got {rating_mode!r}.")
+        for name, value in (("center", center), ("rating_expectation", rating_expectation)):
+            if not isinstance(value, bool):
+                raise ValueError(f"`{name}` must be true or false, got {value!r}.")
+        if thinker_rater is not None and not callable(thinker_rater):
+            raise ValueError(f"`thinker_rater` must be a generator, prompts -> texts, got {thinker_rater!r:.80}.")
         if rating_expectation and rating_mode != "constrained":
             raise ValueError("`rating_expectation=True` needs the probabilities of `rating_mode='constrained'`.")
-        if rating_max_tokens < 1:
-            raise ValueError(f"`rating_max_tokens` must be at least 1, got {rating_max_tokens}.")
+        if not isinstance(rating_max_tokens, int) or isinstance(rating_max_tokens, bool) or rating_max_tokens < 1:
+            raise ValueError(f"`rating_max_tokens` must be an integer of at least 1, got {rating_max_tokens!r}.")
         if rating_prompt is not None:
             check_rating_prompt(rating_prompt)
         self.self_weight, self.credit_coef, self.blame_coef, self.center = self_weight, credit_coef, blame_coef, center

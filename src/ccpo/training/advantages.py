@@ -1,6 +1,7 @@
 """[`AdvantagesMixin`]: from outcomes to credit, and from credit to advantages."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from trl.trainer.utils import get_callable_name
 from ..calls import call_outcome
 from ..credit import removal_baseline
 from ..credit.advantages import correlation, estimate_advantages, within_group_correlation
+from ..rewards import TeamOutcomes
 from .collection import Rollout
 
 
@@ -47,10 +49,11 @@ class AdvantagesMixin:
             pairs = []
             for entry in functions if isinstance(functions, list) else [functions]:
                 function, weight = entry if isinstance(entry, tuple) and len(entry) == 2 else (entry, 1.0)
-                if not callable(function) or isinstance(function, type) or not isinstance(weight, int | float):
+                is_number = isinstance(weight, int | float) and math.isfinite(weight)
+                if not callable(function) or isinstance(function, type) or not is_number:
                     raise ValueError(
-                        f"`role_rewards[{role!r}]` must hold reward functions, or pairs of one and its weight, got "
-                        f"{entry!r:.80}."
+                        f"`role_rewards[{role!r}]` must hold reward functions, or pairs of one and its finite weight, "
+                        f"got {entry!r:.80}."
                     )
                 pairs.append((function, float(weight)))
             self._role_rewards[role] = pairs
@@ -68,7 +71,8 @@ class AdvantagesMixin:
     def _allocate(self, rollout: Rollout, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Rewards `(P, N, F)` of each role over the global batch, a column per allocator and per reward of its own."""
         columns = [
-            allocator.allocate(outcomes) for allocator, outcomes in zip(self.allocators, rollout.outcomes, strict=True)
+            _checked(allocator.__name__, allocator.allocate(outcomes), outcomes)
+            for allocator, outcomes in zip(self.allocators, rollout.outcomes, strict=True)
         ]
         rewards = {role: torch.stack([credit[role] for credit in columns], dim=-1) for role in self.roles}
         for role in self._role_rewards:
@@ -118,14 +122,13 @@ class AdvantagesMixin:
         if all(allocator.gives_advantages for allocator in self.allocators):
             advantages = self._combine(rewards, role).nan_to_num(nan=0.0)
         elif estimator == "counterfactual" and role != self.roles[-1]:
-            baseline = torch.stack(
-                [
-                    removal_baseline(seen.without[role], shared.shape[1], getattr(allocator, "baseline", "group"))
-                    for allocator, seen in zip(self.allocators, rollout.outcomes, strict=True)
-                ],
-                dim=-1,
-            )
-            advantages = estimate_advantages(shared, estimator, baseline=self._combine(baseline))
+            deltas = [
+                seen.values[role]
+                - removal_baseline(seen.without[role], shared.shape[1], getattr(allocator, "baseline", "group"))
+                for allocator, seen in zip(self.allocators, rollout.outcomes, strict=True)
+            ]  # NaN where one of the two is: what an outcome function cannot score is no difference
+            delta = self._combine(torch.stack(deltas, dim=-1))
+            advantages = estimate_advantages(delta, estimator, baseline=torch.zeros_like(delta))
             if role in self._role_rewards:  # which the team without the role says nothing of: against their own mean
                 own = rewards[..., len(self.allocators) :]
                 weights = self._role_state[role]["reward_weights"][len(self.allocators) :]
@@ -167,3 +170,25 @@ class AdvantagesMixin:
             self._logs["advantages"].clear()
             self._logs["advantages"].extend(logged)
         return output
+
+
+def _checked(name: str, credit: Any, outcomes: TeamOutcomes) -> Mapping[str, torch.Tensor]:
+    """
+    What a scheme's `allocate` returned, if it can be credit: another shape would give texts each other's.
+
+    Raises:
+        `ValueError`: with the scheme, the role, what is wrong and what it should be.
+    """
+    if not isinstance(credit, Mapping):
+        raise ValueError(f"`allocate` of `{name}` must return a mapping of roles to tensors, got {credit!r:.80}.")
+    for role, value in outcomes.values.items():
+        wanted, got = tuple(value.shape), credit.get(role)
+        if not isinstance(got, torch.Tensor) or tuple(got.shape) != wanted or not got.is_floating_point():
+            what = f"{got.dtype} of shape {tuple(got.shape)}" if isinstance(got, torch.Tensor) else repr(got)
+            raise ValueError(
+                f"`allocate` of `{name}` must return for role {role!r} a floating-point tensor of shape {wanted}, one "
+                f"number for each of its texts (NaN unscorable), got {what:.80}."
+            )
+        if got.isinf().any():
+            raise ValueError(f"`allocate` of `{name}` returned an infinite credit for role {role!r}. Return numbers.")
+    return credit

@@ -93,8 +93,12 @@ def check_arguments(
         _check_several_roles(args)
     if train_dataset is None and team:
         raise ValueError("`train_dataset` is required, got None.")
-    if args.reward_weights is not None and not isinstance(args.reward_weights, list | tuple):
-        raise ValueError(f"`reward_weights` must be a list of numbers, got {args.reward_weights!r}.")
+    weights = args.reward_weights
+    if weights is not None and not (
+        isinstance(weights, list | tuple)
+        and all(isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in weights)
+    ):
+        raise ValueError(f"`reward_weights` must be a list of finite numbers, got {weights!r}.")
     if args.reward_weights is not None and len(args.reward_weights) != len(allocators):
         raise ValueError(
             f"`reward_weights={args.reward_weights}` has {len(args.reward_weights)} weights for {len(allocators)} "

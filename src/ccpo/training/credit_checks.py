@@ -32,6 +32,8 @@ def check_credit(
         if getattr(allocator, "rating_prompt", None) is not None:
             check_rating_prompt(allocator.rating_prompt, topology.role_names)
         check_siblings(allocator, topology, branches, args.num_generations, trained)
+        _check_drop_in(allocator, topology)
+        _check_evidence(allocator, topology, trained)
         _check_removals(allocator, topology, args, trained)
         _check_paired(allocator, topology, branches, args)
     _check_idle(allocators, topology, args, trained)
@@ -69,6 +71,33 @@ def announce_placebos(
             also = " `skip_uninformative_solos=True` leaves the passes out"
             also += ", as it is set." if args.skip_uninformative_solos else "."
             allocator.announce_placebo(found, args.advantage_estimator, also)
+
+
+def _check_drop_in(allocator: CreditAllocator, topology: Topology) -> None:
+    """What a scheme is told of the team is for TRL's own trainer: this one knows its team, and all roles speak."""
+    given = [name for name in allocator.drop_in_fields if getattr(allocator, name) is not None]
+    given += ["topology"] if allocator._has_topology and allocator.topology != topology else []
+    if given:
+        raise ValueError(
+            f"`{given[0]}` of `{allocator.__name__}` is for TRL's own GRPOTrainer, and would be ignored here: this "
+            "trainer has the models of all roles, and its own `topology`. Leave it out."
+        )
+
+
+def _check_evidence(allocator: CreditAllocator, topology: Topology, trained: tuple[str, ...]) -> None:
+    """What a scheme asks to see can be shown."""
+    evidence = allocator.evidence(topology, tuple(role for agent in trained for role in topology.roles_of(agent)))
+    removals, names = evidence.removals, list(topology.role_names)
+    if isinstance(removals, str) or (unknown := [role for role in removals if role not in names]):
+        got = repr(removals) if isinstance(removals, str) else unknown
+        raise ValueError(
+            f"`evidence` of `{allocator.__name__}` asks for `removals` of {got}; give a tuple of roles, of {names}."
+        )
+    if evidence.ratings and type(allocator).rate is CreditAllocator.rate:
+        raise ValueError(
+            f"`evidence` of `{allocator.__name__}` asks for `ratings`, and it has no `rate`. Define it, as "
+            "SelfEvaluatedCredit does."
+        )
 
 
 def _check_removals(
@@ -115,7 +144,8 @@ def _check_idle(
 ) -> None:
     """Fields of passes without a role are refused where no pass is ever drawn."""
     roles = tuple(role for agent in trained for role in topology.roles_of(agent))
-    draws = args.advantage_estimator == "counterfactual" or args.eval_strategy != "no"
+    in_evaluation = topology.is_chain and any(map(topology.removable, topology.role_names))
+    draws = args.advantage_estimator == "counterfactual" or (args.eval_strategy != "no" and in_evaluation)
     if draws or any(allocator.evidence(topology, roles).removals for allocator in allocators):
         return
     idle = {
