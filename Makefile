@@ -22,7 +22,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
-demo: $(STAMP)  ## train a tiny team with CCPO on the embedded task, one to three minutes on two cores
+demo: $(STAMP)  ## train a tiny team with C3 on the embedded task, minutes on two cores
 	$(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml examples/train_ccpo.py --seed $(SEED)
 
 test: $(STAMP)

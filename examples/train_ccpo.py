@@ -34,7 +34,7 @@ from ccpo.tasks.tiny import TINY, build_tiny_model
 from ccpo.training.checks import check_arguments
 from ccpo.training.numbers import SAMPLING
 
-DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "arithmetic" / "ccpo" / "config_demo.yaml"
+DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "arithmetic" / "c3" / "config_demo.yaml"
 TASK_OF_ITS_OWN = {"__config", "__dataset_name", "_h", "__help"}
 
 

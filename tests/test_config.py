@@ -738,7 +738,10 @@ def train_ccpo(monkeypatch):
     [
         (["--start_role", "judge"], "`start_role='judge'` is neither a role nor an agent"),
         (["--policy_sharing", "adapters"], "`policy_sharing='adapters'` needs `peft_config`"),
-        (["--baseline", "paired", "--num_solos", "3"], "`baseline='paired'` needs as many passes without 'thinker'"),
+        (
+            ["--credit=ccpo", "--baseline", "paired", "--num_solos", "3"],
+            "`baseline='paired'` needs as many passes without 'thinker'",
+        ),
         (["--num_generations", "7"], "must be divisible by num_generations"),
     ],
 )

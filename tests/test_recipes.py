@@ -78,7 +78,7 @@ def test_recipe_is_short_and_says_how_to_launch_it(path):
         files = [word for word in words if word.endswith((".py", ".yaml"))]
         assert "examples/train_ccpo.py" in files and all((ROOT / file).is_file() for file in files)
         options = words[words.index("examples/train_ccpo.py") + 1 :]
-        recipe = "recipes/arithmetic/ccpo/config_demo.yaml"
+        recipe = "recipes/arithmetic/c3/config_demo.yaml"
         if "--config" in options:
             place = options.index("--config")
             recipe = options.pop(place + 1)
