@@ -48,6 +48,14 @@ def test_names(name):
         refused((Role("a", agent=name),), message.replace("`name`", "`agent`"))
 
 
+def test_names_have_a_length():
+    longest, longer = "a" * 64, "a" * 65
+    assert Topology((Role(longest, agent="b" * 64),)).role_names == (longest,)
+    message = f"`name` of a role may have 64 characters, for it names files, got '{'a' * 20}'… with 65. Rename it"
+    refused((Role(longer),), message)
+    refused((Role("a", agent=longer),), message.replace("`name`", "`agent`"))
+
+
 def test_two_of_one_name():
     refused((A, Role("b"), A), "`roles` has 2 roles named 'a'. Rename one")
 
@@ -107,6 +115,7 @@ def test_agents_that_may_be():
     ("role", "message"),
     [
         ({"reads": []}, r"`roles` has a role without a `name`: \{'reads': \[\]\}"),
+        ({"name": None}, r"`roles` has a role without a `name`: \{'name': None\}. Give it one"),
         ({"name": "a", "read": []}, r"`roles` has a role with the keys \['read'\]; a role has \['name', 'reads', "),
         ({"name": "a", "reads": "b"}, "`reads` of `a` must be a list, got 'b'"),
         (Role("a", reads="b"), "`reads` of `a` must be a list, got 'b'"),
