@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import MISSING, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
         text = _TEXT.format(
             metadata=metadata.to_yaml(),
             agent=agent,
-            variable=agent.replace("-", "_"),
+            variable=f"{agent}_" if iskeyword(agent) else agent.replace("-", "_"),
             count=len(agents),
             step=card.step,
             team="\n".join(rows),
