@@ -368,6 +368,19 @@ def test_rewards_of_one_role_that_cannot_be(given, model_dirs, chat_dataset, mak
         MultiAgentGRPOTrainer(model_dirs["qwen3"], digit_outcome, make_config(), chat_dataset, role_rewards=given)
 
 
+def test_rewards_that_nothing_can_be_trained_on(model_dirs, chat_dataset, make_config):
+    def endless(completions, **kwargs):
+        return [float("inf")] * len(completions)
+
+    given, message = {"solver": endless}, "returned inf.*, on which nothing can be trained. Return one number"
+    with pytest.raises(
+        ValueError, match=rf"`role_rewards\['solver'\]` \(endless\) {message}, or None, per completion"
+    ):
+        train(model_dirs["qwen3"], SharedCredit(digit_outcome), make_config(), chat_dataset, role_rewards=given)
+    with pytest.raises(ValueError, match=f"`outcome` of `shared_credit` {message} per answer"):
+        train(model_dirs["qwen3"], SharedCredit(endless), make_config(), chat_dataset)
+
+
 # ---- A placebo is announced ----
 
 

@@ -324,7 +324,7 @@ def test_bad_use_raises_with_the_remedy():
         credit = CounterfactualCredit(lambda completions, **_: [0.0] * len(completions), partner=lookup(TABLE))
         credit.topology = TOPOLOGY
         credit(prompts=["p0"], completions=["good"])
-    with pytest.raises(ValueError, match=r"`outcome` \(<lambda>\) returned 1 values for 2 answers"):
+    with pytest.raises(ValueError, match=r"`outcome` \(<lambda>\) returned 1 values for 2 completions"):
         SharedCredit(lambda **_: [1.0], partner=lookup(TABLE), topology=TOPOLOGY)(
             prompts=["p0", "p1"], completions=["good", "bad"]
         )

@@ -229,6 +229,11 @@ class CollectionMixin:
             mine = cluster_answers(texts, allocator.outcome).to(self.accelerator.device)
             clusters = gather(mine).view(-1, group, len(topology.answer_roles))
         apart = {removed: self._answers_without(removed, values, f, own, group) for removed, values in without.items()}
+        if bad := [value for values in own.values() for value in values[values.isinf()].tolist()]:
+            raise ValueError(
+                f"`outcome` of `{allocator.__name__}` returned {bad[0]}, on which nothing can be trained. Return one "
+                "number per answer: +1 right, -1 wrong, None unscorable."
+            )
         allocator.check_outcomes(*own.values(), *(values for said in apart.values() for values in said.values()))
         return TeamOutcomes(
             topology,
