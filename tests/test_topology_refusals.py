@@ -1,7 +1,9 @@
 """Teams that cannot be are refused with name, value and remedy, before anything loads."""
 
+import pickle
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -294,6 +296,19 @@ def test_answer_roles_that_may_be():
     assert Topology((A, B), answer_roles=("b",)) == Topology((A, B))
     assert Topology(VOTERS, answer="mean").answer_roles == ("a", "b")
     assert Topology((A, B), answer="mean", answer_roles=["b", "a"]).judged == ("a", "b")
+
+
+def test_answer_roles_that_nobody_gave_follow_the_roles():
+    chain = Topology((A, B, Role("c", ("b",))))
+    assert replace(chain, roles=chain.roles[:2]).answer_roles == ("b",)
+    votes = Topology((*VOTERS, Role("c", judged=True)), "vote")
+    assert replace(votes, roles=votes.roles[:2]) == Topology(VOTERS, "vote")
+    assert replace(pickle.loads(pickle.dumps(votes)), answer="mean", roles=VOTERS).answer_roles == ("a", "b")
+    voters = Topology((Role("a"), Role("b")), "vote", ("a", "b"))
+    assert replace(voters, answer="mean") == Topology((Role("a"), Role("b")), "mean", ("a", "b"))
+    given = Topology((A, B), answer="mean", answer_roles=["b"])
+    with refusal(r"`answer_roles` names \['b'\], which are no roles"):
+        replace(given, roles=(A,))
 
 
 # ---- Plain values ----

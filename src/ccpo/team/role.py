@@ -137,6 +137,10 @@ def check_names(team) -> None:
             )
 
 
+class Derived(tuple):
+    """Roles of the answer that follow from others: where `dataclasses.replace` changes those, they follow anew."""
+
+
 def read_answer_roles(team) -> tuple[str, ...]:
     """
     The roles of the team's answer: those given, by default the last, or all that are judged.
@@ -152,15 +156,15 @@ def read_answer_roles(team) -> tuple[str, ...]:
     """
     if team.answer not in ANSWERS:
         raise ValueError(f"`answer` must be one of {list(ANSWERS)}, got {team.answer!r}. Set one of them.")
-    given = tuple(as_list("answer_roles", team.answer_roles))
+    given = () if isinstance(team.answer_roles, Derived) else tuple(as_list("answer_roles", team.answer_roles))
     if team.answer == "last":
         if given not in ((), team.role_names[-1:]):
             raise ValueError(
                 f"`answer_roles={list(given)}` does not go with `answer='last'`. Leave it out, or set `answer` to "
                 "'vote' or 'mean'."
             )
-        return team.role_names[-1:]
-    given = given or tuple(role.name for role in team.roles if role.judged)
+        return Derived(team.role_names[-1:])
+    given = given or Derived(role.name for role in team.roles if role.judged)
     if unknown := [name for name in given if name not in team.role_names]:
         raise ValueError(
             f"`answer_roles` names {unknown}, which are no roles; there are {list(team.role_names)}. Name those."
@@ -181,7 +185,7 @@ def read_answer_roles(team) -> tuple[str, ...]:
                     f"`answer='vote'`: voters answer alone, and {role.name!r} has `reads={list(role.reads)}`. Use "
                     "`answer='mean'`, or take its `reads` out."
                 )
-        return team.role_names
+        return type(given)(team.role_names)
     return given
 
 
