@@ -195,7 +195,8 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         return
     trainer.save_model(args.output_dir)
     output = Path(args.output_dir)
-    trained = {agent: str(output / agent) for agent in trainer.agents}
+    # one role's model is TRL's, in the folder itself
+    trained = {agent: str(output if topology.is_solo else output / agent) for agent in trainer.agents}
     if trainer.accelerator.is_main_process:
         paths = {agent: Path(path) for agent, path in trained.items()}
         title = f"{team.credit}, {team.dataset_name or 'arithmetic'}, {trainer.state.global_step} steps"

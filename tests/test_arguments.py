@@ -1,5 +1,6 @@
 """The command line of `examples/train_ccpo.py`: every field is honoured or refused, before anything is built."""
 
+import ast
 import dataclasses
 import importlib.util
 import json
@@ -13,7 +14,7 @@ import yaml
 from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
-from ccpo import AnswerCritiqueRewrite, MultiAgentGRPOTrainer, SharedCredit, ThinkSolve, Vote
+from ccpo import AnswerCritiqueRewrite, Chain, MultiAgentGRPOTrainer, SharedCredit, ThinkSolve, Vote
 from ccpo.arguments import _SETTINGS, TeamArguments
 
 ROOT = Path(__file__).parents[1]
@@ -279,6 +280,17 @@ def test_the_model_card_keeps_the_prompts(model_dirs, text_dataset, make_config,
         (recipe,) = re.findall(r"^````yaml\n(.*?)^````$", card, re.DOTALL | re.MULTILINE)
         assert {name: yaml.safe_load(recipe)[name] for name in PROMPTS} == PROMPTS
         assert "  Plan: {thought}\n" in recipe  # a block, as it was written
+
+
+def test_the_model_card_has_code_for_any_name(model_dirs, text_dataset, make_config, outcome, tmp_path):
+    team = Chain(["class", "None", "two-words"])
+    trainer = MultiAgentGRPOTrainer(
+        model_dirs["qwen3"], SharedCredit(outcome), make_config(policy_sharing="shared"), text_dataset, topology=team
+    )
+    trainer._save(tmp_path)
+    for agent in team.agents:
+        (code,) = re.findall(r"^```python\n(.*?)^```$", (tmp_path / agent / "README.md").read_text(), re.S | re.M)
+        ast.parse(code)
 
 
 @pytest.mark.parametrize(

@@ -149,23 +149,26 @@ def judge(**_):
 @pytest.mark.parametrize(
     ("values", "error", "match"),
     [
-        ([1.0], ValueError, r"`outcome` \(judge\) returned 1 values for 2 answers"),
-        ([], ValueError, "returned 0 values for 2 answers"),
-        (torch.ones(3), ValueError, "returned 3 values for 2 answers"),
+        ([1.0], ValueError, r"`outcome` \(judge\) returned 1 values for 2 completions"),
+        ([], ValueError, "returned 0 values for 2 completions"),
+        (torch.ones(3), ValueError, "returned 3 values for 2 completions"),
         (
             None,
             TypeError,
-            r"`outcome` \(judge\) returned None for 2 answers. Return a list with one number per answer",
+            r"`outcome` \(judge\) returned None for 2 completions. Return a list with one number per answer",
         ),
-        (1.0, TypeError, "returned 1.0 for 2 answers"),
-        (torch.tensor(1.0), TypeError, "returned 1.0 for 2 answers"),
-        ("ab", TypeError, "returned 'ab' for 2 answers"),
-        ({"a": 1, "b": 2}, TypeError, "returned {'a': 1, 'b': 2} for 2 answers"),
-        (torch.ones(2, 1), TypeError, r"returned \[1.0\] for answer 0. Return a number"),
-        ([1.0, "right"], TypeError, "returned 'right' for answer 1"),
-        ([1.0, "1"], TypeError, "returned '1' for answer 1"),
-        ([{}, 1.0], TypeError, "returned {} for answer 0"),
-        ([1.0, torch.ones(2)], TypeError, "for answer 1"),
+        (1.0, TypeError, "returned 1.0 for 2 completions"),
+        (torch.tensor(1.0), TypeError, "returned 1.0 for 2 completions"),
+        ("ab", TypeError, "returned 'ab' for 2 completions"),
+        ({"a": 1, "b": 2}, TypeError, "returned {'a': 1, 'b': 2} for 2 completions"),
+        (torch.ones(2, 1), TypeError, r"returned \[1.0\] for completion 0. Return one number"),
+        ([1.0, "right"], TypeError, "returned 'right' for completion 1"),
+        ([1.0, "1"], TypeError, "returned '1' for completion 1"),
+        ([{}, 1.0], TypeError, "returned {} for completion 0"),
+        ([1.0, torch.ones(2)], TypeError, "for completion 1"),
+        ([1.0, 10**400], TypeError, "for completion 1"),
+        ([math.inf, 1.0], ValueError, r"`outcome` \(judge\) returned inf for completion 0, .* Return one number per"),
+        (torch.tensor([1.0, -math.inf]), ValueError, "returned -inf for completion 1"),
     ],
     ids=str,
 )
@@ -173,6 +176,13 @@ def test_verdicts_that_are_none(values, error, match):
     judge.values = values
     with pytest.raises(error, match=match):
         call_outcome(judge, 2)
+    with pytest.raises(error, match=r"`role_rewards\['a'\]` \(judge\) returned .*Return .*per completion"):
+        call_outcome(judge, 2, "role_rewards['a']", "one number, or None, per completion")
+
+
+def test_a_column_of_any_name():
+    columns = {name: [1.0] for name in ("outcome", "count", "field", "wanted", "function")}
+    assert call_outcome(lambda prompts, **kwargs: kwargs["count"], 1, prompts=["p"], **columns) == [1.0]
 
 
 def test_unanswered():

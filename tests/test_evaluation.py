@@ -100,6 +100,35 @@ def test_evaluate_team_counts(chat, batch_size):
     )
 
 
+@pytest.mark.parametrize(
+    ("dataset", "kwargs", "match"),
+    [
+        ([{"prompt": "1"}], {}, r"`dataset` must be a datasets.Dataset, got list. Give Dataset.from_list\(rows\)"),
+        (
+            Dataset.from_dict({"question": ["1"]}),
+            {},
+            r"`dataset` has no column 'prompt'; it has \['question'\]. Rename",
+        ),
+        (
+            Dataset.from_dict({"prompt": ["1"]}),
+            {"batch_size": 0},
+            "`batch_size` must be an integer of at least 1, got 0",
+        ),
+        (Dataset.from_dict({"prompt": ["1"]}), {"topology": "votes"}, "`topology` must be of a kind in"),
+    ],
+)
+def test_what_cannot_be_evaluated(dataset, kwargs, match):
+    with pytest.raises(ValueError, match=match):
+        evaluate_team(dataset, {}, MathVerifier(num_workers=1), **{"topology": TOPOLOGY, **kwargs})
+
+
+def test_a_team_of_plain_values():
+    generate = dict.fromkeys(("voter_1", "voter_2"), Recorder(lambda p: r"\boxed{1}"))
+    dataset = Dataset.from_dict({"prompt": ["1", "2"], "solution": ["1", "2"]})
+    team = {"kind": "vote", "num_voters": 2}
+    assert evaluate_team(dataset, generate, MathVerifier(num_workers=1), topology=team).joint == Proportion(1, 2)
+
+
 def test_the_outcome_gets_each_answer_with_its_own_row():
     dataset = Dataset.from_dict({"prompt": ["1", "2"], "gold": ["a", "b"]})
     seen = []

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu"]
-TINY = ["--max_steps", "1", "--warm_start_steps", "1", "--per_device_train_batch_size", "8", "--num_generations", "4"]
+STEPS = ["--max_steps", "1", "--per_device_train_batch_size", "8", "--num_generations", "4"]
+TINY = [*STEPS, "--warm_start_steps", "1"]
 ROWS = {
     "gsm8k_train.jsonl": [
         {"question": f"Ann’s {i} hens lay 2 eggs a day. How many in a week?", "answer": f"{i}*14\n#### {14 * i}"}
@@ -131,6 +132,43 @@ def test_several_processes_are_told_the_arguments_of_their_team(scheme, argument
     assert train_ccpo.load_models(*train_ccpo.parse_arguments([*command, *remedy]), topology) == expected
     train_ccpo.processes = 1
     assert train_ccpo.load_models(team, args, model, topology) == expected
+
+
+TEAMS = {
+    "solo": (["--topology", "solo", "--credit", "shared"], {"solver": ""}),
+    "frozen": (
+        ["--policy_sharing", "adapters", "--use_peft", "true", "--lora_r", "2"]
+        + ["--role_kwargs", '{"solver": {"trainable": false}}'],
+        {"thinker": "thinker", "solver": "solver"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TEAMS)
+def test_what_was_saved_is_evaluated_and_printed(name, train_ccpo, tmp_path, capsys):
+    """One role's model stands in the folder itself, and a frozen agent among adapters plays the base."""
+    given, folders = TEAMS[name]
+    train_ccpo.processes = 1
+    data, held, out = tmp_path / "train.jsonl", tmp_path / "test.jsonl", tmp_path / "out"
+    for file in (data, held):
+        file.write_text("".join(json.dumps(row) + "\n" for row in ROWS["gsm8k_train.jsonl"][:8]))
+    given = [
+        *given,
+        "--dataset_name",
+        str(data),
+        "--eval_dataset_name",
+        str(held),
+        "--model_name_or_path",
+        "tiny-random",
+    ]
+    given += ["--num_eval_problems", "2", "--max_completion_length", "4", *STEPS, "--use_cpu"]
+    given += ["true", "--bf16", "false", "--report_to", "none", "--save_strategy", "no", "--output_dir", str(out)]
+    train_ccpo.main(*train_ccpo.parse_arguments(given))
+    assert json.loads((out / "summary.json").read_text())["num_eval_problems"] == 2
+    assert json.loads((out / "team.json").read_text())["kind"] == ("solo" if name == "solo" else "think_solve")
+    printed = capsys.readouterr().out
+    for agent, folder in folders.items():
+        assert re.search(rf"{agent}:? +{re.escape(str(out / folder))}$", printed, re.MULTILINE), printed
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)

@@ -408,15 +408,6 @@ def test_credit_that_is_none(make, message, model_dirs, chat_dataset, make_confi
         trainer.train()
 
 
-def test_infinite_outcomes_are_refused(model_dirs, chat_dataset, make_config):
-    def endless(prompts, completions, **kwargs):
-        return [math.inf] * len(completions)
-
-    trainer = MultiAgentGRPOTrainer(model_dirs["qwen3"], endless, make_config(max_steps=1), chat_dataset)
-    with pytest.raises(ValueError, match="`outcome` of `shared_credit` returned inf"):
-        trainer.train()
-
-
 def test_what_one_function_cannot_score_is_no_difference(model_dirs, chat_dataset, make_config):
     """A = v - b of two functions, the first of which scores the passes without the Thinker alone."""
 
@@ -445,6 +436,21 @@ def test_what_one_function_cannot_score_is_no_difference(model_dirs, chat_datase
     scored = rollout.outcomes[1]
     expected = (scored.values["thinker"] - scored.without["thinker"].nanmean(dim=1, keepdim=True)).nan_to_num(nan=0.0)
     torch.testing.assert_close(advantages["thinker"], expected)
+
+
+def test_rewards_that_nothing_can_be_trained_on(model_dirs, chat_dataset, make_config):
+    def endless(completions, **kwargs):
+        return [float("inf")] * len(completions)
+
+    given, message = {"solver": endless}, "returned inf.*, on which nothing can be trained. Return one number"
+    with pytest.raises(
+        ValueError, match=rf"`role_rewards\['solver'\]` \(endless\) {message}, or None, per completion"
+    ):
+        train(model_dirs["qwen3"], SharedCredit(digit_outcome), make_config(), chat_dataset, role_rewards=given)
+    with pytest.raises(
+        ValueError, match="`outcome` of `shared_credit` returned inf, which no model can be trained on"
+    ):
+        train(model_dirs["qwen3"], SharedCredit(endless), make_config(), chat_dataset)
 
 
 # ---- A placebo is announced ----

@@ -23,7 +23,8 @@ from test_resume import assert_identical, logged
 from test_resume import run as run_to_the_end
 from transformers import AutoModelForCausalLM, Trainer
 
-from ccpo import ContextualCredit
+from ccpo import ContextualCredit, TransformersGenerator
+from ccpo.generation.bases import BASE_FILE
 from ccpo.training.adapters import REFERENCE
 from ccpo.training.policies import policy_of
 
@@ -58,7 +59,7 @@ def test_a_frozen_agent_plays_and_is_never_updated(sharing, schedule, model_dirs
 
 
 def test_a_frozen_agent_among_adapters_plays_the_base(model_dirs, problems, tmp_path):
-    """With the adapter layers off, whoever spoke before; its folder holds its tokenizer and says so."""
+    """With the adapter layers off, whoever spoke before; its folder names the base and is a start."""
     base = AutoModelForCausalLM.from_pretrained(model_dirs["qwen3"])
     settings = {"peft_config": LORA, "role_kwargs": FROZEN}
     trainer = build(model_dirs["qwen3"], tmp_path / "run", problems, "adapters", **settings)
@@ -73,18 +74,26 @@ def test_a_frozen_agent_among_adapters_plays_the_base(model_dirs, problems, tmp_
     names = {path.name for path in (tmp_path / "out" / "solver").iterdir()}
     assert "tokenizer.json" in names and not names & {"config.json", "model.safetensors", "adapter_config.json"}
     cards = {agent: (tmp_path / "out" / agent / "README.md").read_text() for agent in AGENTS}
-    assert "plays the base as that is, and this folder holds its tokenizer alone." in cards["solver"]
+    assert "plays the base, and this folder holds its tokenizer and the base's name." in cards["solver"]
     assert f'AutoModelForCausalLM.from_pretrained("{model_dirs["qwen3"]}")' in cards["solver"]
     assert f"| solver | no | solver | {model_dirs['qwen3']} |" in cards["thinker"]
-    assert "tokenizer alone" not in cards["thinker"] and "AutoPeftModelForCausalLM" in cards["thinker"]
-    with pytest.raises(
-        ValueError, match="has one model for all agents, the base of their adapters, but `model` gives"
-    ):
-        build({agent: str(tmp_path / "out" / agent) for agent in AGENTS}, tmp_path, problems, "adapters")
-    again = {"thinker": str(tmp_path / "out" / "thinker"), "solver": model_dirs["qwen3"]}
+    assert "holds its tokenizer" not in cards["thinker"] and "AutoPeftModelForCausalLM" in cards["thinker"]
+    again = {agent: str(tmp_path / "out" / agent) for agent in AGENTS}
+    texts = [TransformersGenerator(m, temperature=0)(["1+2"]) for m in (again["solver"], model_dirs["qwen3"])]
+    assert texts[0] == texts[1]
     trainer = build(again, tmp_path / "again", problems, "adapters", role_kwargs=FROZEN, beta=0.1)
     assert torch.equal(log_probs(trainer, "solver"), alone)
+    assert trainer.tokenizers["solver"].name_or_path == again["solver"]
     trainer.train()
+    apart = build(again, tmp_path / "apart", problems, "separate", role_kwargs=FROZEN)
+    assert torch.equal(log_probs(apart, "solver"), alone)
+    thawed = build(again, tmp_path / "thawed", problems, "adapters")
+    assert set(thawed.model.peft_config) == {*AGENTS}
+    thawed.save_model(str(tmp_path / "out"))
+    assert not list((tmp_path / "out").glob(f"*/{BASE_FILE}"))  # it has an adapter now
+    (tmp_path / "out" / "solver" / BASE_FILE).write_text("{}")
+    with pytest.raises(ValueError, match="solver/ccpo_base.json' names no base, .* or give the base itself"):
+        build(again, tmp_path / "unnamed", problems, "adapters")
 
 
 @pytest.mark.parametrize("sharing", SHARING)
@@ -231,6 +240,6 @@ def test_a_run_with_a_frozen_agent_is_resumed_to_the_bit_and_can_be_merged(shari
         merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / agent)
         torch.testing.assert_close(log_probs_of(merged), log_probs(whole, agent), atol=1e-4, rtol=1e-4)
         card = (tmp_path / "out" / agent / "README.md").read_text()
-        assert "library_name: transformers" in card and "tokenizer alone" not in card
+        assert "library_name: transformers" in card and "holds its tokenizer" not in card
     whole_models = (AutoModelForCausalLM.from_pretrained(path) for path in (base, tmp_path / "out" / "solver"))
     assert torch.equal(*map(log_probs_of, whole_models))

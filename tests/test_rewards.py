@@ -333,7 +333,7 @@ def test_bad_use_raises_with_the_remedy():
         credit = CounterfactualCredit(lambda completions, **_: [0.0] * len(completions), partner=lookup(TABLE))
         credit.topology = TOPOLOGY
         credit(prompts=["p0"], completions=["good"])
-    with pytest.raises(ValueError, match=r"`outcome` \(<lambda>\) returned 1 values for 2 answers"):
+    with pytest.raises(ValueError, match=r"`outcome` \(<lambda>\) returned 1 values for 2 completions"):
         SharedCredit(lambda **_: [1.0], partner=lookup(TABLE), topology=TOPOLOGY)(
             prompts=["p0", "p1"], completions=["good", "bad"]
         )
@@ -342,6 +342,21 @@ def test_bad_use_raises_with_the_remedy():
         rater._choose(lookup(TABLE), ["x"], ["correct"])
     with pytest.raises(NotImplementedError, match="CreditAllocator must define `allocate`"):
         CreditAllocator(by_word).allocate(torch.zeros(1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("given", "match"),
+    [
+        ({"partner": "gpt2"}, "`partner` must be a generator, got 'gpt2'. Give one, e.g. TransformersGenerator"),
+        ({"partners": {"solver": None}}, r"`partners\['solver'\]` must be a generator, got None. Give one"),
+        ({"partners": [len]}, r"`partners` must map the roles \['solver'\] to generators, got \[<built-in"),
+        ({"topology": "vote", "partner": len}, r"`shared_credit` cannot train the first role of this `topology`"),
+        ({"topology": {"kind": "chain", "roles": ["a", "b"]}}, r"trains the a alone here, .* needs the roles \['b'\]"),
+    ],
+)
+def test_partners_that_are_none(given, match):
+    with pytest.raises(ValueError, match=match):
+        SharedCredit(by_word, **given)(prompts=["p0"], completions=["good"])
 
 
 def test_problem_column_missing_is_said_once_and_must_be_text(caplog):

@@ -1,7 +1,9 @@
 """Teams that cannot be are refused with name, value and remedy, before anything loads."""
 
+import pickle
 import re
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -46,6 +48,14 @@ def test_names(name):
     refused((Role(name),), message)
     if name is not None:
         refused((Role("a", agent=name),), message.replace("`name`", "`agent`"))
+
+
+def test_names_have_a_length():
+    longest, longer = "a" * 64, "a" * 65
+    assert Topology((Role(longest, agent="b" * 64),)).role_names == (longest,)
+    message = f"`name` of a role may have 64 characters, for it names files, got '{'a' * 20}'… with 65. Rename it"
+    refused((Role(longer),), message)
+    refused((Role("a", agent=longer),), message.replace("`name`", "`agent`"))
 
 
 def test_two_of_one_name():
@@ -107,6 +117,7 @@ def test_agents_that_may_be():
     ("role", "message"),
     [
         ({"reads": []}, r"`roles` has a role without a `name`: \{'reads': \[\]\}"),
+        ({"name": None}, r"`roles` has a role without a `name`: \{'name': None\}. Give it one"),
         ({"name": "a", "read": []}, r"`roles` has a role with the keys \['read'\]; a role has \['name', 'reads', "),
         ({"name": "a", "reads": "b"}, "`reads` of `a` must be a list, got 'b'"),
         (Role("a", reads="b"), "`reads` of `a` must be a list, got 'b'"),
@@ -285,6 +296,19 @@ def test_answer_roles_that_may_be():
     assert Topology((A, B), answer_roles=("b",)) == Topology((A, B))
     assert Topology(VOTERS, answer="mean").answer_roles == ("a", "b")
     assert Topology((A, B), answer="mean", answer_roles=["b", "a"]).judged == ("a", "b")
+
+
+def test_answer_roles_that_nobody_gave_follow_the_roles():
+    chain = Topology((A, B, Role("c", ("b",))))
+    assert replace(chain, roles=chain.roles[:2]).answer_roles == ("b",)
+    votes = Topology((*VOTERS, Role("c", judged=True)), "vote")
+    assert replace(votes, roles=votes.roles[:2]) == Topology(VOTERS, "vote")
+    assert replace(pickle.loads(pickle.dumps(votes)), answer="mean", roles=VOTERS).answer_roles == ("a", "b")
+    voters = Topology((Role("a"), Role("b")), "vote", ("a", "b"))
+    assert replace(voters, answer="mean") == Topology((Role("a"), Role("b")), "mean", ("a", "b"))
+    given = Topology((A, B), answer="mean", answer_roles=["b"])
+    with refusal(r"`answer_roles` names \['b'\], which are no roles"):
+        replace(given, roles=(A,))
 
 
 # ---- Plain values ----

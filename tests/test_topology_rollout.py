@@ -129,8 +129,8 @@ def test_a_missing_generator_is_an_error(generators, match):
 @pytest.mark.parametrize(
     ("broken", "match"),
     [
-        ("thinker", "The thinker's generator returned 2 completions for 3 prompts"),
-        ("solver", "The solver's generator returned 4 completions for 5 prompts"),
+        ("thinker", "The thinker's generator returned 2 completions for 3 prompts. Return one per prompt"),
+        ("solver", "The solver's generator returned 4 completions for 5 prompts. Return one per prompt"),
     ],
 )
 def test_a_lost_completion_is_an_error(broken, match):

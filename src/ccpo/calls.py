@@ -23,7 +23,7 @@ def _loop_of(process: int) -> asyncio.AbstractEventLoop:
         return _loops[process]
 
 
-def call(function: Callable, *args: Any, **kwargs: Any) -> Any:
+def call(function: Callable, /, *args: Any, **kwargs: Any) -> Any:
     """
     Call a function and wait for its result, be it asynchronous or not, also where an event loop runs (a notebook).
 
@@ -67,51 +67,59 @@ def call(function: Callable, *args: Any, **kwargs: Any) -> Any:
         raise
 
 
-def call_outcome(outcome: Callable, count: int, **kwargs: Any) -> list[float]:
+def call_outcome(
+    outcome: Callable,
+    count: int,
+    field: str = "outcome",
+    wanted: str = "one number per answer: +1 right, -1 wrong, None unscorable",
+    /,
+    **kwargs: Any,
+) -> list[float]:
     """
-    The verdicts of an outcome function.
+    The verdicts of an outcome function, or another reward function's values.
 
     Args:
         outcome (`Callable`): a TRL reward function, asynchronous or not.
-        count (`int`): answers that it is to judge.
+        count (`int`): completions that it is to judge.
+        field (`str`, defaults to `"outcome"`): what the errors call it.
+        wanted (`str`): what it is to return, for the errors.
         kwargs: `prompts`, `completions` and the dataset's columns.
 
     Returns:
         `list[float]` of length `count`: the values, NaN for `None`.
 
     Raises:
-        `ValueError`: not one value per answer. `TypeError`: a value is no number. Both name the function.
+        `ValueError`: not one value per completion, or an infinite one. `TypeError`: a value is no number. Both name
+            the function.
     """
     values = call(outcome, **kwargs)
-    name = getattr(outcome, "__name__", type(outcome).__name__)
+    name = f"`{field}` ({getattr(outcome, '__name__', type(outcome).__name__)})"
     if hasattr(values, "tolist"):  # a tensor or an array
         values = values.tolist()
     if isinstance(values, str | bytes | dict) or not hasattr(values, "__iter__"):
-        raise TypeError(
-            f"`outcome` ({name}) returned {values!r:.80} for {count} answers. Return a list with one number per "
-            "answer: +1 right, -1 wrong, None unscorable."
-        )
+        raise TypeError(f"{name} returned {values!r:.80} for {count} completions. Return a list with {wanted}.")
     values = list(values)
     if len(values) != count:
         raise ValueError(
-            f"`outcome` ({name}) returned {len(values)} values for {count} answers. Return one per completion, in "
-            "their order."
+            f"{name} returned {len(values)} values for {count} completions. Return one per completion, in their order."
         )
-    return [_number(value, name, i) for i, value in enumerate(values)]
+    return [
+        _number(value, f"{name} returned {value!r:.80} for completion {i}", wanted) for i, value in enumerate(values)
+    ]
 
 
-def _number(value: Any, name: str, place: int) -> float:
+def _number(value: Any, returned: str, wanted: str) -> float:
     if value is None:
         return math.nan
     try:
         if isinstance(value, str | bytes):
             raise TypeError
-        return float(value)
-    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several values
-        raise TypeError(
-            f"`outcome` ({name}) returned {value!r:.80} for answer {place}. Return a number: +1 right, -1 wrong, None "
-            "unscorable."
-        ) from None
+        number = float(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a tensor of several values
+        raise TypeError(f"{returned}. Return {wanted}.") from None
+    if math.isinf(number):
+        raise ValueError(f"{returned}, on which nothing can be trained. Return {wanted}.")
+    return number
 
 
 def unanswered(outcome: Callable, texts: list[str]) -> list[bool] | None:

@@ -14,7 +14,7 @@ from .rewards.metrics import is_right, right_share
 from .team.answers import reader_of
 from .team.problems import check_problems
 from .team.rollout import Passes, run_team
-from .team.topology import ThinkSolve, Topology
+from .team.topology import ThinkSolve, make_topology
 from .verifier.clusters import cluster_answers
 
 
@@ -95,7 +95,7 @@ def evaluate_team(
     generate: dict[str, Callable],
     outcome: Callable,
     *,
-    topology: Topology | None = None,
+    topology: Any = None,
     batch_size: int = 64,
 ) -> TeamEvaluation:
     """
@@ -105,16 +105,19 @@ def evaluate_team(
         dataset ([`~datasets.Dataset`]): columns `prompt` and what `outcome` reads.
         generate (`dict[str, Callable]`): a generator per role, e.g. [`TransformersGenerator`].
         outcome (`Callable`): a TRL reward function, positive where an answer is right; asynchronous or not.
-        topology ([`Topology`], *optional*): who speaks; [`ThinkSolve`] by default.
+        topology (*optional*):
+            Who speaks, as [`~ccpo.team.topology.make_topology`] takes it; [`ThinkSolve`] by default.
         batch_size (`int`, defaults to 64): problems at once.
 
     Returns:
         [`TeamEvaluation`]
 
     Raises:
-        `ValueError`: a problem that does not fit a model's context by itself, before anything is generated.
+        `ValueError`: arguments that cannot be, or a problem that does not fit a model's context by itself, before
+            anything is generated.
     """
-    topology = ThinkSolve() if topology is None else topology
+    topology = ThinkSolve() if topology is None else make_topology(topology)
+    _check(dataset, batch_size)
     removable = [name for name in topology.role_names if topology.is_chain and topology.removable(name)]
     last = topology.role_names[-1]
     right: list[float] = []
@@ -166,6 +169,21 @@ def evaluate_team(
         right=tuple(right),
         cut={name: Proportion(sum(seen), len(seen)) for name, seen in cut.items()},
     )
+
+
+def _check(dataset: Any, batch_size: Any) -> None:
+    if not isinstance(dataset, Dataset):
+        raise ValueError(
+            f"`dataset` must be a datasets.Dataset, got {type(dataset).__name__}. Give Dataset.from_list(rows), or "
+            "what ccpo.data.load_problems loads."
+        )
+    if "prompt" not in dataset.column_names:
+        raise ValueError(
+            f"`dataset` has no column 'prompt'; it has {dataset.column_names}. Rename it, e.g. with "
+            "ccpo.data.load_problems(..., problem_column=..., solution_column=...)."
+        )
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}. Set 1 or more.")
 
 
 def paired_difference(

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 from transformers.integrations import deepspeed
 
+from .bases import find_base
 from .inputs import TEXT_FOR_A_CHAT_MODEL, check_prompts, check_range, context_length, render_prompts
 from .scoring import batches_by_length, evaluating, left_pad, score_choices
 
@@ -230,7 +231,7 @@ class TransformersGenerator:
                 if (device := PartialState().device).type != "cpu":
                     options.setdefault("device_map", {"": device})
                 with _unsharded_loading():
-                    model = AutoModelForCausalLM.from_pretrained(model, **options).requires_grad_(False)
+                    model = AutoModelForCausalLM.from_pretrained(find_base(model), **options).requires_grad_(False)
             pad_ids = [i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None]
             self._loaded = model, tokenizer, pad_ids[0]  # pads are masked: without a token for them any will do
         return self._loaded

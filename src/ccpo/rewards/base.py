@@ -30,7 +30,9 @@ class CreditAllocator(RewardFunction):
             `partner(prompts) -> list[str]`, e.g. [`TransformersGenerator`] or [`OpenAIGenerator`]. It may be
             asynchronous.
         partners (`dict[str, Callable]`, *optional*): the same in a team of more: role -> generator.
-        topology ([`Topology`], *optional*): the team, under TRL's own `GRPOTrainer` only; [`ThinkSolve`] by default.
+        topology (*optional*):
+            The team, as [`~ccpo.team.topology.make_topology`] takes it, under TRL's own `GRPOTrainer` only;
+            [`ThinkSolve`] by default.
 
     Attributes:
         teams (`str`): which teams it is defined for: `"any"`, `"chain"`, `"vote"` (voters of any kind), or a
@@ -52,7 +54,7 @@ class CreditAllocator(RewardFunction):
         *,
         partner: Callable | None = None,
         partners: dict[str, Callable] | None = None,
-        topology: Topology | None = None,
+        topology: Any = None,
     ):
         self.outcome = MathVerifier() if outcome is None else outcome
         self.partner, self.partners = partner, partners

@@ -1,6 +1,6 @@
 """The schemes under TRL's own `GRPOTrainer`, which trains the first role of a chain: a reward function."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +15,8 @@ from ..team.completions import completion_text
 from ..team.prompts import Prompt, problem_text
 from ..team.rollout import Episodes, Passes, run_team
 from .evidence import TeamOutcomes
+
+_GENERATORS = "TransformersGenerator(model) or OpenAIGenerator(model, base_url=...)"
 
 
 class RewardFunction:
@@ -100,6 +102,11 @@ class RewardFunction:
         if (why := self.refuses(self.topology)) or not self.topology.is_chain or not others:
             why = why or "the reward function trains the first role of a chain of several."
             raise ValueError(f"`{self.__name__}` cannot train the first role of this `topology`: {why}")
+        if self.partners is not None and not isinstance(self.partners, Mapping):
+            raise ValueError(
+                f"`partners` must map the roles {others} to generators, got {self.partners!r:.80}. Write "
+                "{role: ...}."
+            )
         partners = dict(self.partners or {})
         if self.partner is not None:
             if len(others) > 1 or partners:
@@ -113,8 +120,12 @@ class RewardFunction:
             field = "partner" if len(others) == 1 else "partners"
             raise ValueError(
                 f"`{self.__name__}` trains the {first} alone here, so it needs the roles {missing}: pass `{field}`, "
-                "e.g. TransformersGenerator(model) or OpenAIGenerator(model, base_url=...)."
+                f"e.g. {_GENERATORS}."
             )
+        for name, partner in partners.items():
+            if not callable(partner):
+                field = "partner" if self.partner is not None else f"partners[{name!r}]"
+                raise ValueError(f"`{field}` must be a generator, got {partner!r:.80}. Give one, e.g. {_GENERATORS}.")
         return partners
 
     def _check_template(self, prompts: list[Prompt], kwargs: dict[str, Any]) -> None:

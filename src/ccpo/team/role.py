@@ -7,6 +7,7 @@ from typing import Any
 
 ANSWERS = ("last", "vote", "mean")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
+_LONGEST = 64  # characters of a name, which is a part of names of files
 # What the completions table, the clock of a step, the prompts' templates, the folder of a run and PEFT call something
 # else.
 _TAKEN = (
@@ -75,7 +76,7 @@ def read_role(role: Any) -> Role:
         known = Role.__dataclass_fields__
         if unknown := [key for key in role if key not in known]:
             raise ValueError(f"`roles` has a role with the keys {unknown}; a role has {list(known)}. Rename them.")
-        if "name" not in role:
+        if role.get("name") is None:
             raise ValueError(f"`roles` has a role without a `name`: {dict(role)!r}. Give it one.")
         role = Role(**{key: value for key, value in role.items() if value is not None})
     if not isinstance(role, Role):
@@ -91,8 +92,8 @@ def check_names(team) -> None:
         team ([`Topology`]): its roles are read.
 
     Raises:
-        `ValueError`: no roles; a name of other characters or one that is taken; two roles of one name, or of names
-            that would be logged alike; agents that would share a folder, or an agent named like another's role.
+        `ValueError`: no roles; a name of other characters, too long or taken; two roles of one name, or of names that
+            would be logged alike; agents that would share a folder, or an agent named like another's role.
     """
     if not team.roles:
         raise ValueError("`roles` is empty. A team has at least one role: give it one.")
@@ -101,6 +102,11 @@ def check_names(team) -> None:
         for what, name in (("name", role.name), ("agent", role.agent)):
             if what == "agent" and name is None:
                 continue
+            if isinstance(name, str) and len(name) > _LONGEST:
+                raise ValueError(
+                    f"`{what}` of a role may have {_LONGEST} characters, for it names files, got {name[:20]!r}… with "
+                    f"{len(name)}. Rename it."
+                )
             if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN:
                 taken = f", and none of {', '.join(_TAKEN)}"
                 raise ValueError(
@@ -131,6 +137,10 @@ def check_names(team) -> None:
             )
 
 
+class Derived(tuple):
+    """Roles of the answer that follow from others: where `dataclasses.replace` changes those, they follow anew."""
+
+
 def read_answer_roles(team) -> tuple[str, ...]:
     """
     The roles of the team's answer: those given, by default the last, or all that are judged.
@@ -146,15 +156,15 @@ def read_answer_roles(team) -> tuple[str, ...]:
     """
     if team.answer not in ANSWERS:
         raise ValueError(f"`answer` must be one of {list(ANSWERS)}, got {team.answer!r}. Set one of them.")
-    given = tuple(as_list("answer_roles", team.answer_roles))
+    given = () if isinstance(team.answer_roles, Derived) else tuple(as_list("answer_roles", team.answer_roles))
     if team.answer == "last":
         if given not in ((), team.role_names[-1:]):
             raise ValueError(
                 f"`answer_roles={list(given)}` does not go with `answer='last'`. Leave it out, or set `answer` to "
                 "'vote' or 'mean'."
             )
-        return team.role_names[-1:]
-    given = given or tuple(role.name for role in team.roles if role.judged)
+        return Derived(team.role_names[-1:])
+    given = given or Derived(role.name for role in team.roles if role.judged)
     if unknown := [name for name in given if name not in team.role_names]:
         raise ValueError(
             f"`answer_roles` names {unknown}, which are no roles; there are {list(team.role_names)}. Name those."
@@ -175,7 +185,7 @@ def read_answer_roles(team) -> tuple[str, ...]:
                     f"`answer='vote'`: voters answer alone, and {role.name!r} has `reads={list(role.reads)}`. Use "
                     "`answer='mean'`, or take its `reads` out."
                 )
-        return team.role_names
+        return type(given)(team.role_names)
     return given
 
 

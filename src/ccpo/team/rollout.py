@@ -290,7 +290,10 @@ def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) ->
             "list of their completions."
         )
     if len(completions) != len(prompts):
-        raise ValueError(f"The {role}'s generator returned {len(completions)} completions for {len(prompts)} prompts.")
+        raise ValueError(
+            f"The {role}'s generator returned {len(completions)} completions for {len(prompts)} prompts. Return one "
+            "per prompt, in their order."
+        )
     try:
         return [completion_text(completion) for completion in completions]
     except TypeError as error:

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM
 from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id, use_adapter
 
+from ..generation.bases import BASE_FILE
 from .policies import activate, adapters_of, policy_of
 from .starts import match_dtypes
 
@@ -158,5 +159,5 @@ def merge_adapters(model: nn.Module, folder: Path, agents: tuple[str, ...], args
                 base = get_config_model_id(policy.config)
                 merged = AutoModelForCausalLM.from_pretrained(base, dtype=policy.dtype, **kwargs)
             merged.save_pretrained(own)
-            for file in own.glob("adapter_*"):
+            for file in (*own.glob("adapter_*"), *own.glob(BASE_FILE)):
                 file.unlink()

@@ -90,7 +90,15 @@ class AdvantagesMixin:
         columns["completion_ids"] = [ids for _, ids, _ in rollout.samples[role]]
         columns |= {"trainer_state": self.state, "log_metric": self._log_metric}
         values = [
-            call_outcome(function, len(rows), prompts=said.prompts, completions=completions, **columns)
+            call_outcome(
+                function,
+                len(rows),
+                f"role_rewards[{role!r}]",
+                "one number, or None, per completion",
+                prompts=said.prompts,
+                completions=completions,
+                **columns,
+            )
             for function, _ in self._role_rewards[role]
         ]
         return gather(torch.tensor(values, device=self.accelerator.device).T.contiguous())

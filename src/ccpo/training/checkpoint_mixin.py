@@ -32,7 +32,7 @@ from .run_state import load_run_state, run_settings, run_state
 
 logger = logging.getLogger(__name__)
 
-TEAM_FILE = "team.json"  # beside the agents' folders: who speaks, with which prompts
+TEAM_FILE = "team.json"  # beside the agents' folders, of Solo beside its files: who speaks, with which prompts
 
 
 class CheckpointMixin:
@@ -218,14 +218,13 @@ class CheckpointMixin:
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
         if self.topology.is_solo:
             super()._save(output_dir, state_dict)
         elif self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
             save_policies(self.model, folder, self.tokenizers, state_dict)
             if self.args.merge_adapters and not self._saves_checkpoint:
                 merge_adapters(self.model, folder, self.agents, self.args)
-            (folder / TEAM_FILE).write_text(json.dumps(self.topology.to_dict(), indent=2) + "\n", encoding="utf-8")
             card = TeamCard(
                 topology=self.topology,
                 credit=self._credit,
@@ -238,6 +237,8 @@ class CheckpointMixin:
             )
             write_model_cards(folder, card, self.model)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
+        if self.args.should_save:
+            (folder / TEAM_FILE).write_text(json.dumps(self.topology.to_dict(), indent=2) + "\n", encoding="utf-8")
         if self._saves_checkpoint:
             # `Trainer` would delete old ones before this one is known to be complete: `_save_checkpoint` does it.
             self.args.save_total_limit = None

@@ -277,7 +277,7 @@ def load_tokenizers(
         given = processing_class.get(agent) if isinstance(processing_class, dict) else processing_class
         if given is None:
             model_id = model if isinstance(model, str) else get_config_model_id(model.config)
-            model_id = tokenizer_folder(source.starts.get(agent)) or model_id
+            model_id = source.tokenizers.get(agent) or tokenizer_folder(source.starts.get(agent)) or model_id
             if not model_id:
                 raise ValueError(
                     f"`processing_class` of agent {agent!r} is None and its model came from no id or folder. Pass it."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import MISSING, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from .policies import policy_of
 _PACKAGES = ("ccpo", "trl", "transformers", "torch", "accelerate", "peft", "deepspeed", "datasets", "tokenizers")
 _NOT_RECIPE = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "deepspeed", "fsdp", "fsdp_config")
 
-_BASE_ALONE = "\nIt was not trained: it plays the base as that is, and this folder holds its tokenizer alone.\n"
+_BASE_ALONE = "\nIt was not trained: it plays the base, and this folder holds its tokenizer and the base's name.\n"
 _TEXT = """---
 {metadata}
 ---
@@ -116,7 +117,7 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
         text = _TEXT.format(
             metadata=metadata.to_yaml(),
             agent=agent,
-            variable=agent.replace("-", "_"),
+            variable=f"{agent}_" if iskeyword(agent) else agent.replace("-", "_"),
             count=len(agents),
             step=card.step,
             team="\n".join(rows),

@@ -9,6 +9,7 @@ from peft import PeftConfig
 from torch import nn
 from trl.trainer.utils import get_config_model_id
 
+from ..generation.bases import find_base
 from ..team.topology import Topology
 from .config import MultiAgentGRPOConfig
 from .credit_checks import check_role_kwargs
@@ -24,6 +25,7 @@ class AgentModels:
         topology ([`Topology`]), args ([`MultiAgentGRPOConfig`]): whose agents, and how they share.
         models (`dict[str, Any]`): per agent an id, a folder or an object; of a saved adapter its base.
         starts (`dict[str, Start]`): of the agents that start from an adapter.
+        tokenizers (`dict[str, str]`): of the agents whose folder named a base: that folder, which has their tokenizer.
         frozen (`tuple[str, ...]`): agents that play and are never updated.
         given (`PeftConfig`, *optional*): `peft_config` as given.
         peft_config (`PeftConfig`, *optional*): of adapters that begin anew; the saved ones' where none was given and
@@ -35,6 +37,7 @@ class AgentModels:
     args: MultiAgentGRPOConfig
     models: dict[str, Any]
     starts: dict[str, Start]
+    tokenizers: dict[str, str]
     frozen: tuple[str, ...]
     given: PeftConfig | None
     peft_config: PeftConfig | None
@@ -115,7 +118,9 @@ def read_models(
         `ValueError`: no or too many models, adapters that do not go together, or agents that cannot be frozen.
     """
     check_role_kwargs(args, topology)
-    models = models_by_agent(model, args.policy_sharing, topology)
+    saved = models_by_agent(model, args.policy_sharing, topology)
+    models = {agent: find_base(of_agent) for agent, of_agent in saved.items()}
+    tokenizers = {agent: saved[agent] for agent, base in models.items() if base is not saved[agent]}
     starts = {}
     if not topology.is_solo or isinstance(model, str):  # an object is TRL's alone, as it is
         starts = read_starts(models, args.policy_sharing, peft_config)
@@ -125,7 +130,7 @@ def read_models(
     if own is None and args.policy_sharing == "adapters":
         own = config_of_fresh(starts, fresh)
     bases = {agent: starts[agent].base if isinstance(m, str) and agent in starts else m for agent, m in models.items()}
-    return AgentModels(topology, args, bases, starts, frozen, peft_config, own, quantization_config)
+    return AgentModels(topology, args, bases, starts, tokenizers, frozen, peft_config, own, quantization_config)
 
 
 def models_by_agent(model: Any, sharing: str, topology: Topology) -> dict[str, Any]:

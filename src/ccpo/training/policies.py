@@ -11,6 +11,9 @@ from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
 from torch import nn
 from transformers.trainer_utils import TrainerMemoryTracker
 from trl import GRPOTrainer
+from trl.trainer.utils import get_config_model_id
+
+from ..generation.bases import BASE_FILE, name_base
 
 
 class AgentPolicies(nn.Module):
@@ -255,7 +258,7 @@ def save_policies(
 ) -> None:
     """
     Write `output_dir/<agent>` for every agent: weights or adapter, configuration and tokenizer. An agent that plays
-    the base of others' adapters gets its tokenizer alone.
+    the base of others' adapters gets its tokenizer and the name of the base, see [`~ccpo.generation.bases.find_base`].
 
     Args:
         model (`nn.Module`): the policies.
@@ -281,6 +284,10 @@ def save_policies(
             policy.save_pretrained(output_dir / agent, state_dict=weights, **own)
     for agent, tokenizer in tokenizers.items():
         tokenizer.save_pretrained(output_dir / agent)
+        if adapters and agent not in adapters:
+            name_base(output_dir / agent, get_config_model_id(model.config) or None)
+        else:  # of an earlier run
+            (output_dir / agent / BASE_FILE).unlink(missing_ok=True)
 
 
 def load_policies(model: nn.Module, folder: Path, agents: tuple[str, ...]) -> None:

@@ -55,9 +55,10 @@ def family_of(team: Topology) -> Family:
     family = FAMILIES.get(team.kind)
     known = topology(team.kind) if family else None
     if known is None or any(part_name(name) not in family.parts for name in team.role_names):
+        teams = {kind: list(topology(kind).role_names) for kind in FAMILIES}
         raise ValueError(
             f"The embedded task has no demonstrations for a team of the kind {team.kind!r} with the roles "
-            f"{list(team.role_names)}; it has for {list(FAMILIES)}. Take one of these, or name models."
+            f"{list(team.role_names)}; it has for {teams}. Take one of these, or name models."
         )
     reads = {part_name(role.name): tuple(map(part_name, role.reads)) for role in known.roles}
     for role in team.roles:

@@ -1,0 +1,37 @@
+"""The folder of an agent that played the base of others' adapters: it has no weights, and names the base."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+BASE_FILE = "ccpo_base.json"
+_KEY = "base_model_name_or_path"  # as in adapter_config.json
+
+
+def name_base(folder: Path, base: str | None) -> None:
+    """Write into an agent's folder which base it played: an id or a folder, `None` for an object from nowhere."""
+    (folder / BASE_FILE).write_text(json.dumps({_KEY: base}, indent=2) + "\n", encoding="utf-8")
+
+
+def find_base(model: Any) -> Any:
+    """
+    What is to be loaded for a model: the base that its folder names, else itself.
+
+    Args:
+        model (`str` or any object): as given.
+
+    Raises:
+        `ValueError`: the folder's file names no base.
+    """
+    if not isinstance(model, str) or not (file := Path(model) / BASE_FILE).is_file():
+        return model
+    try:
+        base = json.loads(file.read_text(encoding="utf-8"))[_KEY]
+    except (ValueError, KeyError, TypeError):
+        base = None
+    if not isinstance(base, str) or not base:
+        raise ValueError(
+            f"{str(file)!r} names no base, which the agent of this folder played. Set `{_KEY}` in it to an id or a "
+            "folder, or give the base itself."
+        )
+    return base
