@@ -455,6 +455,10 @@ def test_what_is_of_passes_that_nobody_draws(fields, build, outcome, chat_datase
         build(fields, reward_funcs=SharedCredit(outcome))
     with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
         build(fields, reward_funcs=CounterfactualCredit(outcome))
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # its bonus switched off
+        build(fields, reward_funcs=CounterfactualCredit(outcome, coef=0))
+    with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # evaluated by hand
+        build(fields, reward_funcs=SharedCredit(outcome), eval_dataset=chat_dataset)
     evaluates = fields | {"eval_strategy": "steps"}
     with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # an evaluation draws them
         build(evaluates, reward_funcs=SharedCredit(outcome), eval_dataset=chat_dataset)

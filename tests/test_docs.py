@@ -176,7 +176,7 @@ def test_yaml_blocks_are_read_by_the_parser_of_recipes(text, tmp_path):
     topology = team.make_topology()
     team.models_of(topology)
     check_role_kwargs(args, topology)
-    check_credit([team.make_credit(topology=topology)], topology, args, topology.agents)
+    check_credit([team.make_credit(topology=topology)], topology, args, topology.agents, evaluates=False)
 
 
 # ---- README's code blocks ----

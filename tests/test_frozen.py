@@ -74,7 +74,7 @@ def test_a_frozen_agent_among_adapters_plays_the_base(model_dirs, problems, tmp_
     names = {path.name for path in (tmp_path / "out" / "solver").iterdir()}
     assert "tokenizer.json" in names and not names & {"config.json", "model.safetensors", "adapter_config.json"}
     cards = {agent: (tmp_path / "out" / agent / "README.md").read_text() for agent in AGENTS}
-    assert "plays the base, and this folder holds its tokenizer and the base's name." in cards["solver"]
+    assert "plays the base. Here are its tokenizer, and the base's name if it has one." in cards["solver"]
     assert f'AutoModelForCausalLM.from_pretrained("{model_dirs["qwen3"]}")' in cards["solver"]
     assert f"| solver | no | solver | {model_dirs['qwen3']} |" in cards["thinker"]
     assert "holds its tokenizer" not in cards["thinker"] and "AutoPeftModelForCausalLM" in cards["thinker"]

@@ -147,7 +147,8 @@ class RewardFunction:
         Raises:
             `ValueError`: it would divide by a std what is an advantage already.
         """
-        args = getattr(getattr(kwargs.get("log_metric"), "__self__", None), "args", None)
+        trainer = getattr(kwargs.get("log_metric"), "__self__", None)
+        args = getattr(trainer, "args", None)
         scale = getattr(args, "scale_rewards", "none")
         if self.gives_advantages and scale != "none":
             raise ValueError(
@@ -155,6 +156,7 @@ class RewardFunction:
                 "divide them by their std. Set `scale_rewards='none'`."
             )
         if args is not None:
+            scale = "none" if len(getattr(trainer, "reward_funcs", ())) > 1 else scale  # the std is of the sum
             estimator = SimpleNamespace(advantage_estimator="group", scale_rewards=scale, removal="prompt")
             first = self.topology.role_names[0]
             placebos = self.find_placebos(self.topology, self.topology.branches(), estimator)

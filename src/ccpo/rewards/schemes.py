@@ -50,8 +50,8 @@ def check_scheme(
     Args:
         allocator ([`CreditAllocator`]): the scheme.
         topology ([`Topology`]): the team.
-        branches (`tuple[int, ...]`, *optional*): how many texts continue one, by role; the topology's by default.
         args ([`MultiAgentGRPOConfig`]): the estimator and how rewards are scaled.
+        branches (`tuple[int, ...]`, *optional*): how many texts continue one, by role; the topology's by default.
 
     Raises:
         `ValueError`: with the reason.

@@ -88,7 +88,8 @@ def check_arguments(
             "`enable_jit_checkpoint=True` saves inside a step, which cannot be continued exactly. Set it to False: "
             "SIGTERM saves after the step without it."
         )
-    check_credit(allocators, topology, args, tuple(agent for agent in agents if agent not in frozen))
+    evaluates = args.eval_strategy != "no" or eval_dataset is not None
+    check_credit(allocators, topology, args, tuple(agent for agent in agents if agent not in frozen), evaluates)
     if team:
         _check_several_roles(args)
     if train_dataset is None and team:

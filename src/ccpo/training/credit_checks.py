@@ -11,7 +11,11 @@ from .config import AGENT_KEYS, MultiAgentGRPOConfig
 
 
 def check_credit(
-    allocators: list[CreditAllocator], topology: Topology, args: MultiAgentGRPOConfig, trained: tuple[str, ...]
+    allocators: list[CreditAllocator],
+    topology: Topology,
+    args: MultiAgentGRPOConfig,
+    trained: tuple[str, ...],
+    evaluates: bool,
 ) -> None:
     """
     Refuse schemes that do not go with the team, the estimator, each other or the number of passes.
@@ -21,6 +25,7 @@ def check_credit(
         topology ([`Topology`]): the team.
         args ([`MultiAgentGRPOConfig`]): estimator, texts and removals.
         trained (`tuple[str, ...]`): the agents that are trained.
+        evaluates (`bool`): whether there is anything to evaluate on.
 
     Raises:
         `ValueError`: with field, value and remedy.
@@ -36,7 +41,7 @@ def check_credit(
         _check_evidence(allocator, topology, trained)
         _check_removals(allocator, topology, args, trained)
         _check_paired(allocator, topology, branches, args)
-    _check_idle(allocators, topology, args, trained)
+    _check_idle(allocators, topology, args, trained, evaluates)
 
 
 def announce_placebos(
@@ -68,6 +73,7 @@ def announce_placebos(
                 if role in roles and summed == (role in own or len(allocators) > 1)
             }
         if found:
+            allocator._warned.discard("placebo")  # of a run before
             also = " `skip_uninformative_solos=True` leaves the passes out"
             also += ", as it is set." if args.skip_uninformative_solos else "."
             allocator.announce_placebo(found, args.advantage_estimator, also)
@@ -140,13 +146,20 @@ def _check_paired(
 
 
 def _check_idle(
-    allocators: list[CreditAllocator], topology: Topology, args: MultiAgentGRPOConfig, trained: tuple[str, ...]
+    allocators: list[CreditAllocator],
+    topology: Topology,
+    args: MultiAgentGRPOConfig,
+    trained: tuple[str, ...],
+    evaluates: bool,
 ) -> None:
     """Fields of passes without a role are refused where no pass is ever drawn."""
     roles = tuple(role for agent in trained for role in topology.roles_of(agent))
     in_evaluation = topology.is_chain and any(map(topology.removable, topology.role_names))
-    draws = args.advantage_estimator == "counterfactual" or (args.eval_strategy != "no" and in_evaluation)
-    if draws or any(allocator.evidence(topology, roles).removals for allocator in allocators):
+    draws = args.advantage_estimator == "counterfactual" or (evaluates and in_evaluation)
+    # CCPO with the bonus switched off, or with its last role alone in training, is a setting of one that draws.
+    if draws or any(isinstance(allocator, CounterfactualCredit) for allocator in allocators):
+        return
+    if any(allocator.evidence(topology, roles).removals for allocator in allocators):
         return
     idle = {
         "num_solos": args.num_solos is not None,

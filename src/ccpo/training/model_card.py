@@ -19,7 +19,7 @@ from .policies import policy_of
 _PACKAGES = ("ccpo", "trl", "transformers", "torch", "accelerate", "peft", "deepspeed", "datasets", "tokenizers")
 _NOT_RECIPE = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "deepspeed", "fsdp", "fsdp_config")
 
-_BASE_ALONE = "\nIt was not trained: it plays the base, and this folder holds its tokenizer and the base's name.\n"
+_BASE_ALONE = "\nIt was not trained: it plays the base. Here are its tokenizer, and the base's name if it has one.\n"
 _TEXT = """---
 {metadata}
 ---
