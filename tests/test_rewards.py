@@ -255,7 +255,7 @@ def test_the_stock_trainers_scaling_is_looked_at(scale, model_dirs, make_config,
 
 def test_a_history_that_nobody_saves_is_refused():
     credit = CounterfactualCredit(by_word, history=True, partner=lambda prompts: ["right"] * len(prompts))
-    with pytest.raises(ValueError, match="`history` learns in the course of a run, and TRL's checkpoints do not hold"):
+    with pytest.raises(ValueError, match=r"learns in the course of a run \(`history`\), and TRL's checkpoints do"):
         credit(prompts=["1"], completions=["a"], problem=["1"])
 
 

@@ -94,10 +94,11 @@ class RewardFunction:
     def _partners(self) -> dict[str, Callable]:
         """The generator of each role but the first."""
         first, *others = self.topology.role_names
-        if getattr(self, "history", None) is not None:
+        if state := self.state_dict():
+            learned = ", ".join(f"`{name}`" for name in state)
             raise ValueError(
-                "`history` learns in the course of a run, and TRL's checkpoints do not hold what it has learned. "
-                "Train with MultiAgentGRPOTrainer, or leave `history` out."
+                f"`{self.__name__}` learns in the course of a run ({learned}), and TRL's checkpoints do not hold what "
+                "it has learned. Train with MultiAgentGRPOTrainer, or leave that out."
             )
         if (why := self.refuses(self.topology)) or not self.topology.is_chain or not others:
             why = why or "the reward function trains the first role of a chain of several."
