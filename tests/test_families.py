@@ -411,19 +411,16 @@ def test_credit_that_is_none(make, message, model_dirs, chat_dataset, make_confi
 def test_what_one_function_cannot_score_is_no_difference(model_dirs, chat_dataset, make_config):
     """A = v - b of two functions, the first of which scores the passes without the Thinker alone."""
 
-    def with_a_colleague(prompt):
-        return "colleague" in str(prompt)
-
-    def half(prompts, completions, **kwargs):
-        return [None if with_a_colleague(prompt) else 1.0 for prompt in prompts]
+    def right(completions, **kwargs):
+        return [1.0] * len(completions)
 
     args = make_config(advantage_estimator="counterfactual", scale_rewards="none", schedule="joint", max_steps=1)
     trainer = MultiAgentGRPOTrainer(
-        model_dirs["qwen3"], [SharedCredit(half), SharedCredit(mixed_outcome)], args, chat_dataset
+        model_dirs["qwen3"], [SharedCredit(right), SharedCredit(mixed_outcome)], args, chat_dataset
     )
     roll_out = trainer._roll_out
 
-    def blind(*given):
+    def blind(*given):  # to what the team says
         rollout = roll_out(*given)
         rollout.outcomes[0].own["solver"].fill_(math.nan)
         return rollout
@@ -479,6 +476,13 @@ def test_a_placebo_is_announced_once_and_can_be_left_out(model_dirs, chat_datase
         weights[name] = weights_of(trainer)
     assert all(torch.equal(weight, weights["skips"][name]) for name, weight in weights["shared"].items())
     assert any(not torch.equal(weight, weights["draws"][name]) for name, weight in weights["shared"].items())
+
+
+def test_in_context_the_first_role_has_its_passes_of_the_prompt(model_dirs, chat_dataset, make_config):
+    args = make_config(schedule="joint", removal="context", num_solos=2, max_steps=1)
+    trainer, _ = train(model_dirs["qwen3"], CounterfactualCredit(mixed_outcome), args, chat_dataset)
+    ((rollout, _, _, _),) = trainer.seen
+    assert rollout.outcomes[0].without["thinker"].shape == (1, 2)
 
 
 # ---- Every pair of (family, sharing, schedule, estimator) once ----

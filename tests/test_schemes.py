@@ -32,6 +32,7 @@ from ccpo.rewards.schemes import (
     check_sum,
     table_of_schemes,
 )
+from ccpo.training.credit_checks import announce_placebos
 
 ROOT = Path(__file__).parents[1]
 TEAMS = {"vote": Vote(3), "dacr": AnswerCritiqueRewrite()}  # of the schemes that are for one team
@@ -184,6 +185,24 @@ def test_the_factor_that_is_announced_is_the_factor(bonus, scale):
         ratio = ratio * rewards.std() / joint.std()
     factor = float(re.match(r"[\d.]+", said)[0])
     torch.testing.assert_close(ratio, torch.full_like(ratio, factor), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("settings", "trained", "own", "factor"),
+    [
+        ({}, ("thinker", "solver"), (), "thinker: 1.1 where"),
+        ({"scale_rewards": "group"}, ("thinker",), (), "thinker: 1: the 1.1 is divided out"),
+        ({"scale_rewards": "group"}, ("thinker",), ("thinker",), "thinker: 1.1 where"),  # the std is of a sum
+        ({"skip_uninformative_solos": True}, ("thinker",), (), "thinker: 1)"),
+        ({}, ("solver",), (), None),
+    ],
+)
+def test_every_run_announces_the_placebos_of_whom_it_trains(settings, trained, own, factor, caplog):
+    credit, args = CounterfactualCredit(), arguments(num_solves=1, **{"skip_uninformative_solos": False} | settings)
+    for _ in range(2):
+        announce_placebos([credit], ThinkSolve(), args, trained, own)
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (0 if factor is None else 2) and all(f"advantages: {factor}" in text for text in said)
 
 
 def test_in_its_context_a_later_role_is_no_placebo():

@@ -41,7 +41,7 @@ def check_credit(
         _check_evidence(allocator, topology, trained)
         _check_removals(allocator, topology, args, trained)
         _check_paired(allocator, topology, branches, args)
-    _check_idle(allocators, topology, args, trained, evaluates)
+    _check_idle(allocators, topology, args, evaluates)
 
 
 def announce_placebos(
@@ -58,20 +58,17 @@ def announce_placebos(
         allocators, topology, args, trained: as for [`check_credit`].
         own (`Collection[str]`): roles with rewards of their own; the std of a sum divides no factor out.
     """
-    roles = {role for agent in trained for role in topology.roles_of(agent)}
+    roles = [role for agent in trained for role in topology.roles_of(agent)]
+    branches = topology.branches(args.num_solves)
+    in_a_sum = SimpleNamespace(
+        advantage_estimator=args.advantage_estimator, scale_rewards="none", removal=args.removal
+    )
     for allocator in allocators:
-        found = {}
-        for summed in (False, True):
-            scale = "none" if summed else args.scale_rewards
-            as_scaled = SimpleNamespace(
-                advantage_estimator=args.advantage_estimator, scale_rewards=scale, removal=args.removal
-            )
-            placebos = allocator.find_placebos(topology, topology.branches(args.num_solves), as_scaled)
-            found |= {
-                role: "1" if args.skip_uninformative_solos else factor
-                for role, factor in placebos.items()
-                if role in roles and summed == (role in own or len(allocators) > 1)
-            }
+        alone, summed = (allocator.find_placebos(topology, branches, settings) for settings in (args, in_a_sum))
+        of_a_sum = roles if len(allocators) > 1 else own
+        found = {role: (summed if role in of_a_sum else alone)[role] for role in roles if role in alone}
+        if args.skip_uninformative_solos:
+            found = dict.fromkeys(found, "1")
         if found:
             allocator._warned.discard("placebo")  # of a run before
             also = " `skip_uninformative_solos=True` leaves the passes out"
@@ -146,20 +143,15 @@ def _check_paired(
 
 
 def _check_idle(
-    allocators: list[CreditAllocator],
-    topology: Topology,
-    args: MultiAgentGRPOConfig,
-    trained: tuple[str, ...],
-    evaluates: bool,
+    allocators: list[CreditAllocator], topology: Topology, args: MultiAgentGRPOConfig, evaluates: bool
 ) -> None:
-    """Fields of passes without a role are refused where no pass is ever drawn."""
-    roles = tuple(role for agent in trained for role in topology.roles_of(agent))
+    """Fields of passes without a role are refused where no pass is ever drawn, whoever is trained."""
     in_evaluation = topology.is_chain and any(map(topology.removable, topology.role_names))
     draws = args.advantage_estimator == "counterfactual" or (evaluates and in_evaluation)
-    # CCPO with the bonus switched off, or with its last role alone in training, is a setting of one that draws.
+    # CCPO with the bonus switched off is a setting of one that draws.
     if draws or any(isinstance(allocator, CounterfactualCredit) for allocator in allocators):
         return
-    if any(allocator.evidence(topology, roles).removals for allocator in allocators):
+    if any(allocator.evidence(topology, topology.role_names).removals for allocator in allocators):
         return
     idle = {
         "num_solos": args.num_solos is not None,
