@@ -9,13 +9,13 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from .calls import call_outcome, unanswered
-from .rewards.metrics import is_right, right_share
-from .team.answers import reader_of
-from .team.problems import check_problems
-from .team.rollout import Passes, run_team
-from .team.topology import ThinkSolve, make_topology
-from .verifier.clusters import cluster_answers
+from ..calls import call_outcome, unanswered
+from ..rewards.metrics import is_right, right_share
+from ..team.answers import reader_of
+from ..team.problems import check_problems
+from ..team.rollout import Passes, run_team
+from ..team.topology import ThinkSolve, make_topology
+from ..verifier.clusters import cluster_answers
 
 
 @dataclass(frozen=True)
