@@ -4,7 +4,8 @@ The drop-in reward functions reach the partner through one, and evaluation both 
 prompts, plain texts or conversations, to the list of their completions, in the same order.
 """
 
+from .completion import Completion
 from .endpoint import OpenAIGenerator
 from .local import TransformersGenerator
 
-__all__ = ["OpenAIGenerator", "TransformersGenerator"]
+__all__ = ["Completion", "OpenAIGenerator", "TransformersGenerator"]

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import torch
 
+from .completion import Completion
 from .inputs import check_prompts, check_range
 from .replies import Reply, error_status, read_json, read_reply
 
@@ -89,6 +90,10 @@ class OpenAIGenerator:
         return {**self.__dict__, "_client": None}
 
     def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
+        """The texts of [`generate`]."""
+        return [completion.text for completion in self.generate(prompts, max_new_tokens=max_new_tokens)]
+
+    def generate(self, prompts: list, *, max_new_tokens: int | None = None) -> list[Completion]:
         """
         Generate one completion per prompt. The first request that fails for good ends the call.
 
@@ -97,8 +102,8 @@ class OpenAIGenerator:
             max_new_tokens (`int`, *optional*): Longest completion, in place of `max_tokens`.
 
         Returns:
-            `list[str]`: The completions. A model's reasoning is no part of them. An answer without text (cut before
-            it began, refused, filtered) is `""`, counted, and warned of once a call.
+            `list[Completion]`: The completions. A model's reasoning is no part of them. An answer without text (cut
+            before it began, refused, filtered) is `""`, counted, and warned of once a call.
 
         Raises:
             `ConnectionError`: No answer from the endpoint, after all repetitions.
@@ -132,7 +137,7 @@ class OpenAIGenerator:
             advice = f" The limit is max_tokens={max_tokens}: raise it." if "at the limit" in reasons else ""
             counts = (client.base_url, empty.total(), len(replies), reasons)
             logger.warning("%s: %d of %d answers are without text: %s.%s", *counts, advice)
-        return [reply.text for reply in replies]
+        return [Completion(reply.text, reply.tokens, reply.truncated) for reply in replies]
 
     def _connect(self):
         try:

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.integrations import deepspeed
 
 from .bases import find_base
+from .completion import Completion
 from .inputs import TEXT_FOR_A_CHAT_MODEL, check_prompts, check_range, context_length, render_prompts
 from .scoring import batches_by_length, evaluating, left_pad, score_choices
 
@@ -116,6 +117,10 @@ class TransformersGenerator:
         return f"TransformersGenerator({name!r}, max_new_tokens={self.max_new_tokens}, temperature={self.temperature})"
 
     def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
+        """The texts of [`generate`]."""
+        return [completion.text for completion in self.generate(prompts, max_new_tokens=max_new_tokens)]
+
+    def generate(self, prompts: list, *, max_new_tokens: int | None = None) -> list[Completion]:
         """
         Generate one completion per prompt.
 
@@ -124,7 +129,7 @@ class TransformersGenerator:
             max_new_tokens (`int`, *optional*): Longest completion, in place of the generator's own.
 
         Returns:
-            `list[str]`: The completions without special tokens.
+            `list[Completion]`: The completions.
 
         Raises:
             `ValueError`: A prompt and its completion exceed the model's context, or a conversation meets a tokenizer
@@ -135,13 +140,14 @@ class TransformersGenerator:
         check_range("max_new_tokens", max_new_tokens, 1)
         if not prompts:
             return []
-        texts = [""] * len(prompts)
+        completions = [Completion("")] * len(prompts)
         with _LOCAL_LOCK:
             model, tokenizer, pad_id = self._load()
             rows = self._tokenize(prompts, max_new_tokens)
             self._counted.clear()
             config = self._generation_config(max_new_tokens)
             eos, options = config.eos_token_id, {"tokenizer": tokenizer} if config.stop_strings else {}
+            stops = [config.stop_strings] if isinstance(config.stop_strings, str) else config.stop_strings or []
             ends = {*eos, pad_id} if config.stop_strings else {*eos}  # a stop string is followed by pads
             with evaluating(model), self._own_random_state():
                 for batch in self._batches(rows):
@@ -152,9 +158,12 @@ class TransformersGenerator:
                     )
                     for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                         end = next((n for n, token in enumerate(row) if token in ends), len(row))
-                        self.completion_tokens += end + (end < len(row) and row[end] in eos)
-                        texts[i] = tokenizer.decode(row[:end], skip_special_tokens=True)
-        return texts
+                        text = tokenizer.decode(row[:end], skip_special_tokens=True)
+                        stopped = any(stop in text for stop in stops)
+                        drawn = end + (end < len(row) and row[end] in eos)
+                        completions[i] = Completion(text, drawn, end == max_new_tokens and not stopped)
+            self.completion_tokens += sum(completion.tokens for completion in completions)
+        return completions
 
     @property
     def context_length(self) -> int | None:

@@ -41,11 +41,13 @@ class Reply:
         text (`str`): what the model answered; its reasoning is no part of it.
         tokens (`int`, *optional*): length of the completion by the endpoint's own count, if it tells.
         why_empty (`str`, *optional*): why the text is empty.
+        truncated (`bool`, *optional*): whether it was cut at the limit, if the endpoint tells why it ended.
     """
 
     text: str
     tokens: int | None
     why_empty: str | None
+    truncated: bool | None = None
 
 
 def read_json(text: str) -> Any:
@@ -113,7 +115,8 @@ def read_reply(body: Any, *, chat: bool) -> Reply | None:
     usage = body.get("usage")
     tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
     tokens = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None
-    return Reply(text, tokens, None if text.strip() else _why_empty(message, finish))
+    truncated = finish == "length" if isinstance(finish, str) else None
+    return Reply(text, tokens, None if text.strip() else _why_empty(message, finish), truncated)
 
 
 def _why_empty(message: Mapping, finish: Any) -> str:

@@ -1,0 +1,19 @@
+"""What a generator says of a text beside the text."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Completion:
+    """
+    One text that a generator drew.
+
+    Args:
+        text (`str`): without special tokens.
+        tokens (`int`, *optional*): how many were drawn, an end-of-sequence token included; `None` where nobody tells.
+        truncated (`bool`, *optional*): whether it was cut at the limit; `None` where nobody tells.
+    """
+
+    text: str
+    tokens: int | None = None
+    truncated: bool | None = None
