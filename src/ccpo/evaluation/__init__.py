@@ -1,5 +1,17 @@
-"""How good a team is: its accuracy, with intervals."""
+"""How good a team is, and whether its roles help: accuracy, arms, intervals."""
 
 from .accuracy import Proportion, TeamEvaluation, evaluate_team, paired_difference
+from .suite import ArmResult, BenchmarkResult, evaluate
+from .team import Team, TeamAnswer
 
-__all__ = ["Proportion", "TeamEvaluation", "evaluate_team", "paired_difference"]
+__all__ = [
+    "ArmResult",
+    "BenchmarkResult",
+    "Proportion",
+    "Team",
+    "TeamAnswer",
+    "TeamEvaluation",
+    "evaluate",
+    "evaluate_team",
+    "paired_difference",
+]

@@ -109,7 +109,8 @@ class Team:
             seed (`int`, *optional*): of the samples, one for the team.
             overrides:
                 Arguments of [`TransformersGenerator`] that replace how the run sampled: `temperature`, `top_p`,
-                `top_k`, `max_new_tokens`, `batch_size`, `model_init_kwargs`, `generation_kwargs`, `chat_template_kwargs`.
+                `top_k`, `max_new_tokens`, `batch_size`, `model_init_kwargs`, `generation_kwargs`,
+                `chat_template_kwargs`.
 
         Raises:
             `ValueError`: no such folder, no team in it, an agent whose model is missing, or a generator of nobody.

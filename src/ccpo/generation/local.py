@@ -165,6 +165,10 @@ class TransformersGenerator:
             self.completion_tokens += sum(completion.tokens for completion in completions)
         return completions
 
+    def reseed(self, seed: int) -> None:
+        """Begin the random state of its own anew: what is drawn next depends on this seed alone."""
+        self.seed, self._random_state = seed, None
+
     @property
     def context_length(self) -> int | None:
         """Tokens that prompt and completion may have together; `None` where the model does not say."""

@@ -156,6 +156,14 @@ class Topology:
                 return tuple(kept)
             kept = [role for role in kept if role not in idle]
 
+    def reduced(self, removed: str) -> "Topology":
+        """The team without a role, see [`without`], as a team of its own in which every role speaks once."""
+        kept = []
+        for role in self.without(removed):
+            known = {name: text for name, text in role.prompt_without.items() if name in role.reads}
+            kept.append(replace(role, agent=self.agent_of(role.name), prompt_without=known, branches=1))
+        return Topology(tuple(kept), self.answer, self.answer_roles)
+
     def removable(self, name: str) -> bool:
         """Whether there can be a team without the role."""
         readers = (role for role in self.roles if name in role.reads)
