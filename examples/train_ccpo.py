@@ -32,7 +32,7 @@ from ccpo.report import TeamProgressCallback, plot_curves, show_summary, summari
 from ccpo.tasks import arithmetic
 from ccpo.tasks.tiny import TINY, build_tiny_model
 from ccpo.training.checks import check_arguments
-from ccpo.training.numbers import SAMPLING
+from ccpo.training.team_file import generator_options
 
 DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "arithmetic" / "c3" / "config_demo.yaml"
 TASK_OF_ITS_OWN = {"__config", "__dataset_name", "_h", "__help"}
@@ -126,32 +126,20 @@ def evaluate(
     quantization_config=None,
 ):
     """Accuracy of the agents' models, loaded and sampled as in training unless `eval_*` says otherwise."""
-    options = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
+    loading = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
     if quantization_config is not None:
-        options["quantization_config"] = quantization_config
+        loading["quantization_config"] = quantization_config
     overrides = {"temperature": team.eval_temperature, "top_p": team.eval_top_p}
     overrides = {name: value for name, value in overrides.items() if value is not None}
     generators, made = {}, {}  # roles of one model that are sampled in one way have one generator, and its calls
     for role in topology.role_names:
         agent = topology.agent_of(role)
-        path, sampling = paths[agent], args.sampling_of(role, agent) | overrides
-        if args.use_vllm:  # whose other options transformers does not know
-            sampling = {name: sampling[name] for name in (*SAMPLING, "max_new_tokens")}
-        key = repr((path, sorted(sampling.items(), key=str)))
-        if key in made:
-            generators[role] = made[key]
-            continue
-        generators[role] = made[key] = TransformersGenerator(
-            path,
-            max_new_tokens=sampling.pop("max_new_tokens"),
-            temperature=sampling.pop("temperature"),
-            top_p=sampling.pop("top_p"),
-            top_k=sampling.pop("top_k"),
-            seed=1000 * args.seed + len(made),  # models that are alike would draw alike
-            model_init_kwargs=options,
-            generation_kwargs={name: value for name, value in sampling.items() if value is not None},
-            chat_template_kwargs=args.chat_template_kwargs,
-        )
+        sampling = generator_options(args, role, agent) | overrides
+        key = repr((paths[agent], sorted(sampling.items(), key=str)))
+        if key not in made:  # models that are alike would draw alike from one seed
+            options = {"model_init_kwargs": loading, "seed": 1000 * args.seed + len(made)}
+            made[key] = TransformersGenerator(paths[agent], **options, **sampling)
+        generators[role] = made[key]
     return evaluate_team(problems, generators, outcome, topology=topology, batch_size=team.eval_batch_size)
 
 

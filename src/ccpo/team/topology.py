@@ -223,7 +223,8 @@ def make_topology(given: Any) -> Topology:
     Args:
         given (`Topology`, `str` or `Mapping`):
             A kind (`"think_solve"`, `"solo"`, `"vote"`, `"answer_critique_rewrite"`); or a mapping of the kind's
-            arguments with `kind`, which is `"team"` where it is not named: `{"roles": [{"name": …}, …]}`.
+            arguments with `kind`, which is `"team"` where it is not named: `{"roles": [{"name": …}, …]}`. What
+            `team.json` has beside the team, under `run`, is no part of it.
 
     Returns:
         [`Topology`]
@@ -236,7 +237,7 @@ def make_topology(given: Any) -> Topology:
     values = {"kind": given} if isinstance(given, str) else given
     if not isinstance(values, Mapping):
         raise ValueError(f"`topology` must be a kind or a mapping, got {given!r}. Write {{roles: [...]}}.")
-    kind, values = values.get("kind", "team"), {k: v for k, v in values.items() if k != "kind"}
+    kind, values = values.get("kind", "team"), {k: v for k, v in values.items() if k not in ("kind", "run")}
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(
             f"`topology` must be of a kind in {list(_KINDS)}, got {kind!r}. Name one, or draw your own: "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import signal
@@ -29,10 +28,9 @@ from .checkpoints import (
 from .model_card import TeamCard, write_model_cards
 from .policies import adapters_of, all_trainable, load_policies, save_policies
 from .run_state import load_run_state, run_settings, run_state
+from .team_file import write_team
 
 logger = logging.getLogger(__name__)
-
-TEAM_FILE = "team.json"  # beside the agents' folders, of Solo beside its files: who speaks, with which prompts
 
 
 class CheckpointMixin:
@@ -238,7 +236,7 @@ class CheckpointMixin:
             write_model_cards(folder, card, self.model)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
         if self.args.should_save:
-            (folder / TEAM_FILE).write_text(json.dumps(self.topology.to_dict(), indent=2) + "\n", encoding="utf-8")
+            write_team(folder, self.topology, self.args, self.allocators[0].outcome)
         if self._saves_checkpoint:
             # `Trainer` would delete old ones before this one is known to be complete: `_save_checkpoint` does it.
             self.args.save_total_limit = None

@@ -1,0 +1,42 @@
+"""What is saved of a team beside its models: who speaks, with which prompts, sampled how, and where answers stand."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.team import TEAM_FILE
+from ..team.answers import reader_of
+from ..team.topology import Topology
+from .numbers import SAMPLING
+
+
+def generator_options(args: Any, role: str, agent: str) -> dict[str, Any]:
+    """
+    How a role samples in training, as arguments of [`TransformersGenerator`].
+
+    Args:
+        args ([`MultiAgentGRPOConfig`]): the configuration.
+        role (`str`), agent (`str`): whose.
+    """
+    sampling = args.sampling_of(role, agent)
+    if args.use_vllm:  # whose other options transformers does not know
+        sampling = {name: sampling[name] for name in (*SAMPLING, "max_new_tokens")}
+    options = {name: sampling.pop(name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
+    options["generation_kwargs"] = {name: value for name, value in sampling.items() if value is not None}
+    return options | {"chat_template_kwargs": args.chat_template_kwargs}
+
+
+def write_team(folder: Path, topology: Topology, args: Any, outcome: Any) -> None:
+    """
+    Write `team.json`: the topology, and under `run` what is needed to use it as it was trained.
+
+    Args:
+        folder (`Path`): where the agents' folders are.
+        topology ([`Topology`]): the team.
+        args ([`MultiAgentGRPOConfig`]): has each role's sampling.
+        outcome (`Callable`): knows where answers stand.
+    """
+    sampling = {role: generator_options(args, role, topology.agent_of(role)) for role in topology.role_names}
+    run = {"sampling": sampling, "answer_pattern": reader_of(outcome).pattern}
+    content = json.dumps({**topology.to_dict(), "run": run}, indent=2) + "\n"
+    (folder / TEAM_FILE).write_text(content, encoding="utf-8")
