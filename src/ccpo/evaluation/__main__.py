@@ -2,7 +2,7 @@
 Evaluate a trained team against its arms, on benchmarks by name or on files of one's own.
 
     python -m ccpo.evaluation outputs/run --benchmarks MATH500 GSM8K --k 4 --output_dir outputs/evaluation
-    python -m ccpo.evaluation outputs/run --benchmarks problems.jsonl:question:answer --single outputs/single/solver
+    python -m ccpo.evaluation outputs/run --benchmarks problems.jsonl:question:answer --single outputs/single
 
 The folder gets results.json, results.md and samples.parquet. The same command goes on where it was interrupted.
 """

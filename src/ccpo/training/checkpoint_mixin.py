@@ -236,7 +236,7 @@ class CheckpointMixin:
             write_model_cards(folder, card, self.model)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
         if self.args.should_save:
-            write_team(folder, self.topology, self.args, self.allocators[0].outcome)
+            write_team(folder, self.topology, self.args, self.allocators[self._judge()].outcome)
         if self._saves_checkpoint:
             # `Trainer` would delete old ones before this one is known to be complete: `_save_checkpoint` does it.
             self.args.save_total_limit = None
