@@ -840,9 +840,10 @@ def test_constraints_pin_what_is_installed():
         ({"generation_kwargs": {"beams": 3}}, "`generation_kwargs` has the key 'beams', which transformers'"),
         ({"generation_kwargs": {"max_new_tokens": -3}}, r"`generation_kwargs\['max_new_tokens'\]` must be an integer"),
         ({"generation_kwargs": {"num_return_sequences": 3}}, "cannot be set: `num_generations` says how many"),
+        ({"generation_kwargs": {"stop": ["x"]}}, "Write 'stop_strings'."),
         (
-            {"role_kwargs": {"solver": {"generation_kwargs": {"stop_strings": ["x"]}}}},
-            "transformers needs a tokenizer",
+            {"role_kwargs": {"solver": {"generation_kwargs": {"stop_strings": [""]}}}},
+            r"`role_kwargs\['solver'\]\['generation_kwargs'\]\['stop_strings'\]` must be a text or a list of texts",
         ),
     ],
 )

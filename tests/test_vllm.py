@@ -252,6 +252,19 @@ def test_settings_of_a_role_reach_its_engine(build):
     assert isinstance(solver.processing_class, type(AutoTokenizer.from_pretrained(solver.model.name_or_path)))
 
 
+def test_stop_strings_end_completions(build):
+    """vLLM returns the tokens of the stop string, too; TRL counts such a completion as ended."""
+    stops = list("aeiou0123456789")
+    trainer = build("qwen3", policy_sharing="shared", generation_kwargs={"stop_strings": stops}, log_completions=True)
+    trainer.train()
+    texts = [text for text, *_ in zip(trainer._logs["completion"], strict=True)]
+    assert texts and not any(stop in text[:-1] for text in texts for stop in stops)
+    ended = [text[-1:] in stops for text in texts]
+    assert any(ended)
+    row = next(row for row in trainer.state.log_history if "solver/completions/clipped_ratio" in row)
+    assert row["solver/completions/clipped_ratio"] <= 1 - sum(ended) / len(ended)
+
+
 def test_resuming_and_loading_the_best_model_push_anew(build, problems):
     """Engines that an evaluation gave the weights of the start, or of the end, get the loaded ones."""
     model = {"thinker": "qwen3", "solver": "llama"}

@@ -4,7 +4,7 @@ import logging
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import KW_ONLY, dataclass, field
 
 import torch
@@ -15,7 +15,9 @@ from transformers.integrations import deepspeed
 from .bases import find_base
 from .completion import Completion
 from .inputs import TEXT_FOR_A_CHAT_MODEL, check_prompts, check_range, context_length, render_prompts
+from .prefix import caching_common_prefix
 from .scoring import batches_by_length, evaluating, left_pad, score_choices
+from .stops import cut_at_stop
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +63,8 @@ class TransformersGenerator:
             Seed of a random state of its own, which runs on from call to call and leaves the global one untouched. The
             process rank is added, or a group split over processes would draw the same answers. By default the global
             random state is used.
+        prefix_caching (`bool`, *optional*, defaults to `False`):
+            Whether what all prompts of a batch begin with is read once for the batch.
         generation_kwargs (`dict`, *optional*): More options of [`~transformers.GenerationConfig`].
         model_init_kwargs (`dict`, *optional*): Options of `AutoModelForCausalLM.from_pretrained`, for a `str`.
         chat_template_kwargs (`dict`, *optional*): Options of `apply_chat_template`.
@@ -78,6 +82,7 @@ class TransformersGenerator:
     top_k: int | None = None
     batch_size: int | None = None
     seed: int | None = None
+    prefix_caching: bool = False
     generation_kwargs: dict | None = None
     model_init_kwargs: dict | None = None
     chat_template_kwargs: dict | None = None
@@ -148,8 +153,8 @@ class TransformersGenerator:
             config = self._generation_config(max_new_tokens)
             eos, options = config.eos_token_id, {"tokenizer": tokenizer} if config.stop_strings else {}
             stops = [config.stop_strings] if isinstance(config.stop_strings, str) else config.stop_strings or []
-            ends = {*eos, pad_id} if config.stop_strings else {*eos}  # a stop string is followed by pads
-            with evaluating(model), self._own_random_state():
+            caching = caching_common_prefix(model) if self.prefix_caching else nullcontext()
+            with evaluating(model), caching, self._own_random_state():
                 for batch in self._batches(rows):
                     ids, mask = left_pad([rows[i] for i in batch], pad_id, model.device)
                     # synced_gpus: the model is whole here, so that it never waits for the other processes
@@ -157,10 +162,10 @@ class TransformersGenerator:
                         input_ids=ids, attention_mask=mask, generation_config=config, synced_gpus=False, **options
                     )
                     for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                        end = next((n for n, token in enumerate(row) if token in ends), len(row))
+                        row, stopped = cut_at_stop(row, tokenizer, stops)
+                        end = next((n for n, token in enumerate(row) if token in eos), len(row))
                         text = tokenizer.decode(row[:end], skip_special_tokens=True)
-                        stopped = any(stop in text for stop in stops)
-                        drawn = end + (end < len(row) and row[end] in eos)
+                        drawn = end + (end < len(row))  # with its end-of-sequence token
                         completions[i] = Completion(text, drawn, end == max_new_tokens and not stopped)
             self.completion_tokens += sum(completion.tokens for completion in completions)
         return completions

@@ -14,7 +14,7 @@ from ..rewards import CreditAllocator
 from ..team.topology import Topology
 from .config import MultiAgentGRPOConfig
 from .credit_checks import check_credit, check_role_kwargs
-from .engine_checks import check_engines
+from .engine_checks import check_drawing, check_engines
 from .engines import has_engine_per_agent
 from .input_checks import check_datasets
 from .model_checks import check_tokens, check_weights
@@ -90,6 +90,7 @@ def check_arguments(
         )
     evaluates = args.eval_strategy != "no" or eval_dataset is not None
     check_credit(allocators, topology, args, tuple(agent for agent in agents if agent not in frozen), evaluates)
+    check_drawing(args, topology)
     if team:
         _check_several_roles(args)
     if train_dataset is None and team:

@@ -60,6 +60,9 @@ class MultiAgentGRPOConfig(GRPOConfig):
             `generation_kwargs`; of an agent `learning_rate` and `trainable` (`False`: it plays and is never updated),
             and with an engine of its own `vllm_gpu_memory_utilization`, `vllm_server_base_url`, `vllm_server_host`,
             `vllm_server_port`, `vllm_group_port`.
+        prefix_caching (`bool`, *optional*, defaults to `False`):
+            Whether what all prompts of a batch begin with, such as the examples of a few-shot prompt, is read once for
+            the batch, by transformers' generation and by the loss. vLLM has a cache of its own.
         merge_adapters (`bool`, *optional*, defaults to `False`):
             Whether `save_model` writes adapters merged into their base, as whole models. Checkpoints keep adapters.
 
@@ -118,6 +121,9 @@ class MultiAgentGRPOConfig(GRPOConfig):
             "help": "Per role or agent what differs from the common value, e.g. {'<role>': {'max_completion_length': "
             f"4096}}}}. Keys: {', '.join(ROLE_KEYS)}."
         },
+    )
+    prefix_caching: bool = field(
+        default=False, metadata={"help": "Whether what all prompts of a batch begin with is read once for the batch."}
     )
     merge_adapters: bool = field(
         default=False,

@@ -1,5 +1,6 @@
-"""What can be known to be wrong before any model loads: vLLM's engines."""
+"""What can be known to be wrong before any model loads: how texts are drawn, and vLLM's engines."""
 
+import os
 from typing import Any
 
 from transformers import AutoConfig
@@ -9,6 +10,34 @@ from ..rewards import CreditAllocator
 from ..team.topology import Topology
 from .config import MultiAgentGRPOConfig
 from .engines import engine_settings, has_engine_per_agent
+from .sampling_mixin import stops_of
+
+
+def check_drawing(args: MultiAgentGRPOConfig, topology: Topology) -> None:
+    """Prefix caching and stop strings, with what they do not go with."""
+    plugin = args.deepspeed_plugin  # of `args.deepspeed` or of `accelerate launch`
+    sharded = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+    for field, wrong, why in (
+        ("gradient_checkpointing=True", args.gradient_checkpointing, "drops the keys and values that it keeps"),
+        (
+            "ZeRO-3",
+            plugin is not None and plugin.zero_stage == 3,
+            "gathers weights in each pass, of which it has more",
+        ),
+        ("FSDP", sharded, "gathers weights in each pass, of which it has more"),
+    ):
+        if args.prefix_caching and wrong:
+            raise ValueError(
+                f"`prefix_caching=True` does not go with {field}, which {why}. Set `prefix_caching=False`, or do "
+                "without the other."
+            )
+    for role in topology.role_names if args.use_transformers_continuous_batching else ():
+        if stops := stops_of(args.for_role(role, "generation_kwargs", topology.agent_of(role))):
+            raise ValueError(
+                f"`generation_kwargs` of role {role!r} has the stop strings {list(stops)}, which transformers' "
+                "continuous batching does not know. Leave them out, or set `use_transformers_continuous_batching` to "
+                "False."
+            )
 
 
 def check_engines(

@@ -16,7 +16,6 @@ _OTHER_RESULTS = {
     "num_return_sequences": "`num_generations` says how many completions a prompt gets",
     "n": "`num_generations` says how many completions a prompt gets",
     "return_dict_in_generate": "completions are read as token ids",
-    "stop_strings": "transformers needs a tokenizer for it, which TRL does not pass",
 }
 _COUNTS = (
     "per_device_train_batch_size",
@@ -109,12 +108,24 @@ def check_counts(args: Any) -> None:
 
 
 def check_generation_keys(name: str, options: dict[str, Any], use_vllm: bool) -> None:
-    """Refuse keys of `generation_kwargs` that transformers ignores, or that change what generation returns."""
+    """
+    Refuse keys of `generation_kwargs` that transformers ignores, or that change what generation returns; in place,
+    `stop_strings` becomes what vLLM calls it.
+    """
+    for key in ("stop_strings", "stop") if use_vllm else ("stop_strings",):
+        given = [options[key]] if isinstance(options.get(key), str) else options.get(key)
+        texts = isinstance(given, list | tuple) and given and all(isinstance(x, str) and x for x in given)
+        if given is not None and not texts:
+            raise ValueError(f"`{name}[{key!r}]` must be a text or a list of texts, got {options[key]!r}.")
+    if use_vllm and "stop_strings" in options:
+        if "stop" in options:
+            raise ValueError(f"`{name}` has both 'stop_strings' and 'stop'. Leave one out: they are the same.")
+        options["stop"] = options.pop("stop_strings")
     for key in options:
         if key in _OTHER_RESULTS:
             raise ValueError(f"`{name}[{key!r}]` cannot be set: {_OTHER_RESULTS[key]}. Leave it out.")
         if not use_vllm and key not in _OF_TRANSFORMERS:
             raise ValueError(
                 f"`{name}` has the key {key!r}, which transformers' GenerationConfig does not have and would ignore. "
-                "Check its spelling, or leave it out."
+                + ("Write 'stop_strings'." if key == "stop" else "Check its spelling, or leave it out.")
             )

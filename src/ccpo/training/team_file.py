@@ -8,6 +8,7 @@ from ..evaluation.team import TEAM_FILE
 from ..team.answers import reader_of
 from ..team.topology import Topology
 from .numbers import SAMPLING
+from .sampling_mixin import stops_of
 
 
 def generator_options(args: Any, role: str, agent: str) -> dict[str, Any]:
@@ -20,10 +21,11 @@ def generator_options(args: Any, role: str, agent: str) -> dict[str, Any]:
     """
     sampling = args.sampling_of(role, agent)
     if args.use_vllm:  # whose other options transformers does not know
-        sampling = {name: sampling[name] for name in (*SAMPLING, "max_new_tokens")}
+        stops = list(stops_of(sampling)) or None
+        sampling = {name: sampling[name] for name in (*SAMPLING, "max_new_tokens")} | {"stop_strings": stops}
     options = {name: sampling.pop(name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
     options["generation_kwargs"] = {name: value for name, value in sampling.items() if value is not None}
-    return options | {"chat_template_kwargs": args.chat_template_kwargs}
+    return options | {"chat_template_kwargs": args.chat_template_kwargs, "prefix_caching": args.prefix_caching}
 
 
 def write_team(folder: Path, topology: Topology, args: Any, outcome: Any) -> None:

@@ -32,11 +32,14 @@ from .input_checks import check_objects, datasets_by_name
 from .models import AgentModels, read_models
 from .policies import AgentPolicies, PolicySetup, activate, policy_of, replaced
 from .prompt_checks import check_prompts
+from .sampling_mixin import SamplingMixin, stops_of
 from .table import TableMixin
 from .turns import TurnsMixin
 
 
-class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, AdvantagesMixin, TableMixin, GRPOTrainer):
+class MultiAgentGRPOTrainer(
+    CheckpointMixin, TurnsMixin, CollectionMixin, AdvantagesMixin, TableMixin, SamplingMixin, GRPOTrainer
+):
     """
     Trainer for several cooperating policies with TRL's GRPO ([`~trl.GRPOTrainer`]).
 
@@ -52,7 +55,8 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
     - `train`: TRL's, with every policy made ready for it.
 
     Beside it stand [`CheckpointMixin`] (what is saved and resumed), [`TurnsMixin`] (whose turn it is),
-    [`CollectionMixin`] (the team's pass), [`AdvantagesMixin`] (from credit to advantage) and [`TableMixin`] (the log).
+    [`CollectionMixin`] (the team's pass), [`AdvantagesMixin`] (from credit to advantage), [`TableMixin`] (the log) and
+    [`SamplingMixin`] (stop strings, prefix caching).
 
     With [`Solo`] all but the last are TRL's own.
 
@@ -167,6 +171,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         if not self.topology.is_solo:
             self.add_callback(self._clock)
             self._init_team(given, saved_adapters)
+        self._init_sampling()
 
     def _init_team(self, given: AgentModels, saved_adapters: dict[str, tuple]) -> None:
         """One module of all policies, and each role's own settings."""
@@ -223,6 +228,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
             **{name: args.for_role(role, name, agent) for name in (*SAMPLING, "max_completion_length")},
             "processing_class": self.tokenizers[agent],
             "_tokenizer": self.tokenizers[agent],
+            "stop_strings": stops_of(args.for_role(role, "generation_kwargs", agent)),
             "num_generations": self.num_generations * texts,
             "num_generations_eval": self.num_generations_eval * texts,
             **self._rewards_of(role),
@@ -311,6 +317,7 @@ class MultiAgentGRPOTrainer(CheckpointMixin, TurnsMixin, CollectionMixin, Advant
         """TRL's `rollout_func`: the completions that the team's pass has drawn already."""
         prompt_ids, completion_ids, log_probs = zip(*self._replay[0], strict=True)
         sampled = None if log_probs[0] is None else list(log_probs)
+        self._count_stops(completion_ids)
         return {"prompt_ids": list(prompt_ids), "completion_ids": list(completion_ids), "logprobs": sampled}
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):

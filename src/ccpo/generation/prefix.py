@@ -1,0 +1,140 @@
+"""Prefix caching: what all rows of a batch begin with, such as the examples of a few-shot prompt, is read once."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+SHORTEST = 8  # tokens; a shorter prefix does not pay for a pass of its own
+
+
+def common_prefix(ids: torch.Tensor, mask: torch.Tensor) -> int:
+    """
+    With how many tokens all rows begin.
+
+    Args:
+        ids (`torch.Tensor` of shape `(B, T)`): token ids.
+        mask (`torch.Tensor` of shape `(B, T)`): 1 where a token is; before a row's first one there may be padding.
+
+    Returns:
+        `int`: 0 of one row.
+    """
+    if len(ids) < 2:
+        return 0
+    lead = mask.argmax(dim=1)
+    columns = torch.arange(ids.size(1), device=ids.device)
+    places = (columns + lead[:, None]).clamp(max=ids.size(1) - 1)  # (B, T): a row's tokens from its first one
+    inside = (columns + lead[:, None] < ids.size(1)) & mask.gather(1, places).bool()
+    rows = ids.gather(1, places)
+    same = (inside & (rows == rows[:1])).all(dim=0)
+    return int(same.cumprod(dim=0).sum())
+
+
+def prefix_first(ids: torch.Tensor, mask: torch.Tensor, keep: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+    """
+    Rows padded on the left, with the padding moved behind what they have in common, so that a cache can begin with it.
+
+    Args:
+        ids (`torch.Tensor` of shape `(B, T)`): token ids.
+        mask (`torch.Tensor` of shape `(B, T)`): 0 on the padding.
+        keep (`int`, defaults to 1): tokens at each row's end that stay in the last columns.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: ids and mask, of the same shape.
+    """
+    length = min(common_prefix(ids, mask), int(mask.sum(dim=1).min()) - keep)
+    if length < SHORTEST:
+        return ids, mask
+    lead = mask.argmax(dim=1, keepdim=True)
+    columns = torch.arange(ids.size(1), device=ids.device).expand_as(ids)
+    places = torch.where(
+        columns < length, columns + lead, torch.where(columns < length + lead, columns - length, columns)
+    )
+    return ids.gather(1, places), mask.gather(1, places)
+
+
+def cache_common_prefix(model: nn.Module) -> None:
+    """
+    Let a model read what all rows of a batch begin with as one row, in generation and in training; in place.
+
+    Its decoder runs the prefix once, and the rows continue its keys and values, through which gradients flow. The
+    results are those of the plain pass up to rounding, with dropout up to its draw. Positions count from a row's first
+    token.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            A causal language model, whole on this process. Of PEFT, the base model, with the adapters inside.
+
+    Raises:
+        `ValueError`: a model whose cache has other layers than those of full attention.
+    """
+    kinds = sorted({type(layer).__name__ for layer in DynamicCache(config=model.config).layers})
+    if kinds not in ([], [DynamicLayer.__name__]):
+        raise ValueError(
+            f"`prefix_caching` needs full attention in every layer; the cache of {type(model).__name__} has {kinds}. "
+            "Set `prefix_caching=False`."
+        )
+    decoder = model.get_decoder()
+    decoder.forward = partial(_read_prefix_once, decoder.forward, tuple(signature(decoder.forward).parameters))
+    model.generate = partial(_generate, model.generate)
+
+
+@contextmanager
+def caching_common_prefix(model: nn.Module) -> Iterator[None]:
+    """[`cache_common_prefix`] for a while."""
+    decoder = model.get_decoder()
+    before = vars(decoder).get("forward"), vars(model).get("generate")
+    cache_common_prefix(model)
+    try:
+        yield
+    finally:
+        for module, name, value in zip((decoder, model), ("forward", "generate"), before, strict=True):
+            if value is None:
+                delattr(module, name)
+            else:
+                setattr(module, name, value)
+
+
+def _generate(generate: Callable, *args: Any, **options: Any) -> Any:
+    ids, mask = options.get("input_ids"), options.get("attention_mask")
+    if args or ids is None or mask is None:
+        return generate(*args, **options)
+    options["input_ids"], options["attention_mask"] = prefix_first(ids, mask)
+    drawn = generate(**options)
+    return torch.cat([ids, drawn[:, ids.size(1) :]], dim=1)
+
+
+def _read_prefix_once(forward: Callable, names: tuple[str, ...], *args: Any, **options: Any) -> Any:
+    """The decoder's `forward`, whose arguments have these names: the same arguments, the same results."""
+    options = dict(zip(names, args, strict=False)) | options
+    ids, mask, cache = (options.get(name) for name in ("input_ids", "attention_mask", "past_key_values"))
+    if ids is None or len(ids) < 2 or (cache is not None and cache.get_seq_length()):
+        return forward(**options)
+    mask = torch.ones_like(ids) if mask is None else mask
+    if mask.shape != ids.shape or (options.get("use_cache") and not mask[:, 0].all()):  # a cache keeps its columns
+        return forward(**options)
+    length = min(common_prefix(ids, mask), ids.size(1) - 1)
+    if length < SHORTEST:
+        return forward(**options)
+
+    lead, columns = mask.argmax(dim=1, keepdim=True), torch.arange(ids.size(1), device=ids.device)
+    own = {"attention_mask": None, "position_ids": None, "past_key_values": None, "use_cache": True}
+    begun = forward(**{**options, **own, "input_ids": ids[:1].gather(1, lead[:1] + columns[None, :length])})
+    cache = DynamicCache() if cache is None else cache
+    for i, layer in enumerate(begun.past_key_values.layers):
+        keys, values = (states.expand(len(ids), -1, -1, -1) for states in (layer.keys, layer.values))
+        cache.update(keys, values, i)
+    of_prefix = columns < lead + length  # (B, T), with the padding before it
+    rest = mask.masked_fill(of_prefix, 0)[:, length:]
+    seen = torch.cat([mask.new_ones(len(ids), length), rest], dim=1)
+    own = {"attention_mask": seen, "position_ids": (seen.cumsum(dim=1) - 1)[:, length:], "past_key_values": cache}
+    gone_on = forward(**{**options, **own, "input_ids": ids[:, length:]})
+    copied = begun.last_hidden_state[0][(columns - lead).clamp(0, length - 1)]  # (B, T, H)
+    hidden = nn.functional.pad(gone_on.last_hidden_state, (0, 0, length, 0))
+    gone_on.last_hidden_state = torch.where(of_prefix.unsqueeze(-1), copied, hidden)
+    return gone_on
