@@ -1,7 +1,5 @@
 """Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
 
-import logging
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +7,7 @@ from trl import GRPOConfig
 
 from ..rewards.schemes import ESTIMATORS
 from .fields import check_counts, check_scalars, read_mapping
-from .numbers import LENGTHS, MAY_BE_NONE, ROLE_NUMBERS, SAMPLING, check_sampling, read_number
-
-logger = logging.getLogger(__name__)
+from .numbers import LENGTHS, MAY_BE_NONE, ROLE_NUMBERS, SAMPLING, check_robust, check_sampling, read_number
 
 ROLE_KEYS = (
     "max_completion_length",
@@ -234,7 +230,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 f"{self.scale_rewards!r}: the last role's advantages would be divided by a std and the others' not. "
                 "Set `scale_rewards='none'`, or use `advantage_estimator='group'`."
             )
-        self._check_robust()
+        check_robust(self)
         if self.multi_objective_aggregation != "sum_then_normalize" and self.advantage_estimator != "group":
             raise ValueError(
                 f"`multi_objective_aggregation={self.multi_objective_aggregation!r}` normalises by group, so it needs "
@@ -243,35 +239,6 @@ class MultiAgentGRPOConfig(GRPOConfig):
         # With several policies, an agent out of turn has unused parameters.
         if self.ddp_find_unused_parameters is None and self.policy_sharing != "shared":
             self.ddp_find_unused_parameters = True
-
-    def _check_robust(self):
-        names = ("robust_alpha", "robust_c", "robust_blocks")
-        if self.advantage_estimator != "robust":
-            for name in (name for name in names if getattr(self, name) != getattr(type(self), name)):
-                raise ValueError(
-                    f"`{name}={getattr(self, name)!r}` is of `advantage_estimator='robust'`, got "
-                    f"{self.advantage_estimator!r}. Leave it out, or set that estimator."
-                )
-            return
-        if not -10 <= self.robust_alpha <= 2:
-            raise ValueError(f"`robust_alpha` must be a number in [-10, 2], got {self.robust_alpha!r}.")
-        if not (math.isfinite(self.robust_c) and self.robust_c > 0):
-            raise ValueError(f"`robust_c` must be a finite number above 0, got {self.robust_c!r}.")
-        blocks, groups = self.robust_blocks, {"num_generations": self.num_generations}
-        if self.eval_strategy != "no" and self.num_generations_eval is not None:
-            groups["num_generations_eval"] = self.num_generations_eval
-        field, size = min(groups.items(), key=lambda item: item[1])
-        if not isinstance(blocks, int) or blocks < 1 or blocks % 2 == 0 or blocks > size:
-            raise ValueError(f"`robust_blocks` must be an odd number from 1 to `{field}={size}`, got {blocks!r}.")
-        if self.scale_rewards != "none":
-            raise ValueError(
-                "`advantage_estimator='robust'` divides by the group's std itself, so `scale_rewards` must be 'none', "
-                f"got {self.scale_rewards!r}."
-            )
-        logger.warning(
-            "`advantage_estimator='robust'` is biased where rewards take two values, as right and wrong do: it pulls "
-            "the location to the more frequent one (docs/credit/are.md has the numbers)."
-        )
 
     def _read_mappings(self):
         for name in self._VALID_DICT_FIELDS:
