@@ -1,9 +1,12 @@
 """The study's pure parts: which runs there are and which are done, tokens, curves, estimates over seeds, the page."""
 
+import importlib.util
 import json
 import math
 import sys
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,6 +77,52 @@ def test_figures_that_are_no_json_are_named(tmp_path):
     (tmp_path / job.folder / study.FIGURES).write_text('{"job": ')
     with pytest.raises(ValueError, match="train-shared-seed0-1000/figures.json is no JSON .* Remove its folder"):
         study.read_figures(tmp_path, job)
+
+
+@pytest.fixture
+def driver(monkeypatch):
+    """The study's command, whose runs write figures, or fail by name, without a process."""
+    spec = importlib.util.spec_from_file_location("study_main", ROOT / "benchmarks" / "study" / "__main__.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.made, module.failing = [], set()
+
+    def process(words, **options):
+        job, folder = Job(**json.loads(words[2])), Path(words[4])
+        module.made.append(job)
+        if job.name in module.failing:
+            return SimpleNamespace(returncode=1, stdout="", stderr="no luck")
+        write_json({"job": job.to_dict()}, folder / study.FIGURES)
+        return SimpleNamespace(returncode=0)
+
+    monkeypatch.setattr(module.subprocess, "run", process)
+    return module
+
+
+def done(value):
+    future = Future()
+    future.set_result(value)
+    return future
+
+
+def test_a_killed_study_goes_on(driver, tmp_path):
+    job, other = Job("train", "C3", 0, 1000), Job("train", "CCPO", 0, 1000)
+    (tmp_path / f"{job.folder}.part-17").mkdir()
+    write_json({"job": other.to_dict()}, tmp_path / f"{job.folder}" / study.FIGURES)  # of another set-up
+    assert driver.run(job, tmp_path, []) is None and driver.made == [job]
+    assert [path.name for path in tmp_path.iterdir()] == [job.folder]
+    assert driver.run(job, tmp_path, []) is None and driver.made == [job]
+
+
+def test_a_run_that_fails_stops_those_that_need_it(driver, tmp_path):
+    job, driver.failing = Job("start", "vote", 0), {"vote"}
+    trouble = driver.run(job, tmp_path, [])
+    assert "start-vote-seed0, exit status 1" in trouble and "no luck" in trouble
+    assert study.read_figures(tmp_path, job) is None
+    needs = Job("train", "single", 0, 1000)
+    assert "left out, for a run that it needs failed" in driver.run(needs, tmp_path, [done(None), done(trouble)])
+    assert driver.made == [job]
+    assert driver.run(needs, tmp_path, [done(None)]) is None and driver.made == [job, needs]
 
 
 # ---- Tokens and curves ----
