@@ -33,6 +33,7 @@ _LOCAL_LOCK = threading.RLock()  # the random state and a shared model's mode be
 CPU_BATCH = 32  # rows of a call; 60 questions of GSM8K in two calls take a model of 135M 0.79 of the time of one
 _RESERVED = {"max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "pad_token_id"}
 _RESERVED |= {"num_return_sequences", "return_dict_in_generate"}
+HUB = {"revision", "trust_remote_code", "token", "cache_dir", "subfolder", "local_files_only"}  # a tokenizer's, too
 
 
 @contextmanager
@@ -126,7 +127,8 @@ class TransformersGenerator:
         return {**self.__dict__, "_loaded": None, "_counted": {}}
 
     def __repr__(self) -> str:
-        name = self.model if isinstance(self.model, str) else type(self.model).__name__
+        model = self.model
+        name = model if isinstance(model, str) else getattr(model, "name_or_path", "") or type(model).__name__
         return f"TransformersGenerator({name!r}, max_new_tokens={self.max_new_tokens}, temperature={self.temperature})"
 
     def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
@@ -250,8 +252,7 @@ class TransformersGenerator:
         if self._loaded is None:
             model, tokenizer, options = self.model, self.processing_class, dict(self.model_init_kwargs or {})
             if isinstance(tokenizer, str):
-                hub = {"revision", "trust_remote_code", "token", "cache_dir", "subfolder", "local_files_only"}
-                shared = {name: value for name, value in options.items() if name in hub and tokenizer == model}
+                shared = {name: value for name, value in options.items() if name in HUB and tokenizer == model}
                 tokenizer = AutoTokenizer.from_pretrained(tokenizer, **shared)
             if isinstance(model, str):
                 if (device := PartialState().device).type != "cpu":
