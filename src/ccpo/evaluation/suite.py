@@ -18,7 +18,7 @@ from .draws import Draws, Sizes, mean_tokens, votes_of
 from .results import WITHIN, BenchmarkResult, can_compare, summarize
 from .samples import Samples
 from .tables import write_results
-from .team import Team
+from .team import Recorder, Team
 
 PACKAGES = ("ccpo", "torch", "transformers", "datasets", "scipy")
 
@@ -152,11 +152,8 @@ def _check(name: str, data: Dataset, arms: Sequence[Arm]) -> None:
         )
     teams = {id(arm.team): arm.team for arm in arms if arm.reads != "own"}
     for team in teams.values():
-        try:
-            check_problems(f"benchmarks[{name!r}]", list(data["prompt"]), team.topology, team.generate)
-        except ValueError as error:
-            error.add_note(f"It is about a team with the roles {list(team.topology.role_names)}.")
-            raise
+        speak = {role: Recorder(team.generate[role], [role]) for role in team.topology.role_names}
+        check_problems(f"benchmarks[{name!r}]", list(data["prompt"]), team.topology, speak)
 
 
 def _draw(

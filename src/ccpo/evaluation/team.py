@@ -1,6 +1,7 @@
 """[`Team`]: a team that answers, from the folder of a run, from models, or from endpoints."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,22 +60,33 @@ class Recorder:
         self.inner, self.roles, self.completions = generate, roles, []
 
     def __call__(self, prompts: list[Prompt]) -> list[str]:
-        try:
+        with self._naming_roles():
             if hasattr(self.inner, "generate"):
                 drawn = call(self.inner.generate, prompts)
             else:
                 drawn = ask(" and ".join(self.roles), self.inner, prompts)
-        except Exception as error:
-            error.add_note(f"The generator of {self.roles} failed, which had {len(prompts)} prompts to answer.")
-            raise
         made = [c if isinstance(c, Completion) else Completion(completion_text(c)) for c in drawn]
         self.completions += made
         return [completion.text for completion in made]
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("prompt_limit", "count_tokens"):  # what prompts are made to fit with
-            return getattr(self.inner, name)
-        raise AttributeError(name)
+        if name not in ("prompt_limit", "count_tokens"):  # what prompts are made to fit with
+            raise AttributeError(name)
+        with self._naming_roles():
+            found = getattr(self.inner, name)
+        return self._count_tokens if name == "count_tokens" else found
+
+    def _count_tokens(self, prompts: list[Prompt]) -> list[int]:
+        with self._naming_roles():
+            return call(self.inner.count_tokens, prompts)
+
+    @contextmanager
+    def _naming_roles(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"It was the generator of {self.roles}.")
+            raise
 
 
 class Team:
