@@ -348,8 +348,9 @@ def test_a_team_in_offline_engines(models, tmp_path):
         torch.manual_seed(i)
         get_peft_model(AutoModelForCausalLM.from_pretrained(models["qwen3"]), LORA).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
-    greedy = {"temperature": 0.0, "max_new_tokens": 12, "generation_kwargs": {"stop_strings": ["a", "e"]}}
+    greedy = {"temperature": 0.0, "max_new_tokens": 12, "generation_kwargs": {"stop_strings": ["DQ", "Eö"]}}
     engine = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 64 << 20, "max_model_len": 1024}
+    engine["gpu_memory_utilization"] = 0.5
     folders = {name: str(tmp_path / name) for name in ROLES}
     team = Team.from_models(folders, "think_solve", backend="vllm", model_init_kwargs=engine, **greedy)
     found, expected = team(prompts), Team.from_models(folders, "think_solve", **greedy)(prompts)
@@ -361,8 +362,11 @@ def test_a_team_in_offline_engines(models, tmp_path):
     assert thinker.count_tokens(prompts) == TransformersGenerator(models["qwen3"]).count_tokens(prompts)
     for options, message in (({"beams": 3}, "are not vLLM's"), ({"seed": 1}, "must not hold")):
         with pytest.raises(ValueError, match=message):
-            VLLMGenerator(folders["thinker"], model_init_kwargs=engine, generation_kwargs=options)(prompts[:1])
-    drawn = VLLMGenerator(folders["thinker"], lora_rank=4, model_init_kwargs=engine | {"gpu_memory_utilization": 0.9})
+            VLLMGenerator(folders["thinker"], lora_rank=4, model_init_kwargs=engine, generation_kwargs=options)(
+                prompts
+            )
+    drawn = VLLMGenerator(folders["thinker"], max_new_tokens=12, lora_rank=4, model_init_kwargs=engine)
+    assert drawn._load()[0] is thinker._load()[0]
     drawn.reseed(5)
     first = drawn(prompts)
     drawn.reseed(5)
