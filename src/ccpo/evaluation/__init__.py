@@ -1,7 +1,8 @@
 """How good a team is, and whether its roles help: accuracy, arms, intervals."""
 
 from .accuracy import Proportion, TeamEvaluation, evaluate_team, paired_difference
-from .suite import ArmResult, BenchmarkResult, evaluate
+from .results import ArmResult, BenchmarkResult
+from .suite import evaluate
 from .team import Team, TeamAnswer
 
 __all__ = [
