@@ -12,7 +12,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ccpo needs Python 3.11 or newer (TRL 1.16 does); this is %s. Set PYTHON=python3.12" % sys.version.split()[0])'
 
-.PHONY: install demo test test-all test-vllm quality style bench clean
+.PHONY: install demo study test test-all test-vllm quality style bench clean
 
 install: $(STAMP)
 
@@ -24,6 +24,9 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## train a tiny team with C3 on the embedded task, minutes on two cores
 	$(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml examples/train_ccpo.py --seed $(SEED)
+
+study: $(STAMP)  ## one policy alone against teams, credit against credit: two hours on two cores, resumable; docs/study.md
+	$(BIN)/python benchmarks/study
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not full" --cov --cov-report=term

@@ -1,7 +1,5 @@
 """Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
 
-import logging
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,9 +7,7 @@ from trl import GRPOConfig
 
 from ..rewards.schemes import ESTIMATORS
 from .fields import check_counts, check_scalars, read_mapping
-from .numbers import LENGTHS, MAY_BE_NONE, ROLE_NUMBERS, SAMPLING, check_sampling, read_number
-
-logger = logging.getLogger(__name__)
+from .numbers import LENGTHS, MAY_BE_NONE, ROLE_NUMBERS, SAMPLING, check_robust, check_sampling, read_number
 
 ROLE_KEYS = (
     "max_completion_length",
@@ -30,6 +26,7 @@ ROLE_KEYS = (
     "vllm_group_port",
 )
 AGENT_KEYS = ("learning_rate", "trainable", *(key for key in ROLE_KEYS if key.startswith("vllm_")))
+EVAL_ARMS = ("without", "ablated", "swapped")
 _MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")  # of the fields that hold a mapping
 _CHOICES = {
     "policy_sharing": ("separate", "shared", "adapters"),
@@ -77,6 +74,15 @@ class MultiAgentGRPOConfig(GRPOConfig):
             S, passes without a role: per prompt, by default `num_generations`; or per context, by default 1.
         skip_uninformative_solos (`bool`, *optional*, defaults to `False`):
             Leave out the passes without a role where its credit is provably shared credit; it gets that, then.
+
+        removal_eval_steps (`int`, *optional*):
+            Every so many optimizer steps, also see the team without each role that it can be seen without, for the
+            metrics and the completions table: the credit of the step does not change. By default only what the
+            credit looks at is drawn.
+        eval_arms (`list[str]`, *optional*, defaults to `["without"]`):
+            What an evaluation draws beside the team's answers. `"without"`: the team without each role. `"ablated"`:
+            each role that another reads says nothing, under the usual prompts. `"swapped"`: it says what it said about
+            another problem.
 
         vllm_engine_per_role (`bool`, *optional*, defaults to `True`):
             With `use_vllm` and separate policies: whether every agent has an engine (or a server) of its own.
@@ -152,6 +158,15 @@ class MultiAgentGRPOConfig(GRPOConfig):
         default=False, metadata={"help": "Leave out passes without a role whose credit is provably shared credit."}
     )
 
+    removal_eval_steps: int | None = field(
+        default=None,
+        metadata={"help": "Every so many steps, see the team without each role, for the metrics alone."},
+    )
+    eval_arms: list[str] = field(
+        default_factory=lambda: ["without"],
+        metadata={"help": f"What an evaluation draws beside the team's answers, of {list(EVAL_ARMS)}."},
+    )
+
     vllm_engine_per_role: bool = field(
         default=True,
         metadata={
@@ -198,11 +213,13 @@ class MultiAgentGRPOConfig(GRPOConfig):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
-        for name in ("num_solves", "num_solos", "alternate_period"):
+        for name in ("num_solves", "num_solos", "alternate_period", "removal_eval_steps"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
         self._read_mappings()
+        if not isinstance(self.eval_arms, list | tuple) or not {*map(str, self.eval_arms)} <= {*EVAL_ARMS}:
+            raise ValueError(f"`eval_arms` must be a list of {list(EVAL_ARMS)}, got {self.eval_arms!r}.")
         for key in ROLE_NUMBERS:
             may_be_none = key in MAY_BE_NONE["common"]
             setattr(self, key, read_number(key, key, getattr(self, key), may_be_none=may_be_none))
@@ -234,7 +251,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 f"{self.scale_rewards!r}: the last role's advantages would be divided by a std and the others' not. "
                 "Set `scale_rewards='none'`, or use `advantage_estimator='group'`."
             )
-        self._check_robust()
+        check_robust(self)
         if self.multi_objective_aggregation != "sum_then_normalize" and self.advantage_estimator != "group":
             raise ValueError(
                 f"`multi_objective_aggregation={self.multi_objective_aggregation!r}` normalises by group, so it needs "
@@ -243,35 +260,6 @@ class MultiAgentGRPOConfig(GRPOConfig):
         # With several policies, an agent out of turn has unused parameters.
         if self.ddp_find_unused_parameters is None and self.policy_sharing != "shared":
             self.ddp_find_unused_parameters = True
-
-    def _check_robust(self):
-        names = ("robust_alpha", "robust_c", "robust_blocks")
-        if self.advantage_estimator != "robust":
-            for name in (name for name in names if getattr(self, name) != getattr(type(self), name)):
-                raise ValueError(
-                    f"`{name}={getattr(self, name)!r}` is of `advantage_estimator='robust'`, got "
-                    f"{self.advantage_estimator!r}. Leave it out, or set that estimator."
-                )
-            return
-        if not -10 <= self.robust_alpha <= 2:
-            raise ValueError(f"`robust_alpha` must be a number in [-10, 2], got {self.robust_alpha!r}.")
-        if not (math.isfinite(self.robust_c) and self.robust_c > 0):
-            raise ValueError(f"`robust_c` must be a finite number above 0, got {self.robust_c!r}.")
-        blocks, groups = self.robust_blocks, {"num_generations": self.num_generations}
-        if self.eval_strategy != "no" and self.num_generations_eval is not None:
-            groups["num_generations_eval"] = self.num_generations_eval
-        field, size = min(groups.items(), key=lambda item: item[1])
-        if not isinstance(blocks, int) or blocks < 1 or blocks % 2 == 0 or blocks > size:
-            raise ValueError(f"`robust_blocks` must be an odd number from 1 to `{field}={size}`, got {blocks!r}.")
-        if self.scale_rewards != "none":
-            raise ValueError(
-                "`advantage_estimator='robust'` divides by the group's std itself, so `scale_rewards` must be 'none', "
-                f"got {self.scale_rewards!r}."
-            )
-        logger.warning(
-            "`advantage_estimator='robust'` is biased where rewards take two values, as right and wrong do: it pulls "
-            "the location to the more frequent one (docs/credit/are.md has the numbers)."
-        )
 
     def _read_mappings(self):
         for name in self._VALID_DICT_FIELDS:

@@ -1,11 +1,14 @@
 """The numbers that a run, a role or its sampler may set, and what each must satisfy."""
 
 import contextlib
+import logging
 import math
 from numbers import Integral, Real
 from typing import Any
 
 from .fields import check_generation_keys
+
+logger = logging.getLogger(__name__)
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 LENGTHS = ("max_new_tokens", "max_tokens")  # what `generation_kwargs` may call `max_completion_length`
@@ -60,3 +63,34 @@ def check_sampling(name: str, options: Any, use_vllm: bool) -> None:
         if rule == "max_completion_length" or key in _IN_GENERATION_KWARGS:
             options[key] = read_number(f"{name}[{key!r}]", rule, options[key], may_be_none=True)
     check_generation_keys(name, options or {}, use_vllm)
+
+
+def check_robust(args: Any) -> None:
+    """Raise a `ValueError` where the numbers of `advantage_estimator='robust'` cannot be, or are set without it."""
+    names = ("robust_alpha", "robust_c", "robust_blocks")
+    if args.advantage_estimator != "robust":
+        for name in (name for name in names if getattr(args, name) != getattr(type(args), name)):
+            raise ValueError(
+                f"`{name}={getattr(args, name)!r}` is of `advantage_estimator='robust'`, got "
+                f"{args.advantage_estimator!r}. Leave it out, or set that estimator."
+            )
+        return
+    if not -10 <= args.robust_alpha <= 2:
+        raise ValueError(f"`robust_alpha` must be a number in [-10, 2], got {args.robust_alpha!r}.")
+    if not (math.isfinite(args.robust_c) and args.robust_c > 0):
+        raise ValueError(f"`robust_c` must be a finite number above 0, got {args.robust_c!r}.")
+    blocks, groups = args.robust_blocks, {"num_generations": args.num_generations}
+    if args.eval_strategy != "no" and args.num_generations_eval is not None:
+        groups["num_generations_eval"] = args.num_generations_eval
+    field, size = min(groups.items(), key=lambda item: item[1])
+    if not isinstance(blocks, int) or blocks < 1 or blocks % 2 == 0 or blocks > size:
+        raise ValueError(f"`robust_blocks` must be an odd number from 1 to `{field}={size}`, got {blocks!r}.")
+    if args.scale_rewards != "none":
+        raise ValueError(
+            "`advantage_estimator='robust'` divides by the group's std itself, so `scale_rewards` must be 'none', "
+            f"got {args.scale_rewards!r}."
+        )
+    logger.warning(
+        "`advantage_estimator='robust'` is biased where rewards take two values, as right and wrong do: it pulls "
+        "the location to the more frequent one (docs/credit/are.md has the numbers)."
+    )
