@@ -4,10 +4,10 @@ What an evaluation costs beside its answers: `evaluate` against `Team` called by
     python benchmarks/evaluation.py [--turns 5] [--problems 128] [--k 4]
 
 The team is Think-Solve of two random policies of 0.9 million parameters that write 48 tokens each. By hand, it answers
-the problems of the arithmetic task k times, in the same batches, and so does the team without its first role, and the
-verifier judges the answers. `evaluate` does that, and keeps and counts it: a parquet file for each batch, avg@k, pass@k,
-maj@k and differences with their intervals. Both in turn, each first every other time; `overhead_ratio` is the median
-over the turns of evaluate's seconds over those by hand. The larger the model, the smaller it is.
+the problems of the arithmetic task k times, in the same batches, and so does the team without its first role; the
+verifier judges the answers. `evaluate` does that, and keeps and counts it: a parquet file for each batch, avg@k,
+pass@k, maj@k and differences with their intervals. Both in turn, each first every other time; `overhead_ratio` is the
+median over the turns of evaluate's seconds over those by hand. The larger the model, the smaller it is.
 
 Writes `outputs/bench/evaluation.json`.
 """
