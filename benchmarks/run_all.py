@@ -87,6 +87,10 @@ FIGURES = {
         ("hanging_bound_seconds", "their bound", ""),
         ("hanging_within_bound", "every such batch within its bound, the other verdicts right", "= 1"),
     ],
+    "evaluation": [
+        ("overhead_ratio", "seconds of `evaluate` over those of `Team` called by hand and judged", "<= 1.05"),
+        ("samples", "answers of each", ""),
+    ],
     "kill_resume": [
         ("survived", "kills after which the run went on as it should", ">= kills"),
         ("kills", "kills by SIGKILL", ""),

@@ -24,10 +24,11 @@ from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
-from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, Topology, TransformersGenerator
+from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, Topology
 from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.data import has_splits, load_problems
 from ccpo.evaluation import evaluate_team
+from ccpo.evaluation.loading import make_generators
 from ccpo.report import TeamProgressCallback, plot_curves, show_summary, summarize, write_json
 from ccpo.tasks import arithmetic
 from ccpo.tasks.tiny import TINY, build_tiny_model
@@ -116,30 +117,26 @@ def _name_models(warmed: dict[str, str], team: TeamArguments) -> str:
     return shlex.join(["--models", json.dumps({**(team.models or {}), **warmed})])
 
 
-def evaluate(
+def load_generators(
     paths: dict[str, str],
-    problems,
-    outcome,
-    topology,
+    topology: Topology,
     team: TeamArguments,
     args: MultiAgentGRPOConfig,
     quantization_config=None,
 ):
-    """Accuracy of the agents' models, loaded and sampled as in training unless `eval_*` says otherwise."""
+    """Generators of the agents' models, loaded and sampled as in training unless `eval_*` says otherwise."""
     loading = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
     if quantization_config is not None:
         loading["quantization_config"] = quantization_config
     overrides = {"temperature": team.eval_temperature, "top_p": team.eval_top_p}
     overrides = {name: value for name, value in overrides.items() if value is not None}
-    generators, made = {}, {}  # roles of one model that are sampled in one way have one generator, and its calls
-    for role in topology.role_names:
-        agent = topology.agent_of(role)
-        sampling = generator_options(args, role, agent) | overrides
-        key = repr((paths[agent], sorted(sampling.items(), key=str)))
-        if key not in made:  # models that are alike would draw alike from one seed
-            options = {"model_init_kwargs": loading, "seed": 1000 * args.seed + len(made)}
-            made[key] = TransformersGenerator(paths[agent], **options, **sampling)
-        generators[role] = made[key]
+    sampling = {role: generator_options(args, role, topology.agent_of(role)) for role in topology.role_names}
+    return make_generators(topology, paths, {}, sampling, seed=args.seed, model_init_kwargs=loading, **overrides)
+
+
+def evaluate(paths, problems, outcome, topology, team, args, quantization_config=None):
+    """Accuracy of the agents' models."""
+    generators = load_generators(paths, topology, team, args, quantization_config)
     return evaluate_team(problems, generators, outcome, topology=topology, batch_size=team.eval_batch_size)
 
 

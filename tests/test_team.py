@@ -1,11 +1,15 @@
 """`Team`: from the folder of a run, from models, with adapters on one base; and the command line of an evaluation."""
 
 import json
+import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from datasets import Dataset
+from openai_server import FaultyEndpoint
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -13,7 +17,7 @@ from ccpo import Role, SharedCredit, Solo, ThinkSolve, Topology, Vote
 from ccpo.evaluation import Team, TeamAnswer, evaluate
 from ccpo.evaluation.__main__ import parse_arguments, run
 from ccpo.evaluation.arms import alone
-from ccpo.evaluation.benchmarks import BENCHMARKS, load_benchmark
+from ccpo.evaluation.benchmarks import BENCHMARKS, find_benchmark, load_benchmark
 from ccpo.generation import TransformersGenerator
 from ccpo.training.trainer import MultiAgentGRPOTrainer
 
@@ -241,8 +245,6 @@ def test_command_lines_that_cannot_be(run_folder, model_dirs, problem_file, tmp_
 
 
 def test_an_endpoint_is_sampled_as_its_role(run_folder, problem_file, tmp_path):
-    from openai_server import FaultyEndpoint
-
     answer = {"choices": [{"message": {"content": "=2"}, "finish_reason": "stop"}], "usage": {"completion_tokens": 2}}
     with FaultyEndpoint(lambda number, body: (200, answer)) as endpoint:
         words = ["--endpoint", f"solver=org/m@{endpoint.base_url}", "--benchmarks", problem_file, "--arms", "joint"]
@@ -250,3 +252,32 @@ def test_an_endpoint_is_sampled_as_its_role(run_folder, problem_file, tmp_path):
     _, path, body = endpoint.requests[0]
     assert path.endswith("/chat/completions") and (body["model"], body["max_tokens"]) == ("org/m", 5)
     assert body["temperature"] == 0.5 and "| joint | 0.250" in said
+
+
+# ---- The page ----
+
+
+def page_blocks(language):
+    text = (Path(__file__).parents[1] / "docs" / "evaluation.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_commands_on_the_page_are_read():
+    lines = "\n".join(page_blocks("bash")).replace("\\\n", " ").splitlines()
+    assert len(lines) == 2
+    for words in map(shlex.split, lines):
+        assert words[:3] == ["python", "-m", "ccpo.evaluation"]
+        for benchmark in parse_arguments(words[3:]).benchmarks:
+            find_benchmark(benchmark)
+
+
+def test_the_code_on_the_page_runs(run_folder, problem_file, tmp_path, monkeypatch):
+    """On another run's folder, and a local copy of a benchmark."""
+    (code,) = page_blocks("python")
+    names = {"outputs/demo": str(run_folder), '"MATH500", "GSM8K"': f'"GSM8K={problem_file.split(":")[0]}"'}
+    for name, local in names.items():
+        assert name in code
+        code = code.replace(name, local)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/evaluation.md", "exec"), {})
+    assert "## GSM8K" in (tmp_path / "outputs" / "evaluation" / "results.md").read_text()

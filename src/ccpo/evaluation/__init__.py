@@ -3,6 +3,7 @@
 from .accuracy import Proportion, TeamEvaluation, evaluate_team, paired_difference
 from .results import ArmResult, BenchmarkResult
 from .suite import evaluate
+from .tables import to_markdown
 from .team import Team, TeamAnswer
 
 __all__ = [
@@ -15,4 +16,5 @@ __all__ = [
     "evaluate",
     "evaluate_team",
     "paired_difference",
+    "to_markdown",
 ]
