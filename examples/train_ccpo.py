@@ -89,9 +89,9 @@ def load_models(
             f"`model_name_or_path` is required with `dataset_name`, or `models` with an entry for each of {missing}."
         )
     tiny, warm = Path(args.output_dir) / TINY, Path(args.output_dir) / "warm_start"
-    # one model for all: in Think-Solve, that of the agent that answers
+    # one model for all: in Think-Solve, that of the agent that answers, which a policy alone is, too
     common = None if args.policy_sharing == "separate" else "shared"
-    if common and topology.kind == "think_solve":
+    if common and topology.kind in ("think_solve", "solo"):
         common = topology.agents[-1]
     warmed = {agent: str(warm / (common or agent)) for agent in missing}
     if missing and PartialState().num_processes > 1:

@@ -68,6 +68,15 @@ def test_steps_are_the_family_s_unless_they_are_given(trainings, tmp_path):
     assert [start for _, _, start, _ in trainings[2:]] == [None] * 5
 
 
+def test_a_policy_alone_starts_as_think_solve_s_solver(trainings, tmp_path):
+    alone, team = arithmetic.topology("solo"), arithmetic.topology()
+    assert alone.prompts == {"solver_prompt": team.solo_prompt}
+    assert arithmetic.warm_start_team(alone, tmp_path, 3) == {"solver": str(tmp_path / "solver")}
+    arithmetic.warm_start_team(team, tmp_path, 3)
+    (name, rows, *rest), _, (other_name, other_rows, *other_rest) = trainings
+    assert (name, rows.to_list(), rest) == (other_name, other_rows.to_list(), other_rest)
+
+
 def test_an_agent_learns_all_its_roles(warmed):
     team, paths = warmed
     tokenizer = arithmetic.build_tokenizer(dacr.WORDS)

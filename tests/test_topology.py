@@ -29,6 +29,7 @@ MEAN = Topology(
 )
 TEAMS = {
     "solo": Solo(),
+    "solo with a prompt": Solo(prompt="A {problem}"),
     "think_solve": ThinkSolve(),
     "own words": ThinkSolve(thinker_prompt="T {problem}", solver_prompt="S {problem} {thought} \\boxed{}"),
     "chain": Chain(["planner", "critic", "writer"]),
@@ -51,7 +52,10 @@ every_team = pytest.mark.parametrize("team", TEAMS.values(), ids=TEAMS.keys())
 def test_the_topologies_at_hand():
     assert ThinkSolve().role_names == ("thinker", "solver")
     assert ThinkSolve().roles[1].reads == ("thinker",)
-    assert Solo().role_names == ("solver",)
+    assert Solo().role_names == ("solver",) and Solo().prompts == {}
+    assert Solo(prompt="A {problem}").prompts == {"solver_prompt": "A {problem}"}
+    with pytest.raises(ValueError, match="`prompt` of role 'solver' must contain {problem}"):
+        Solo(prompt="A")
     defaults = ThinkSolve()
     assert (defaults.thinker_prompt, defaults.solver_prompt) == (THINKER_PROMPT, SOLVER_PROMPT)
     assert defaults.solo_prompt == SOLO_PROMPT
@@ -105,7 +109,7 @@ def test_who_is_judged_and_what_is_a_chain():
     assert chains == [name for name in TEAMS if "vote" not in name and "critique" not in name and name != "mean"]
     watched = Topology((Role("a", judged=True), Role("b", reads=("a",))))
     assert watched.judged == ("a", "b") and not watched.is_chain
-    assert [name for name, team in TEAMS.items() if team.is_solo] == ["solo"]
+    assert [name for name, team in TEAMS.items() if team.is_solo] == ["solo", "solo with a prompt"]
 
 
 def test_who_states_an_answer_and_who_passes_the_guard():

@@ -113,6 +113,21 @@ def test_solo_is_stock_trl_to_the_bit(settings, model_dirs, chat_dataset, make_c
     assert any(row.get("grad_norm") for row in ours.state.log_history)
 
 
+def test_solo_with_a_prompt_is_solo_on_problems_so_asked(model_dirs, chat_dataset, make_config, outcome):
+    def ask(row):
+        *before, last = row["prompt"]
+        return {"prompt": [*before, {**last, "content": f"{last['content']} Put it within \\boxed{{}}."}]}
+
+    args = {"max_steps": 2, "temperature": 1.0}
+    given = Solo(prompt="{problem} Put it within \\boxed{}.")
+    ours, _ = train(model_dirs["qwen3"], outcome, make_config(**args), chat_dataset, topology=given)
+    other, _ = train(model_dirs["qwen3"], outcome, make_config(**args), chat_dataset.map(ask), topology=Solo())
+    plain, _ = train(model_dirs["qwen3"], outcome, make_config(**args), chat_dataset, topology=Solo())
+    mine, theirs, without = ([row["num_tokens"] for row in t.state.log_history[:2]] for t in (ours, other, plain))
+    assert mine == theirs and mine != without
+    assert all(torch.equal(p, other.model.get_parameter(name)) for name, p in ours.model.named_parameters())
+
+
 # ---- Everything that must work, alone and combined ----
 
 CREDITS = {

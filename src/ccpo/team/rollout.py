@@ -165,7 +165,7 @@ def build_role_prompt(topology: Topology, role: Role, prompt: Prompt, read: Mapp
         prompt (`str` or `list[dict]`): the dataset's.
         read (`Mapping[str, str]`): role read -> its text, as it is to be read.
     """
-    if topology.is_solo:
+    if role.prompt is None:  # of one role, which answers the dataset's own prompts
         return prompt
     if topology.answers(role.name):
         return build_messages(role.prompt, prompt, **read)

@@ -17,20 +17,30 @@ from .role import Role, as_list, read_role
 
 @dataclass(frozen=True)
 class Solo(Topology):
-    """The Solver alone, on the dataset's own prompts: stock GRPO."""
+    """
+    The Solver alone: stock GRPO.
 
-    roles: tuple[Role, ...] = field(init=False, default=(Role("solver"),))
+    Args:
+        prompt (`str`, *optional*): template with `{problem}`. By default the dataset's own prompts, as they are.
+    """
+
+    roles: tuple[Role, ...] = field(init=False, default=())
     answer: str = field(init=False, default="last")
     answer_roles: tuple[str, ...] = field(init=False, default=())
+    prompt: str | None = None
 
     kind: ClassVar[str] = "solo"
+
+    def __post_init__(self):
+        self._set(roles=(Role("solver", prompt=self.prompt),))
+        super().__post_init__()
 
     @property
     def is_solo(self) -> bool:
         return True
 
     def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind}
+        return {"kind": self.kind, **({} if self.prompt is None else {"prompt": self.prompt})}
 
 
 @dataclass(frozen=True)

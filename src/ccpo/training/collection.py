@@ -15,7 +15,7 @@ from ..rewards import TeamOutcomes
 from ..rewards.evidence import at_leaves, removal_outcome
 from ..rewards.metrics import is_right
 from ..team.answers import reader_of
-from ..team.rollout import Episodes, Passes, Texts, assign_solos, run_team
+from ..team.rollout import Episodes, Passes, Texts, assign_solos, build_role_prompt, run_team
 from ..verifier.clusters import cluster_answers
 from .clock import RATING, UPDATE, VERIFY
 from .generator import PolicyGenerator, Sample
@@ -151,6 +151,13 @@ class CollectionMixin:
         policy = "shared" if self.args.policy_sharing == "shared" else agent
         sampling = self.args.sampling_of(role, agent)
         return repr((policy, sorted((k, v) for k, v in sampling.items() if length or k not in LENGTHS)))
+
+    def _ask_alone(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The rows as one role alone is asked them: with its prompt, if it has one."""
+        (role,) = self.topology.roles
+        if role.prompt is None:
+            return inputs
+        return [{**row, "prompt": build_role_prompt(self.topology, role, row["prompt"], {})} for row in inputs]
 
     def _tokenize_prompts(self, prompts: list) -> tuple:
         if not self.topology.is_solo or self.environment_factories is not None:

@@ -190,7 +190,7 @@ def _check_batch(available: int, needed: int, args: MultiAgentGRPOConfig) -> Non
 
 
 def _check_prompts(name: str, prompts: list, topology: Topology) -> None:
-    """Every prompt is text, or every prompt is chat messages; of a team's, each states a problem."""
+    """Every prompt is text, or every prompt is chat messages; where a role has a template, each states a problem."""
     for i, prompt in enumerate(prompts):
         if isinstance(prompt, str) or (prompt and isinstance(prompt, list)):
             fault = _message_fault(prompt)
@@ -198,7 +198,7 @@ def _check_prompts(name: str, prompts: list, topology: Topology) -> None:
             fault = f"is {kind(prompt)}"
         if fault is None and type(prompt) is not type(prompts[0]):
             fault = f"is {kind(prompt)}, and that of row 0 {kind(prompts[0])}: give only texts or only chat messages"
-        if fault is None and not topology.is_solo:
+        if fault is None and topology.prompts:
             fault = _team_fault(prompt)
         if fault is not None:
             raise ValueError(

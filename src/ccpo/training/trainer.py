@@ -291,7 +291,7 @@ class MultiAgentGRPOTrainer(
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         if self.topology.is_solo:
-            return self._estimate_solo(super()._generate_and_score_completions(inputs))
+            return self._estimate_solo(super()._generate_and_score_completions(self._ask_alone(inputs)))
         in_turn = self.roles_in_turn()
         rollout = self._roll_out(inputs, in_turn)
         self._forget_order_of_modules()

@@ -16,9 +16,10 @@ from .dacr import FAMILY as ANSWER_CRITIQUE_REWRITE
 from .family import Family, part_name
 from .problems import problem_text, problems
 from .think_solve import FAMILY as THINK_SOLVE
+from .think_solve import SOLO_FAMILY
 from .vote import FAMILY as VOTE
 
-FAMILIES = {family.kind: family for family in (THINK_SOLVE, VOTE, ANSWER_CRITIQUE_REWRITE, CHAIN)}
+FAMILIES = {family.kind: family for family in (THINK_SOLVE, SOLO_FAMILY, VOTE, ANSWER_CRITIQUE_REWRITE, CHAIN)}
 
 
 def topology(given: Any = "think_solve") -> Topology:
@@ -27,10 +28,10 @@ def topology(given: Any = "think_solve") -> Topology:
 
     Args:
         given (`Topology`, `str` or `Mapping`, defaults to `"think_solve"`):
-            What [`~ccpo.team.topology.make_topology`] takes: `"think_solve"`, `"vote"`, `"answer_critique_rewrite"` or
-            `"chain"`, here of planner, adder and solver; or a mapping of the kind's arguments,
-            `{"kind": "vote", "num_voters": 3}`. An argument that is given stays; a topology, and a team of another
-            kind, is taken as it is.
+            What [`~ccpo.team.topology.make_topology`] takes: `"think_solve"`, `"solo"`, `"vote"`,
+            `"answer_critique_rewrite"` or `"chain"`, here of planner, adder and solver; or a mapping of the kind's
+            arguments, `{"kind": "vote", "num_voters": 3}`. An argument that is given stays; a topology, and a team of
+            another kind, is taken as it is.
 
     Returns:
         [`~ccpo.team.topology.Topology`]
