@@ -21,6 +21,7 @@ from ccpo import (
     SharedCredit,
     Solo,
     ThinkSolve,
+    Vote,
 )
 from ccpo.credit import counterfactual_credit
 from ccpo.team.prompts import strip_boxed
@@ -585,6 +586,75 @@ def test_evaluation_during_training(model_dirs, chat_dataset, make_config, outco
         "eval_solver/reward",
     ):
         assert all(math.isfinite(row[key]) for row in rows)
+
+
+class Arms(MultiAgentGRPOTrainer):
+    """Notes what the arms of an evaluation were given, and what became of it."""
+
+    def _accuracy(self, inputs, before, given, group):
+        value = super()._accuracy(inputs, before, given, group)
+        self.given = [*getattr(self, "given", []), (before, given, value)]
+        return value
+
+
+def test_arms_of_an_evaluation(model_dirs, chat_dataset, make_config, outcome):
+    arms = ["without", "ablated", "swapped"]
+    args = make_config(eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=8, max_steps=1, eval_arms=arms)
+    data = {"train_dataset": chat_dataset, "eval_dataset": chat_dataset.select(range(2))}
+    trainer = Arms(model_dirs["qwen3"], CounterfactualCredit(outcome), args, **data)
+    trainer.train()
+    row = next(row for row in trainer.state.log_history if "eval_loss" in row)
+    assert {"eval_credit/joint_accuracy", "eval_credit/solo_accuracy"} <= row.keys()
+    (before, silent, ablated), (_, moved, swapped) = trainer.given  # one batch of two problems, 4 thoughts each
+    thoughts = before.said["thinker"].texts
+    assert silent == {"thinker": [""] * 8} and moved == {"thinker": thoughts[4:] + thoughts[:4]}
+    assert row["eval_credit/ablated_thinker_accuracy"] == ablated
+    assert row["eval_credit/swapped_thinker_accuracy"] == swapped
+    assert not any("ablated" in name for entry in trainer.state.log_history for name in entry if name[:5] != "eval_")
+
+
+def test_an_evaluation_without_arms_draws_none(model_dirs, chat_dataset, make_config, outcome):
+    args = make_config(eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4, max_steps=1, eval_arms=[])
+    trainer, _ = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset, eval_dataset=chat_dataset)
+    row = next(row for row in trainer.state.log_history if "eval_loss" in row)
+    assert "eval_credit/joint_accuracy" in row and "eval_credit/solo_accuracy" not in row
+
+
+@pytest.mark.parametrize(
+    ("settings", "topology", "message"),
+    [
+        ({"eval_arms": ["removed"]}, None, r"`eval_arms` must be a list of \['without', 'ablated', 'swapped'\], got"),
+        ({"eval_arms": "ablated"}, None, "`eval_arms` must be a list of"),
+        ({"removal_eval_steps": 0}, None, "`removal_eval_steps` must be an integer of at least 1, got 0"),
+        ({"eval_arms": ["ablated"]}, Vote(2), r"the answer is of all roles \['voter_1', 'voter_2'\]"),
+        ({"eval_arms": ["swapped"], "per_device_eval_batch_size": 4}, None, "an evaluation's batch holds one"),
+    ],
+)
+def test_arms_that_cannot_be(settings, topology, message, model_dirs, chat_dataset, make_config, outcome):
+    with pytest.raises(ValueError, match=message):
+        args = make_config(**settings)
+        MultiAgentGRPOTrainer(model_dirs["qwen3"], SharedCredit(), args, chat_dataset, topology=topology)
+
+
+def test_removals_for_the_metrics_alone(model_dirs, chat_dataset, make_config, outcome):
+    """Every second step is seen without the Thinker. Published CCPO in a Solver block, and shared credit, learn on."""
+    args = make_config(removal_eval_steps=2, max_steps=3, schedule="joint", log_completions=True)
+    args.num_completions_to_print = 0
+    trainer, _ = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset)
+    rows = [row for row in trainer.state.log_history if "credit/joint_accuracy" in row]
+    assert ["credit/solo_accuracy" in row for row in rows] == [True, False, True]
+    assert [row["rollout/solo_tokens"] > 0 for row in rows] == [True, False, True]
+    tables = [pd.read_parquet(f"{args.output_dir}/completions/completions_{i:05d}.parquet") for i in (1, 2, 3)]
+    assert [table["solo_answer"].notna().all() for table in tables] == [True, False, True]
+    assert tables[1]["solo_answer"].isna().all()  # no other batch's
+
+
+def test_credit_does_not_look_at_what_is_shown(model_dirs, chat_dataset, make_config, outcome):
+    args = make_config(removal_eval_steps=1, max_steps=1, schedule="joint", skip_uninformative_solos=True)
+    trainer, _ = train(model_dirs["qwen3"], CounterfactualCredit(outcome), args, chat_dataset)
+    rollout, rewards, *_ = trainer.seen[0]
+    assert rollout.shown == {"thinker"} and "thinker" in rollout.outcomes[0].without
+    torch.testing.assert_close(rewards["thinker"], rewards["solver"])  # no bonus: the credit is shared
 
 
 def test_completions_table_has_a_row_per_episode(model_dirs, chat_dataset, make_config, outcome):

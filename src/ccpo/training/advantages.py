@@ -72,7 +72,7 @@ class AdvantagesMixin:
         """Rewards `(P, N, F)` of each role over the global batch, a column per allocator and per reward of its own."""
         columns = [
             _checked(allocator.__name__, allocator.allocate(outcomes), outcomes)
-            for allocator, outcomes in zip(self.allocators, rollout.outcomes, strict=True)
+            for allocator, outcomes in zip(self.allocators, rollout.evidence, strict=True)
         ]
         rewards = {role: torch.stack([credit[role] for credit in columns], dim=-1) for role in self.roles}
         for role in self._role_rewards:

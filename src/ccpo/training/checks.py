@@ -91,6 +91,7 @@ def check_arguments(
     evaluates = args.eval_strategy != "no" or eval_dataset is not None
     check_credit(allocators, topology, args, tuple(agent for agent in agents if agent not in frozen), evaluates)
     check_drawing(args, topology)
+    _check_eval_arms(args, topology)
     if team:
         _check_several_roles(args)
     if train_dataset is None and team:
@@ -128,6 +129,23 @@ def _check_agent_names(agents: tuple[str, ...], sharing: str) -> None:
         raise ValueError(
             f"`agent` {taken[0]!r} is the name of an attribute of torch modules, in which the weights stand under "
             f"their agents' names. Rename it, or keep the role's name: Role({taken[0]!r}, agent='{taken[0]}er')."
+        )
+
+
+def _check_eval_arms(args: MultiAgentGRPOConfig, topology: Topology) -> None:
+    if not {*args.eval_arms} - {"without"}:
+        return
+    if not {*topology.role_names} - {*topology.answer_roles}:
+        raise ValueError(
+            f"`eval_arms={args.eval_arms}` is of roles that the answer is not of, and the answer is of all roles "
+            f"{list(topology.role_names)}. Set `eval_arms` to ['without'], or to []."
+        )
+    rows, group = args.per_device_eval_batch_size * args.world_size, args.num_generations_eval or args.num_generations
+    if "swapped" in args.eval_arms and rows < 2 * group:
+        raise ValueError(
+            f"`eval_arms={args.eval_arms}` swaps the texts of two problems, and an evaluation's batch holds one: "
+            f"`per_device_eval_batch_size={args.per_device_eval_batch_size}` x {args.world_size} processes is less "
+            f"than twice the {group} rows of a problem. Raise it, or lower `num_generations_eval`."
         )
 
 

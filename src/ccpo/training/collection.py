@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -32,12 +32,25 @@ class Rollout:
         samples (`dict[str, list]`): role -> the token ids of its texts.
         outcomes (`list[TeamOutcomes]`): by each of the F outcome functions, with the evidence of its scheme.
         extras (`dict[str, list]`): columns of the completions table that the outcome functions log, a row per leaf.
+        shown (`frozenset[str]`): the roles without which the team was seen for the metrics alone.
+        arms (`dict[str, float]`): metrics of an evaluation's other arms.
     """
 
     episodes: Episodes
     samples: dict[str, list[Sample]]
     outcomes: list[TeamOutcomes]
     extras: dict[str, list]
+    shown: frozenset[str] = frozenset()
+    arms: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def evidence(self) -> list[TeamOutcomes]:
+        """The outcomes with what credit may look at."""
+        kept = [
+            {removed: values for removed, values in seen.without.items() if removed not in self.shown}
+            for seen in self.outcomes
+        ]
+        return [replace(seen, without=without) for seen, without in zip(self.outcomes, kept, strict=True)]
 
 
 class CollectionMixin:
@@ -59,7 +72,8 @@ class CollectionMixin:
         clock, topology = self._clock, self.topology
         training = self.model.training
         group = self.num_generations if training else self.num_generations_eval
-        removals, valid = self._removals(len(inputs), group, in_turn)
+        needed, shown = self._seen_without(in_turn)
+        removals, valid = self._removals(len(inputs), group, needed | shown)
         generators = self._generators()
         reader = reader_of(self.allocators[self._judge()].outcome)
         if not training:
@@ -97,24 +111,21 @@ class CollectionMixin:
             role: generators[role].samples[said.start : said.start + len(said.texts)]
             for role, said in episodes.said.items()
         }
-        outcomes, extras = self._outcomes(inputs, episodes, samples, generators, valid, group, tokens)
+        outcomes, extras = self._outcomes(inputs, episodes, generators, valid, group, tokens)
         self._rate(outcomes, episodes, generators, in_turn, group)
         for generator in {id(g): g for g in generators.values()}.values():
             rated = generator.samples[asked[id(generator)] :]
             tokens[RATING] += generator.scored_tokens + sum(len(ids) for _, ids, _ in rated)
-        return Rollout(episodes, samples, outcomes, extras)
+        arms = {} if training else self._evaluate_arms(inputs, episodes, group)
+        return Rollout(episodes, samples, outcomes, extras, frozenset(shown - needed), arms)
 
-    def _removals(
-        self, rows: int, group: int, in_turn: tuple[str, ...]
-    ) -> tuple[dict[str, Passes], dict[str, list[bool] | None]]:
-        """
-        The passes without each role that the credit of this step, or an evaluation, looks at; and, where they are
-        spread over the processes, which of all processes' passes count.
-        """
+    def _seen_without(self, in_turn: tuple[str, ...]) -> tuple[set[str], set[str]]:
+        """The roles without which the credit of this step, or an evaluation, sees the team; and the metrics alone."""
         topology, names = self.topology, self.topology.role_names
+        removable = {name for name in names if topology.is_chain and topology.removable(name)}
         needed: set[str] = set()
-        if not self.model.training and topology.is_chain:
-            needed |= {name for name in names if topology.removable(name)}
+        if not self.model.training and "without" in self.args.eval_arms:
+            needed |= removable
         if self.args.advantage_estimator == "counterfactual":
             needed |= {name for name in names[:-1] if name in in_turn}
         for allocator in self.allocators:
@@ -122,8 +133,22 @@ class CollectionMixin:
             skips = self.args.skip_uninformative_solos and self.model.training
             skipped = allocator.find_placebos(topology, self.branches, self.args) if skips else {}
             needed |= {name for name in wanted if name not in skipped}
-        passes, valid = {}, {}
-        for name in (name for name in names if name in needed):
+        return needed, removable if self.model.training and self._shows_removals() else set()
+
+    def _shows_removals(self) -> bool:
+        """Whether `removal_eval_steps` have gone by since the last generation batch in which they had."""
+        args, period = self.args, self.args.removal_eval_steps
+        if period is None:
+            return False
+        steps = -(-args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
+        return self.state.global_step % period < steps
+
+    def _removals(
+        self, rows: int, group: int, removed: set[str]
+    ) -> tuple[dict[str, Passes], dict[str, list[bool] | None]]:
+        """The passes without each of the roles; and, spread over the processes, which of all processes' count."""
+        names, passes, valid = self.topology.role_names, {}, {}
+        for name in (name for name in names if name in removed):
             place = names.index(name)
             if self.args.removal == "context" and place > 0:
                 contexts = rows * math.prod(self.branches[:place])
@@ -172,15 +197,18 @@ class CollectionMixin:
         self,
         inputs: list[dict[str, Any]],
         episodes: Episodes,
-        samples: dict[str, list[Sample]],
         generators: dict[str, PolicyGenerator],
         valid: dict[str, list[bool] | None],
         group: int,
         tokens: dict[str, int],
+        roles: tuple[str, ...] | None = None,
     ) -> tuple[list[TeamOutcomes], dict[str, list]]:
-        """What the outcome functions say, asked once for all: the judged roles' texts, and those without a role."""
+        """
+        What the outcome functions say, asked once for all: the texts of the judged roles, or of those named, and those
+        without a role.
+        """
         topology, state = self.topology, self.accelerator
-        judged = {(None, role): episodes.said[role] for role in topology.judged}
+        judged = {(None, role): episodes.said[role] for role in roles or topology.judged}
         for removed, said in episodes.without.items():
             judged |= {(removed, role): said[role] for role in topology.answer_roles if role in said}
         rows = [row for texts in judged.values() for row in texts.rows]

@@ -26,6 +26,7 @@ ROLE_KEYS = (
     "vllm_group_port",
 )
 AGENT_KEYS = ("learning_rate", "trainable", *(key for key in ROLE_KEYS if key.startswith("vllm_")))
+EVAL_ARMS = ("without", "ablated", "swapped")
 _MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")  # of the fields that hold a mapping
 _CHOICES = {
     "policy_sharing": ("separate", "shared", "adapters"),
@@ -73,6 +74,15 @@ class MultiAgentGRPOConfig(GRPOConfig):
             S, passes without a role: per prompt, by default `num_generations`; or per context, by default 1.
         skip_uninformative_solos (`bool`, *optional*, defaults to `False`):
             Leave out the passes without a role where its credit is provably shared credit; it gets that, then.
+
+        removal_eval_steps (`int`, *optional*):
+            Every so many optimizer steps, also see the team without each role that it can be seen without, for the
+            metrics and the completions table: the credit of the step does not change. By default only what the
+            credit looks at is drawn.
+        eval_arms (`list[str]`, *optional*, defaults to `["without"]`):
+            What an evaluation draws beside the team's answers. `"without"`: the team without each role. `"ablated"`:
+            each role that the answer is not of says nothing, under the usual prompts. `"swapped"`: it says what it
+            said about another problem.
 
         vllm_engine_per_role (`bool`, *optional*, defaults to `True`):
             With `use_vllm` and separate policies: whether every agent has an engine (or a server) of its own.
@@ -148,6 +158,15 @@ class MultiAgentGRPOConfig(GRPOConfig):
         default=False, metadata={"help": "Leave out passes without a role whose credit is provably shared credit."}
     )
 
+    removal_eval_steps: int | None = field(
+        default=None,
+        metadata={"help": "Every so many steps, see the team without each role, for the metrics alone."},
+    )
+    eval_arms: list[str] = field(
+        default_factory=lambda: ["without"],
+        metadata={"help": f"What an evaluation draws beside the team's answers, of {list(EVAL_ARMS)}."},
+    )
+
     vllm_engine_per_role: bool = field(
         default=True,
         metadata={
@@ -194,11 +213,13 @@ class MultiAgentGRPOConfig(GRPOConfig):
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` must be one of {list(choices)}, got {getattr(self, name)!r}.")
-        for name in ("num_solves", "num_solos", "alternate_period"):
+        for name in ("num_solves", "num_solos", "alternate_period", "removal_eval_steps"):
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}.")
         self._read_mappings()
+        if not isinstance(self.eval_arms, list | tuple) or not {*map(str, self.eval_arms)} <= {*EVAL_ARMS}:
+            raise ValueError(f"`eval_arms` must be a list of {list(EVAL_ARMS)}, got {self.eval_arms!r}.")
         for key in ROLE_NUMBERS:
             may_be_none = key in MAY_BE_NONE["common"]
             setattr(self, key, read_number(key, key, getattr(self, key), may_be_none=may_be_none))

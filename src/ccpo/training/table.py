@@ -34,7 +34,7 @@ class TableMixin:
         episodes, topology, state = rollout.episodes, self.topology, self.accelerator
         judge = self._judge()
         seen = rollout.outcomes[judge]
-        values = credit_metrics(seen)
+        values = credit_metrics(seen) | rollout.arms
         for rated in rollout.outcomes:
             if rated.shares is not None:
                 values |= shares_metrics(rated.team, rated.shares, topology.role_names)
@@ -96,6 +96,8 @@ class TableMixin:
                     "Give it another name, or rename the role."
                 )
             table[name] = gather_object(rollout.extras.get(name, [None] * len(texts)))
+        for name in self._logs["extra"].keys() - table.keys():  # of a batch that drew what this one did not
+            table[name] = [None] * len(texts_by_name[last])
         for name, values in table.items():
             self._logs["extra"][name].extend(values)
         shown = advantages[last].flatten().tolist() if last in advantages else [float("nan")] * len(answers)

@@ -19,6 +19,7 @@ from ..rewards import CreditAllocator, SharedCredit
 from ..team.topology import ThinkSolve, Topology
 from .adapters import REFERENCE, StartReference, add_agent_adapters
 from .advantages import AdvantagesMixin
+from .arms_mixin import ArmsMixin
 from .batches import by_episode, by_role
 from .checkpoint_mixin import CheckpointMixin
 from .checkpoints import describe
@@ -38,7 +39,7 @@ from .turns import TurnsMixin
 
 
 class MultiAgentGRPOTrainer(
-    CheckpointMixin, TurnsMixin, CollectionMixin, AdvantagesMixin, TableMixin, SamplingMixin, GRPOTrainer
+    CheckpointMixin, TurnsMixin, CollectionMixin, ArmsMixin, AdvantagesMixin, TableMixin, SamplingMixin, GRPOTrainer
 ):
     """
     Trainer for several cooperating policies with TRL's GRPO ([`~trl.GRPOTrainer`]).
@@ -54,9 +55,9 @@ class MultiAgentGRPOTrainer(
     - `compute_loss`: TRL's, once per role in turn; `training_step`: TRL's, with its time counted;
     - `train`: TRL's, with every policy made ready for it.
 
-    Beside it stand [`CheckpointMixin`] (what is saved and resumed), [`TurnsMixin`] (whose turn it is),
-    [`CollectionMixin`] (the team's pass), [`AdvantagesMixin`] (from credit to advantage), [`TableMixin`] (the log) and
-    [`SamplingMixin`] (stop strings, prefix caching).
+    Beside it stand [`CheckpointMixin`] (saved, resumed), [`TurnsMixin`] (whose turn it is), [`CollectionMixin`] (the
+    team's pass), [`ArmsMixin`] (an evaluation's others), [`AdvantagesMixin`] (from credit), [`TableMixin`] (the log)
+    and [`SamplingMixin`] (stop strings, prefix caching).
 
     With [`Solo`] all but the last are TRL's own.
 
@@ -157,8 +158,7 @@ class MultiAgentGRPOTrainer(
         for i, credit in enumerate(reward_funcs):
             if isinstance(credit, CreditAllocator):
                 self.reward_func_names[i] = get_callable_name(credit)
-        self.tokenizers = tokenizers
-        self._replay = None  # what TRL's method scores next: (samples, rewards)
+        self.tokenizers, self._replay = tokenizers, None  # what TRL's method scores next: (samples, rewards)
         self._init_turns()
         self._init_checkpoints()
         self._clock = StepClock(self._metrics, self.accelerator, arms_of(self.topology, self.allocators))
