@@ -24,7 +24,7 @@ from ccpo import MultiAgentGRPOConfig
 from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.data import load_problems
 from ccpo.report import write_json
-from ccpo.tasks import arithmetic
+from ccpo.tasks import TASKS
 
 DEFAULTS = ("--output_dir", "outputs/evaluate", "--num_eval_problems", "256", "--warm_start_steps", "20")
 
@@ -32,7 +32,8 @@ DEFAULTS = ("--output_dir", "outputs/evaluate", "--num_eval_problems", "256", "-
 def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
     quantization_config = read_model_config(model, args)["quantization_config"]
     if team.dataset_name is None:
-        topology, problems = team.make_topology(arithmetic.topology), arithmetic.build_dataset("test")
+        task = TASKS[team.task]
+        topology, problems = team.make_topology(task.topology), task.build_dataset("test", **(team.task_kwargs or {}))
     else:
         topology = team.make_topology()
         problems = load_problems(

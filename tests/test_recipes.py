@@ -12,14 +12,14 @@ from trl import ModelConfig, TrlParser, get_peft_config
 
 from ccpo import MultiAgentGRPOConfig
 from ccpo.arguments import TeamArguments
-from ccpo.tasks import arithmetic
+from ccpo.tasks import TASKS
 from ccpo.training.checks import check_arguments
 
 ROOT = Path(__file__).parents[1]
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate_configs").glob("*.yaml"))
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path not in ACCELERATE)
 PAPER = [path for path in RECIPES if path.parts[-3].startswith("Qwen") and "lora" not in path.stem]
-DEMOS = [path for path in RECIPES if path.stem == "config_demo"]
+DEMOS = [path for path in RECIPES if path.stem == "config_demo" and "arithmetic" in path.parts]
 
 
 def name(path):
@@ -56,12 +56,15 @@ def test_recipe_parses_and_passes_every_check(path, tmp_path):
     team, args, model = parse(path, "--output_dir", str(tmp_path))
     assert set(yaml.safe_load(path.read_text())) <= {*vars(team), *vars(args), *vars(model)}
     prompts = args.generation_batch_size // args.num_generations
-    topology = team.make_topology(*(() if team.dataset_name else (arithmetic.topology,)))
+    topology = team.make_topology(*(() if team.dataset_name else (TASKS[team.task].topology,)))
     rows = Dataset.from_dict({"prompt": ["1+1?"] * prompts, "solution": ["2"] * prompts})
     check_arguments({}, [team.make_credit()], args, rows, topology, get_peft_config(model))
-    assert (team.dataset_name is None) == ("arithmetic" in path.parts)
-    assert team.dataset_name is None or model.model_name_or_path or (team.thinker_model and team.solver_model)
-    assert team.credit == {"chain": "ccpo"}.get(path.parent.name, path.parent.name) or "smoke" in path.parts
+    assert (team.dataset_name is None) == bool({*TASKS} & {*path.parts})
+    makes_models = team.dataset_name is None and TASKS[team.task].build_models
+    assert makes_models or model.model_name_or_path or (team.thinker_model and team.solver_model)
+    assert team.dataset_name is not None or team.task in path.parts
+    folder = {"chain": "ccpo", "wordproblems": "shared"}.get(path.parent.name, path.parent.name)
+    assert team.credit == folder or "smoke" in path.parts
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)

