@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 
-from ccpo.evaluation import Proportion, TeamEvaluation
-from ccpo.report import TeamProgressCallback, plot_curves, show_summary, smooth, summarize, write_json
+from ccpo.evaluation import ArmResult, BenchmarkResult, Proportion, TeamEvaluation
+from ccpo.evaluation.statistics import Difference, Estimate
+from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, smooth, summarize, write_json
 
 BEFORE = TeamEvaluation(Proportion(100, 600), Proportion(60, 600), Proportion(90, 600))
 AFTER = TeamEvaluation(
@@ -112,3 +114,26 @@ def test_progress_shows_the_accuracies_only():
     for rate in (0.0, 0.25):
         callback.on_log(None, None, None, logs={"credit/joint_accuracy": 0.5, "credit/no_answer_rate": rate})
     assert shown == [{"joint": "0.51"}, {"joint": "0.50"}, {"joint": "0.50", "no answer": "0.25"}]
+
+
+@pytest.mark.parametrize(
+    ("without", "silent", "verdict"),
+    [
+        ((0.2, 0.4), (0.1, 0.3), "The critic helps"),
+        ((0.2, 0.4), (-0.1, 0.3), "It is not seen that the critic helps"),
+        ((0.2, 0.4), (-0.3, -0.1), "The critic hurts"),
+        ((0.0, 0.4), (0.1, 0.3), "It is not seen that the critic helps"),  # 0 is inside
+    ],
+)
+def test_who_helps_in_words(without, silent, verdict):
+    def arm(value):
+        return ArmResult(Estimate(value, (0, 1), 10), Estimate(value, (0, 1), 10), None, torch.zeros(10, 1))
+
+    intervals = {"without_critic": without, "ablated_critic": silent, "single": (-0.2, -0.1)}
+    arms = {"joint": arm(0.5), **{name: arm(i / 10) for i, name in enumerate(intervals)}}
+    differences = {name: Difference(0.1, interval, 10) for name, interval in intervals.items()}
+    assert say_who_helps(BenchmarkResult(arms, differences, {}, {})).splitlines() == [
+        f"{verdict}: the team is right in 0.500 of the problems, in 0.000 without it, in 0.100 where it says nothing.",
+        "The team is worse than one policy that was not trained: the team is right in 0.500 of the problems, that one "
+        "in 0.200.",
+    ]
