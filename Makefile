@@ -63,7 +63,7 @@ style: $(STAMP)
 	$(BIN)/ruff format .
 
 bench: $(STAMP)  ## every benchmark: prints tables, writes outputs/bench/*.json and docs/benchmarks.md
-	-$(MAKE) $(VLLM_STAMP)
+	-$(MAKE) $(VLLM_STAMP) $(LLM_STAMP)
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
