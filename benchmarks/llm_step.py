@@ -10,7 +10,7 @@ judged at no cost. Ratios are taken within a turn, and the median over the turns
 1. `ratio_vs_stock_trl`: a step of both roles with one policy (`shared`), or one each (`separate`), over two steps of
    stock TRL: a `GRPOTrainer` of the Thinker, and one of the Solver, which reads thoughts as long. Prefix caching is
    off, so that both read the same tokens.
-2. `prefix_caching_speedup`: seconds of the demo's step without prefix caching (`adapters`) over those with it (`demo`).
+2. `prefix_caching_speedup`: the demo's step without prefix caching (`adapters`) over the same with it (`demo`).
 3. `share`: of the demo's step, by part. `tokens_per_second`: completion tokens of each part over its seconds.
 4. `peak_gigabytes`: most memory of a process of its own that runs the demo's step, with the demo's number of rows.
 

@@ -6,8 +6,9 @@ Run every benchmark, each in a process of its own, and write their figures to do
 
 A benchmark is a script beside this one that writes `outputs/bench/<its name>.json`; to that file this one adds the
 machine it ran on. Those of vLLM run in `.venv-vllm`, which `make test-vllm` makes, and are left out where that is
-absent, as `llm_step` is without its model's package; those in `LONG` are left out. `--only` runs some of them; `--write` runs none and writes the page from the
-files that there are. Ends with what was missed; exit status 1 if a script failed.
+absent; `llm_step` is left out without its model's package, and those in `LONG` always. `--only` runs some of them;
+`--write` runs none and writes the page from the files that there are. Ends with what was missed; exit status 1 if a
+script failed.
 """
 
 import argparse
