@@ -29,9 +29,9 @@ from typing import Any
 from ccpo.report import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-LONG = {  # half an hour each: run by their names, with figures on pages of their own
-    "settings": ("which setting of Think-Solve's credit learns fastest, at equal tokens", "recipes.md"),
-    "teams": ("what each team costs, and what it learns", "teams.md"),
+LONG = {  # half an hour and more: run by their names, with figures on pages of their own
+    "study": ("make study", "one policy alone, teams and credits, at equal tokens", "study.md"),
+    "teams": ("python benchmarks/teams.py", "what each team costs, and what it learns", "teams.md"),
 }
 SCRIPTS = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.py")) if path != Path(__file__)}
 SCRIPTS = {name: path for name, path in SCRIPTS.items() if name not in LONG}
@@ -100,6 +100,10 @@ FIGURES = {
         ("hanging_batch_seconds", "seconds of a batch with 1 % of pairs that hang", "<= hanging_bound_seconds"),
         ("hanging_bound_seconds", "their bound", ""),
         ("hanging_within_bound", "every such batch within its bound, the other verdicts right", "= 1"),
+    ],
+    "evaluation": [
+        ("overhead_ratio", "seconds of `evaluate` over those of `Team` called by hand and judged", "<= 1.05"),
+        ("samples", "answers of each", ""),
     ],
     "kill_resume": [
         ("survived", "kills after which the run went on as it should", ">= kills"),
@@ -228,8 +232,8 @@ def build_page(folder: Path) -> tuple[str, list[str]]:
             lines += [f"| {arm} | {row['tokens']:.0f} | {row['seconds']:.4f} |" for arm, row in values["arms"].items()]
         machine = values.get("machine")
         lines += ["", _describe(machine) if machine else "The machine was not recorded: the script ran by itself."]
-    lines += ["", "## Half an hour each", "", "Run by their names; their figures are on other pages.", ""]
-    lines += [f"- `python benchmarks/{name}.py`: {what} ([page]({page}))." for name, (what, page) in LONG.items()]
+    lines += ["", "## Half an hour and more", "", "Run by their names; their figures are on other pages.", ""]
+    lines += [f"- `{command}`: {what} ([page]({page}))." for command, what, page in LONG.values()]
     if missed:
         lines[5:5] = ["", "Missed goals:", "", *(f"- {text}" for text in missed)]
     return "\n".join(lines) + "\n", missed

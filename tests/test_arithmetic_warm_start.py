@@ -68,13 +68,14 @@ def test_steps_are_the_family_s_unless_they_are_given(trainings, tmp_path):
     assert [start for _, _, start, _ in trainings[2:]] == [None] * 5
 
 
-def test_a_policy_alone_starts_as_think_solve_s_solver(trainings, tmp_path):
-    alone, team = arithmetic.topology("solo"), arithmetic.topology()
-    assert alone.prompts == {"solver_prompt": team.solo_prompt}
+def test_a_policy_alone_starts_as_a_voter_does(trainings, tmp_path):
+    alone, vote = arithmetic.topology("solo"), arithmetic.topology({"kind": "vote", "num_voters": 1})
+    assert alone.prompts == {"solver_prompt": vote.prompt}
     assert arithmetic.warm_start_team(alone, tmp_path, 3) == {"solver": str(tmp_path / "solver")}
-    arithmetic.warm_start_team(team, tmp_path, 3)
-    (name, rows, *rest), _, (other_name, other_rows, *other_rest) = trainings
-    assert (name, rows.to_list(), rest) == (other_name, other_rows.to_list(), other_rest)
+    arithmetic.warm_start_team(vote, tmp_path, 3)
+    seen = [(name, asked(rows), start, rate) for name, rows, start, rate in trainings]
+    assert seen[0] == seen[2] and seen[1][1:] == seen[3][1:]
+    assert [name for name, *_ in seen] == ["shared", "solver", "shared", "voter_1"]
 
 
 def test_an_agent_learns_all_its_roles(warmed):

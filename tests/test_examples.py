@@ -65,6 +65,8 @@ def runs(tmp_path_factory):
             gsm8k,
             "--use_cpu",
             "true",
+            "--k",
+            "2",
         ],
     }
 
@@ -254,9 +256,10 @@ def test_custom_credit(runs):
 
 def test_evaluate(runs):
     out, output = finished(runs, "evaluate")
-    content = json.loads((output / "evaluation.json").read_text())
-    assert content["num_eval_problems"] == content["leak"]["total"] == 6
-    assert content["joint"]["total"] + content["unscorable"] == 6
-    low, high = content["joint"]["interval"]
-    assert low <= content["joint"]["value"] <= high
-    assert "6 problems, 95 % intervals" in out and str(output / "evaluation.json") in out
+    content = json.loads((output / "results.json").read_text())
+    (name, found), *_ = content["benchmarks"].items()
+    assert found["arms"].keys() == {"joint", "without_thinker", "ablated_thinker", "swapped_thinker"}
+    joint = found["arms"]["joint"]["avg_at_k"]
+    assert joint["problems"] <= 6 == content["settings"]["benchmarks"][name]["problems"] and found["k"] == 2
+    assert joint["problems"] == 0 or joint["interval"][0] <= joint["value"] <= joint["interval"][1]
+    assert "6 problems, 2 samples each" in out and str(output / "results.json") in out

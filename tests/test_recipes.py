@@ -1,7 +1,9 @@
 """Every recipe and every accelerate configuration, read by the real parsers."""
 
+import math
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,15 +12,21 @@ from accelerate.commands.config.config_args import load_config_from_file
 from datasets import Dataset
 from trl import ModelConfig, TrlParser, get_peft_config
 
-from ccpo import MultiAgentGRPOConfig
+from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer
 from ccpo.arguments import TeamArguments
-from ccpo.tasks import TASKS
+from ccpo.rewards.schemes import SCHEMES
+from ccpo.tasks import TASKS, arithmetic
 from ccpo.training.checks import check_arguments
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks" / "study"))
+from study_settings import count_tokens  # noqa: E402 (found by the line before)
+
 ACCELERATE = sorted((ROOT / "recipes" / "accelerate_configs").glob("*.yaml"))
 RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path not in ACCELERATE)
+SINGLES = [path for path in RECIPES if path.parent.name == "single"]
 PAPER = [path for path in RECIPES if path.parts[-3].startswith("Qwen") and "lora" not in path.stem]
+PAPER_TEAMS = [path for path in PAPER if path not in SINGLES]
 DEMOS = [path for path in RECIPES if path.stem == "config_demo" and "arithmetic" in path.parts]
 
 
@@ -30,6 +38,10 @@ def parse(path, *arguments):
     """The recipe as `examples/train_ccpo.py` reads it; on a CPU without bf16 where the recipe asks for a GPU."""
     command = ["--config", str(path), "--use_cpu", "true", "--bf16", "false", *arguments]
     return TrlParser((TeamArguments, MultiAgentGRPOConfig, ModelConfig)).parse_args_and_config(command)
+
+
+def topology_of(team):
+    return team.make_topology(*(() if team.dataset_name else (TASKS[team.task].topology,)))
 
 
 def header(path):
@@ -47,7 +59,7 @@ def launch_commands(path):
 
 def test_there_are_recipes():
     assert {"ccpo", "sepo", "shared", "c3", "vote", "dacr", "chain"} <= {path.parent.name for path in RECIPES}
-    assert len(RECIPES) >= 15 and len(PAPER) >= 9 and len(DEMOS) == 7
+    assert len(RECIPES) >= 15 and len(PAPER_TEAMS) >= 9 and len(DEMOS) == 8
     assert {path.stem for path in ACCELERATE} >= {"cpu", "ddp", "zero2", "zero3"}
 
 
@@ -56,15 +68,16 @@ def test_recipe_parses_and_passes_every_check(path, tmp_path):
     team, args, model = parse(path, "--output_dir", str(tmp_path))
     assert set(yaml.safe_load(path.read_text())) <= {*vars(team), *vars(args), *vars(model)}
     prompts = args.generation_batch_size // args.num_generations
-    topology = team.make_topology(*(() if team.dataset_name else (TASKS[team.task].topology,)))
+    topology = topology_of(team)
     rows = Dataset.from_dict({"prompt": ["1+1?"] * prompts, "solution": ["2"] * prompts})
     check_arguments({}, [team.make_credit()], args, rows, topology, get_peft_config(model))
-    assert (team.dataset_name is None) == bool({*TASKS} & {*path.parts})
+    assert (team.dataset_name is None) == any(task in name(path) for task in TASKS)
     makes_models = team.dataset_name is None and TASKS[team.task].build_models
     assert makes_models or model.model_name_or_path or (team.thinker_model and team.solver_model)
-    assert team.dataset_name is not None or team.task in path.parts
-    folder = {"chain": "ccpo", "wordproblems": "shared"}.get(path.parent.name, path.parent.name)
-    assert team.credit == folder or "smoke" in path.parts
+    assert team.dataset_name is not None or team.task in name(path)
+    folders = {"chain": "ccpo", "single": "shared", "wordproblems": "shared"}
+    assert team.credit == folders.get(path.parent.name, path.parent.name) or path.parent.name == "smoke"
+    assert topology.is_solo == (path in SINGLES)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)
@@ -95,7 +108,7 @@ def test_output_folders_differ():
     assert len(set(folders)) == len(folders)
 
 
-@pytest.mark.parametrize("path", PAPER, ids=name)
+@pytest.mark.parametrize("path", PAPER_TEAMS, ids=name)
 def test_paper_batches(path):
     """192 prompts x 16 per generation, 24 x 16 per optimizer step and 390 generation batches, on 8 processes."""
     _, args, _ = parse(path)
@@ -138,6 +151,124 @@ def test_lora_recipe_is_one_gpu_and_whole_mini_batches():
     sizes = 2 * (hidden + hidden) + 2 * (hidden + heads) + 3 * (hidden + mlp)
     assert sizes == 41_216 and round(model.lora_r * sizes * 28 / 1e6, 1) == 36.9
     assert "41,216" in path.read_text() and "36.9 M" in path.read_text()
+
+
+# ---- A policy alone at the team's cost ----
+
+CLOSE = 0.03  # of a prompt's tokens
+
+
+def tokens_of_a_prompt(team, args):
+    """
+    The most tokens that a prompt's texts may have in a generation batch, the mean over the turns of the schedule:
+    every role's texts, passes without the roles that the credit asks about, and ratings in free text.
+    """
+    topology = topology_of(team)
+    credit, names = team.make_credit(), topology.role_names
+    longest = {role: args.sampling_of(role, topology.agent_of(role))["max_new_tokens"] for role in names}
+    branches = topology.branches(args.num_solves)
+    texts = {
+        role: args.num_generations * math.prod(branches[: place + 1]) for place, role in enumerate(names)
+    }  # of a prompt
+    turns = [topology.roles_of(agent) for agent in topology.agents]
+    totals = []
+    for in_turn in [names] if args.schedule == "joint" or topology.is_solo else turns:
+        total, evidence = sum(texts[role] * longest[role] for role in names), credit.evidence(topology, in_turn)
+        for removed in evidence.removals:
+            place = names.index(removed)
+            if args.removal == "context" and place:
+                passes, spoken = texts[names[place - 1]] * (args.num_solos or 1), names[:place]
+            else:
+                passes, spoken = args.num_solos or args.num_generations, ()
+            total += passes * sum(longest[r.name] for r in topology.without(removed) if r.name not in spoken)
+        if evidence.ratings and team.rating_mode == "generate":
+            total += len(names) * texts[names[-1]] * team.rating_max_tokens
+        totals.append(total)
+    return sum(totals) / len(totals)
+
+
+def test_tokens_of_a_prompt_by_hand():
+    counts = {
+        "arithmetic/shared/config_demo": 8 * (12 + 12),
+        "arithmetic/ccpo/config_demo": 8 * (12 + 12) + 8 * 12,  # solos
+        "arithmetic/sepo/config_demo": 8 * (12 + 12),  # ratings are read
+        "arithmetic/c3/config_demo": 8 * 12 + 16 * 12,
+        "arithmetic/vote/config_demo": 3 * 8 * 12,
+        "arithmetic/dacr/config_demo": 6 * 8 * 12,
+        # without the planner 8 passes of adder and solver; without the adder one solver behind each of 8 plans
+        "arithmetic/chain/config_demo": 3 * 8 * 12 + 8 * (12 + 12) + 8 * 12,
+        "Qwen2.5-1.5B-Instruct/sepo/config_math": 16 * (4096 + 6144) + 2 * 16 * 512,
+        "Qwen2.5-1.5B-Instruct/ccpo/config_math": 16 * (4096 + 6144) + 16 * 6144 / 2,
+        "Qwen2.5-1.5B-Instruct/ccpo/config_math_lora": 16 * (1024 + 2048) + 8 * 2048 / 2,
+        # 4 + 8 + 8 + 8 texts. The strategist's turns: 4 passes of three without the planner, 8 answers without the
+        # coder; the reviewer's: 4 passes of two without the critic.
+        "smoke/config_team": 16 * (28 + (4 * 3 + 8 + 4 * 2) / 2),
+    }
+    for recipe, expected in counts.items():
+        team, args, _ = parse(ROOT / "recipes" / f"{recipe}.yaml")
+        assert tokens_of_a_prompt(team, args) == expected, recipe
+
+
+def family(path):
+    """Folder of the models, data, and whether LoRA is trained: what a team and a policy alone have in common."""
+    team, _, model = parse(path)
+    return path.relative_to(ROOT / "recipes").parts[0], team.dataset_name, model.use_peft
+
+
+def test_every_family_of_recipes_has_a_policy_alone():
+    missing = {family(path) for path in RECIPES} - {family(path) for path in SINGLES}
+    assert not missing, f"no single/config_*.yaml for {missing}"
+
+
+@pytest.mark.parametrize("path", SINGLES, ids=name)
+def test_a_policy_alone_costs_what_its_team_costs(path):
+    """Tokens and prompts of an update, and the steps made of it, from both recipes as they are parsed."""
+    (other,) = re.findall(r"^# As many tokens an update, at most, as (\S+?)[:;]", path.read_text(), re.MULTILINE)
+    assert family(ROOT / other) == family(path)
+    (mine, my_args, my_model), (theirs, their_args, their_model) = parse(path), parse(ROOT / other)
+    assert tokens_of_a_prompt(mine, my_args) == pytest.approx(tokens_of_a_prompt(theirs, their_args), rel=CLOSE)
+    alone = None if theirs.dataset_name else TASKS[theirs.task].single_prompt
+    lengths = {role: their_args.for_role(role, "max_completion_length") for role in ("thinker", "solver")}
+    assert my_args.max_completion_length == (sum(lengths.values()) if alone else lengths["solver"])
+    alone = alone or topology_of(theirs).prompts["solo_prompt"]
+    assert topology_of(mine).prompts == {"solver_prompt": alone}
+    assert my_model.model_name_or_path == (their_model.model_name_or_path or theirs.solver_model)
+    for args in (my_args, their_args):
+        assert args.generation_batch_size % args.num_generations == 0
+    prompts = [args.generation_batch_size // args.num_generations for args in (my_args, their_args)]
+    steps = [args.gradient_accumulation_steps / args.steps_per_generation for args in (my_args, their_args)]
+    assert prompts[0] == prompts[1] and steps[0] == steps[1] and my_args.max_steps == their_args.max_steps
+
+
+def length_is_even(completions, **kwargs):
+    return [1.0 if len(text) % 2 == 0 else -1.0 for text in completions]
+
+
+def test_what_a_run_generates_is_what_the_recipes_say(tmp_path):
+    """
+    Random policies write to the limit, but for the end that they may happen upon: one step of both recipes. A verifier
+    that has little to say of what they write stands in for the real one.
+    """
+    tokenizer, counts = arithmetic.build_tokenizer(), {}
+    arithmetic.build_policy(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    for scheme in ("c3", "single"):
+        given = ["--max_steps", "1", "--logging_steps", "1", "--output_dir", str(tmp_path / scheme)]
+        path = ROOT / "recipes" / "arithmetic" / scheme / "config_demo.yaml"
+        team, args, _ = parse(path, *given, "--disable_tqdm", "true")
+        topology = team.make_topology(arithmetic.topology)
+        trainer = MultiAgentGRPOTrainer(
+            str(tmp_path / "model"),
+            SCHEMES[team.credit](length_is_even),
+            args,
+            arithmetic.build_dataset("train"),
+            topology=topology,
+        )
+        trainer.train()
+        counts[scheme] = count_tokens(trainer.state.log_history[0], args.generation_batch_size)
+        prompts = args.generation_batch_size // args.num_generations
+        assert counts[scheme] == pytest.approx(prompts * tokens_of_a_prompt(team, args), rel=0.1)
+    assert counts["single"] == pytest.approx(counts["c3"], rel=0.1)
 
 
 def test_demos_differ_in_the_credit_only():

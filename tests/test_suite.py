@@ -1,25 +1,34 @@
 """The evaluation's arms and tables: with generators whose answers are known, and with a real tiny team."""
 
+import json
 import random
+import re
+import resource
+import shutil
+from contextlib import contextmanager
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 from datasets import Dataset
+from openai_server import FaultyEndpoint
 
-from ccpo import Chain, Role, Solo, ThinkSolve, TransformersGenerator, Vote
-from ccpo.evaluation import Team, evaluate
-from ccpo.generation import Completion
+from ccpo import AnswerCritiqueRewrite, Chain, MathVerifier, OpenAIGenerator, Role, Solo, ThinkSolve, Vote
+from ccpo.evaluation import Team, evaluate, evaluate_team
+from ccpo.evaluation.results import majority_right
+from ccpo.generation import Completion, TransformersGenerator
 
 
 class Says:
     """A generator of a rule: prompt text -> text; it counts its prompts, and its tokens are letters."""
 
-    def __init__(self, rule):
-        self.rule, self.prompts = rule, []
+    def __init__(self, rule, tokens=len):
+        self.rule, self.tokens, self.prompts = rule, tokens, []
 
     def generate(self, prompts):
         self.prompts += prompts
         texts = [self.rule(prompt if isinstance(prompt, str) else prompt[-1]["content"]) for prompt in prompts]
-        return [Completion(text, len(text), False) for text in texts]
+        return [Completion(text, self.tokens(text), False) for text in texts]
 
     def __call__(self, prompts):
         return [completion.text for completion in self.generate(prompts)]
@@ -32,6 +41,7 @@ def outcome(prompts, completions, solution, **kwargs):
 outcome.extract = lambda text: text.strip() or None
 outcome.equal = lambda a, b: a == b
 PROBLEMS = Dataset.from_dict({"prompt": ["1", "2", "3", "4"], "solution": ["1", "2", "3", None]})
+WITHOUT = {"hinter": "alone {problem}"}
 TEAM = Chain(
     [
         Role("hinter", prompt="hint {problem}"),
@@ -39,58 +49,317 @@ TEAM = Chain(
             "writer",
             reads=("hinter",),
             prompt="{problem}:{hinter}",
-            prompt_without={"hinter": "alone {problem}"},
+            prompt_without=WITHOUT,
         ),
     ]
 )
 
 
+def hint(text):
+    return "9" if text.endswith("3") else text.split()[-1]
+
+
+def write(text):
+    return text.split(":")[1] or "?" if ":" in text else "1"
+
+
 def make_team():
     """The hinter says the answer but for 3; the writer repeats it, and knows 1 alone."""
-    hinter = Says(lambda text: "9" if text.endswith("3") else text.split()[-1])
-    writer = Says(lambda text: text.split(":")[1] or "?" if ":" in text else "1")
-    return Team(TEAM, {"hinter": hinter, "writer": writer}, outcome)
+    return Team(TEAM, {"hinter": Says(hint), "writer": Says(write)}, outcome)
+
+
+def numbered(count):
+    return Dataset.from_dict({"prompt": [str(i) for i in range(count)], "solution": [str(i) for i in range(count)]})
+
+
+def read_json(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+# ---- The arms ----
 
 
 def test_every_arm_by_hand(tmp_path):
-    single = Team(Solo(), {"solver": Says(lambda text: "2")}, outcome)
-    found = evaluate(make_team(), {"four": PROBLEMS}, output_dir=tmp_path, k=2, single=single)["four"]
+    single = Team(Solo(), {"solver": Says(lambda text: "2")})  # judged as the team is
+    swaps = {"hinter": Says(lambda text: "3")}
+    options = {"output_dir": tmp_path, "k": 2, "single": single, "swaps": swaps}
+    found = evaluate(make_team(), {"four": PROBLEMS}, **options)["four"]
     right = {name: arm.right.nan_to_num(nan=-1).tolist() for name, arm in found.arms.items()}
     unscorable = [-1, -1]
     assert right["joint"] == [[1, 1], [1, 1], [0, 0], unscorable]
     assert right["without_hinter"] == [[1, 1], [0, 0], [0, 0], unscorable]
     assert right["ablated_hinter"] == [[0, 0]] * 3 + [unscorable]
     assert right["swapped_hinter"] == [[0, 0]] * 3 + [unscorable]  # 2 for 1, 9 for 2, 4 for 3
+    assert right["replaced_hinter"] == [[0, 0], [0, 0], [1, 1], unscorable]
     assert right["single"] == [[0, 0], [1, 1], [0, 0], unscorable]
     assert right["self_consistency"] == [[0], [1], [0], [-1]]
     assert found.arms["joint"].avg.value == pytest.approx(2 / 3) and found.arms["joint"].avg.problems == 3
     assert found.arms["joint"].rates["unscorable"] == 1 / 4
-    assert found.arms["joint"].tokens == 2 and found.arms["single"].tokens == 1
-    assert found.arms["self_consistency"].tokens == 2  # as many as the team's
+    tokens = {name: arm.tokens for name, arm in found.arms.items()}
+    assert tokens["joint"] == tokens["swapped_hinter"] == tokens["self_consistency"] == 2  # as many as the team's
+    assert tokens["without_hinter"] == tokens["ablated_hinter"] == tokens["single"] == 1
     assert found.differences["without_hinter"].value == pytest.approx(1 / 3)
     assert found.help["single"].value == pytest.approx(1 / 3) and found.hurt["single"].value == 0
+    assert found.hurt["replaced_hinter"].value == pytest.approx(1 / 3)
+    assert found.token_ratio == 1 and found.equal_cost and found.left_out == {}
+    rows = pq.read_table(tmp_path / "samples.parquet").to_pylist()
+    assert len(rows) == 6 * 4 * 2 + 8 and list(json.loads(rows[0]["texts"])) == ["hinter", "writer"]
+    saved = read_json(tmp_path)
+    assert saved["settings"]["k"] == 2 and saved["settings"]["team"]["outcome"]["name"] == "outcome"
+    assert {"torch", "transformers", "ccpo"} <= set(saved["versions"])
+    assert saved["benchmarks"]["four"]["arms"]["joint"]["pass_at"]["2"]["value"] == pytest.approx(2 / 3)
+
+
+def test_help_and_hurt_are_chances_of_two_independent_samples(tmp_path):
+    """Of k = 2, joint right once and alone right once: helped in a quarter of the four pairs."""
+    flip = {"joint": ["1", "x"], "alone": ["1", "x"]}
+
+    def alternate(text):
+        own = flip["joint" if ":" in text else "alone"]
+        own.append(own.pop(0))
+        return own[-1]
+
+    team = Team(TEAM, {"hinter": Says(hint), "writer": Says(alternate)}, outcome)
+    found = evaluate(team, {"one": PROBLEMS.select([0])}, output_dir=tmp_path, k=2, arms=["without_hinter"])["one"]
+    assert found.help["without_hinter"].value == found.hurt["without_hinter"].value == 0.25
+
+
+def test_a_vote_without_a_voter_draws_nothing(tmp_path):
+    """1: yes yes no; 2: yes no other."""
+    said = [{"1": "yes", "2": "yes"}, {"1": "yes", "2": "no"}, {"1": "no", "2": "other"}]
+    rules = [Says(lambda text, own=own: own[text[0]]) for own in said]
+    team = Team(Vote(3, prompt="{problem}?"), dict(zip(Vote(3).role_names, rules, strict=True)), outcome)
+    data = Dataset.from_dict({"prompt": ["1", "2"], "solution": ["yes", "yes"]})
+    found = evaluate(team, {"two": data}, output_dir=tmp_path)["two"]
+    right = {name: arm.right.flatten().tolist() for name, arm in found.arms.items()}
+    assert right == {
+        "joint": [1, pytest.approx(1 / 3)],
+        "without_voter_1": [0.5, 0],
+        "without_voter_2": [0.5, 0.5],
+        "without_voter_3": [1, 0.5],
+    }
+    assert [len(rule.prompts) for rule in rules] == [2, 2, 2] and found.arms["without_voter_3"].tokens == (6 + 5) / 2
+
+
+TEAMS = {
+    "chain": TEAM,
+    "vote": Vote(3, prompt="{problem}"),
+    "mean": AnswerCritiqueRewrite(answer_prompt="{problem}", rewrite_prompt="{problem} {answer} {critique}"),
+}
+
+
+@pytest.mark.parametrize("kind", TEAMS)
+def test_it_agrees_with_the_accuracy_of_training(kind, tmp_path):
+    def draw():
+        made = {}
+        for i, role in enumerate(TEAMS[kind].role_names):
+            drawn = random.Random(i)
+            made[role] = Says(lambda text, drawn=drawn: drawn.choice(["1", "2", r"\boxed{3}", ""]))
+        return made
+
+    data = Dataset.from_dict({"prompt": [str(i % 4) for i in range(40)], "solution": ["1", "2", "3", None] * 10})
+    judge = MathVerifier()
+    team = Team(TEAMS[kind], draw(), judge)
+    found = evaluate(team, {"forty": data}, output_dir=tmp_path, arms=[])["forty"].arms["joint"]
+    before = evaluate_team(data.remove_columns([]), draw(), judge, topology=TEAMS[kind])
+    assert found.avg.value == pytest.approx(before.joint.value) and 0 < found.avg.value < 1
+    assert found.right.flatten().tolist() == pytest.approx(list(before.right), nan_ok=True)
+    assert found.rates["no_answer"] == pytest.approx(before.no_answer.value)
+    assert found.rates["leak"] == pytest.approx(before.leak.value, nan_ok=True)
+
+
+def test_texts_are_swapped_with_the_next_other_problem(tmp_path):
+    """Also over the edge of a batch, and past a problem that is asked twice."""
+    data = Dataset.from_dict({"prompt": ["1", "1", "2", "4", "5"], "solution": ["1"] * 5})
+    team = make_team()
+    evaluate(team, {"five": data}, output_dir=tmp_path, batch_size=2, arms=["swapped_hinter"])
+    assert team.generate["writer"].prompts[5:] == ["1:2", "1:2", "2:4", "4:5", "5:1"]
+    alike = Dataset.from_dict({"prompt": ["1", "1"], "solution": ["1", "1"]})
+    found = evaluate(team, {"alike": alike}, output_dir=tmp_path, arms=["swapped_hinter"])["alike"]
+    assert list(found.arms) == ["joint"] and "no other problem" in found.left_out["swapped_hinter"]
+    assert "*swapped_hinter* was left out" in (tmp_path / "results.md").read_text()
+
+
+# ---- Self-consistency at equal cost ----
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("problems", "k"), [(20, 2), (64, 4), (150, 1)])
+def test_votes_have_the_teams_tokens_within_5_percent(problems, k, seed, tmp_path):
+    """Lengths of 1 to 20 letters for each text, and of 1 to 9 for the single policy."""
+    drawn = random.Random(seed)
+    team = Team(TEAM, dict.fromkeys(TEAM.role_names, Says(lambda text: "x" * drawn.randint(1, 20))), outcome)
+    single = Team(Solo(), {"solver": Says(lambda text: "y" * drawn.randint(1, 9))})
+    options = {"output_dir": tmp_path, "single": single, "arms": ["self_consistency"], "k": k}
+    found = evaluate(team, {"many": numbered(problems)}, **options)["many"]
+    assert abs(found.token_ratio - 1) <= 0.05 and found.equal_cost
+    assert found.arms["self_consistency"].right.shape == (problems, 1)
+
+
+def test_self_consistency_that_cannot_be_is_left_out(tmp_path):
+    team = make_team()
+    long = Team(Solo(), {"solver": Says(lambda text: "a long answer")})
+    found = evaluate(team, {"long": PROBLEMS}, output_dir=tmp_path, single=long)["long"]
+    assert (
+        "one answer of the single policy has 13 tokens, more than the team's 2" in found.left_out["self_consistency"]
+    )
+    assert "self_consistency" not in found.arms and "single" in found.arms
+    mute = Team(Solo(), {"solver": lambda prompts: ["2"] * len(prompts)})
+    found = evaluate(team, {"mute": PROBLEMS}, output_dir=tmp_path, single=mute)["mute"]
+    assert found.left_out["self_consistency"] == "nobody tells the tokens of single"
+    team.outcome = lambda prompts, completions, **kwargs: [1.0] * len(completions)
+    found = evaluate(team, {"vague": PROBLEMS}, output_dir=tmp_path, single=long)["vague"]
+    assert "no `extract` and `equal`" in found.left_out["self_consistency"] and found.arms["joint"].maj is None
+
+
+def test_another_cost_is_said(tmp_path):
+    """Each of two problems gets two votes of two tokens, for a team of five: 4 / 5."""
+    team = Team(TEAM, {"hinter": Says(lambda text: "ab"), "writer": Says(lambda text: "cde")}, outcome)
+    single = Team(Solo(), {"solver": Says(lambda text: "2", tokens=lambda text: 4)})
+    found = evaluate(team, {"two": PROBLEMS.select([0])}, output_dir=tmp_path, single=single)["two"]
+    assert found.token_ratio == 0.8 and not found.equal_cost
+    assert "with 0.800 times the team's tokens; **not of equal cost**" in (tmp_path / "results.md").read_text()
+
+
+def test_the_vote_of_samples_by_a_slow_count():
+    drawn = random.Random(0)
+    groups = []
+    for _ in range(200):
+        gold = drawn.choice(["a", None])
+        answers = [drawn.choice(["a", "b", "c", ""]) for _ in range(drawn.randint(1, 6))]
+        groups.append([{"answer": a, "outcome": gold and (1.0 if a == gold else -1.0)} for a in answers])
+    found = majority_right(groups, outcome)
+    for group, value in zip(groups, found.tolist(), strict=True):
+        counts = {row["answer"]: 0 for row in group if row["answer"]}
+        for row in group:
+            if row["answer"]:
+                counts[row["answer"]] += 1
+        first = [answer for answer, count in counts.items() if count == max(counts.values())]
+        expected = sum(answer == "a" for answer in first) / len(first) if first else 0
+        assert value == pytest.approx(expected) if group[0]["outcome"] is not None else torch.tensor(value).isnan()
+    assert majority_right(groups, lambda **kwargs: []) is None
+
+
+# ---- What is kept ----
 
 
 def test_what_is_done_is_not_drawn_again(tmp_path):
+    options = {"output_dir": tmp_path, "batch_size": 2, "arms": ["without_hinter"]}
     first = make_team()
-    evaluate(first, {"four": PROBLEMS}, output_dir=tmp_path, batch_size=2, arms=["without_hinter"])
+    evaluate(first, {"four": PROBLEMS}, **options)
+    table = (tmp_path / "results.md").read_bytes()
     (gone,) = tmp_path.glob("samples/four-without_hinter-00001.parquet")
     gone.unlink()
     again = make_team()
-    evaluate(again, {"four": PROBLEMS}, output_dir=tmp_path, batch_size=2, arms=["without_hinter"])
+    evaluate(again, {"four": PROBLEMS}, **options)
     assert len(first.generate["writer"].prompts) == 8 and again.generate["writer"].prompts == ["alone 3", "alone 4"]
-    with pytest.raises(ValueError, match="samples of another evaluation: `k` was 1 and is 3"):
-        evaluate(again, {"four": PROBLEMS}, output_dir=tmp_path, batch_size=2, k=3, arms=["without_hinter"])
+    assert (tmp_path / "results.md").read_bytes() == table
 
 
-def test_votes_have_the_teams_tokens(tmp_path):
-    """A team of 7 tokens and a policy of 2: three and a half answers for each problem."""
-    team = Team(TEAM, {"hinter": Says(lambda text: "abcde"), "writer": Says(lambda text: "fg")}, outcome)
-    single = Team(Solo(), {"solver": Says(lambda text: random.choice(["hi", "jk"]))}, outcome)
-    data = Dataset.from_dict({"prompt": [str(i) for i in range(10)], "solution": ["hi"] * 10})
-    found = evaluate(team, {"ten": data}, output_dir=tmp_path, single=single, arms=["self_consistency"])["ten"]
-    assert found.arms["self_consistency"].tokens == found.arms["joint"].tokens == 7
-    assert len(single.generate["solver"].prompts) == 10 + 35
+def test_arms_and_benchmarks_are_added_without_drawing_again(tmp_path):
+    evaluate(make_team(), {"four": PROBLEMS}, output_dir=tmp_path, arms=["without_hinter"])
+    more = make_team()
+    benchmarks = {"four": PROBLEMS, "two": PROBLEMS.select([1, 2])}
+    found = evaluate(more, benchmarks, output_dir=tmp_path, arms=["without_hinter", "ablated_hinter"])
+    assert set(found["two"].arms) == {"joint", "without_hinter", "ablated_hinter"}
+    drawn = more.generate["writer"].prompts
+    assert drawn == ["1:", "2:", "3:", "4:", "2:2", "3:9", "alone 2", "alone 3", "2:", "3:"]
+
+
+def test_other_settings_are_refused_before_anything_is_drawn(tmp_path):
+    evaluate(make_team(), {"four": PROBLEMS}, output_dir=tmp_path, arms=[])
+    for changed, message in (
+        ({"k": 3}, "samples of another evaluation, in four-joint-00000.parquet: `k` was 1 and is 3. Set it back"),
+        ({"seed": 1}, "`seed` was 0 and is 1"),
+        ({"batch_size": 3}, "`batch_size` was 64 and is 3"),
+        ({"settings": {"mine": "b"}}, "`mine` was None and is 'b'"),
+        ({"max_problems": 3}, "`problems` was 'rows 0 to 3, checksum .*' and is 'rows 0 to 2, checksum"),
+    ):
+        team = make_team()
+        with pytest.raises(ValueError, match=message):
+            evaluate(team, {"four": PROBLEMS}, output_dir=tmp_path, **{"arms": ["without_hinter"], **changed})
+        assert team.generate["hinter"].prompts == []
+    other = Chain(
+        [TEAM["hinter"], Role("writer", reads=("hinter",), prompt="{problem};{hinter}", prompt_without=WITHOUT)]
+    )
+    with pytest.raises(ValueError, match="`topology.roles` was"):
+        evaluate(
+            Team(other, make_team().generate, outcome),
+            {"four": PROBLEMS},
+            output_dir=tmp_path,
+            arms=["without_hinter"],
+        )
+
+
+def test_a_foreign_or_damaged_file_is_named(tmp_path):
+    evaluate(make_team(), {"four": PROBLEMS}, output_dir=tmp_path, arms=[])
+    file = tmp_path / "samples" / "four-joint-00000.parquet"
+    whole = file.read_bytes()
+    for content in (b"", b"not parquet", whole[:500]):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="four-joint-00000.parquet cannot be read as samples .* Delete it, and"):
+            evaluate(make_team(), {"four": PROBLEMS}, output_dir=tmp_path, arms=[])
+    pq.write_table(pq.read_table(tmp_path / "samples.parquet"), file)  # no settings in it
+    with pytest.raises(ValueError, match="cannot be read as samples"):
+        evaluate(make_team(), {"four": PROBLEMS}, output_dir=tmp_path, arms=[])
+
+
+@contextmanager
+def largest_file(size):
+    """As on a disk that is full after so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_loses_nothing_that_was_finished(tmp_path):
+    drawn = random.Random(0)
+    texts = {"3": "".join(chr(drawn.randint(33, 0x4000)) for _ in range(60_000))}  # as good as incompressible
+    make = lambda: Team(Solo(), {"solver": Says(lambda text: texts.get(text, text))}, outcome)  # noqa: E731
+    options = {"output_dir": tmp_path, "batch_size": 2}
+    with largest_file(50_000), pytest.raises(OSError, match=r"four-joint-00001.parquet cannot be written \(File too"):
+        evaluate(make(), {"four": PROBLEMS}, **options)
+    assert [file.name for file in (tmp_path / "samples").iterdir()] == ["four-joint-00000.parquet"]
+    team = make()
+    evaluate(team, {"four": PROBLEMS}, **options)
+    assert team.generate["solver"].prompts == ["3", "4"] and (tmp_path / "results.json").is_file()
+
+
+def test_an_endpoint_that_fails_on_the_way(tmp_path):
+    """Its second batch fails on one prompt: the error says whose, where and how many; the first batch is kept."""
+    broken = [True]
+
+    def respond(number, body):
+        text = body["prompt"]
+        if broken[0] and text.startswith("3"):
+            return 500, {"error": {"message": "out of memory"}}
+        choice = {"text": text[0], "finish_reason": "length" if text[0] == "2" else "stop"}
+        return 200, {"choices": [choice], "usage": {"completion_tokens": 5}}
+
+    def make(url):
+        writer = OpenAIGenerator("m", url, max_retries=0, max_concurrency=1)
+        return Team(TEAM, {"hinter": Says(hint), "writer": writer}, outcome)
+
+    options = {"output_dir": tmp_path, "batch_size": 2, "arms": []}
+    with FaultyEndpoint(respond) as endpoint:
+        with pytest.raises(RuntimeError) as error:
+            evaluate(make(endpoint.base_url), {"four": PROBLEMS}, **options)
+        said = str(error.value)
+        assert endpoint.base_url in said and "out of memory" in said
+        assert re.search("Of 2 prompts [01] were answered, 1 failed and [01] were not asked", said)
+        assert "the generator of ['writer']" in error.value.__notes__[0]
+        broken[0] = False
+        asked = len(endpoint.requests)
+        found = evaluate(make(endpoint.base_url), {"four": PROBLEMS}, **options)["four"]
+        assert len(endpoint.requests) - asked == 2
+    assert found.arms["joint"].avg.value == 1 and found.arms["joint"].tokens == 6
+    assert found.arms["joint"].rates["truncated"] == 1 / 4
+
+
+# ---- What cannot be ----
 
 
 def test_what_cannot_be(tmp_path):
@@ -99,19 +368,34 @@ def test_what_cannot_be(tmp_path):
         ValueError, match=r"`arms` has \['without_nobody'\]; this team has \['joint', 'without_hinter'"
     ):
         evaluate(team, {"four": PROBLEMS}, arms=["without_nobody"], **options)
-    with pytest.raises(ValueError, match="`single` needs a policy"):
+    with pytest.raises(ValueError, match="`single` and `self_consistency` need a policy"):
         evaluate(team, {"four": PROBLEMS}, arms=["single"], **options)
-    with pytest.raises(ValueError, match="`k` must be an integer of at least 1, got 0"):
-        evaluate(team, {"four": PROBLEMS}, k=0, **options)
+    with pytest.raises(ValueError, match="`single` must be a team of one role"):
+        evaluate(team, {"four": PROBLEMS}, single=team, **options)
+    with pytest.raises(ValueError, match=r"`swaps` names 'nobody'; the roles are \['hinter', 'writer'\]"):
+        evaluate(team, {"four": PROBLEMS}, swaps={"nobody": Says(hint)}, **options)
+    for wrong in (0, -1, 1.0, "2", True, None):
+        with pytest.raises(ValueError, match="`k` must be an integer of at least 1, got"):
+            evaluate(team, {"four": PROBLEMS}, k=wrong, **options)
     with pytest.raises(ValueError, match=r"`benchmarks` names 'MATH501'; known are \['MATH500', 'GSM8K'"):
         evaluate(team, ["MATH501"], **options)
-    with pytest.raises(ValueError, match="`swapped_hinter` needs at least two problems in a batch, got 1"):
-        evaluate(team, {"four": PROBLEMS}, batch_size=1, arms=["swapped_hinter"], output_dir=tmp_path / "one")
+    with pytest.raises(ValueError, match="`benchmarks` is empty"):
+        evaluate(team, [], **options)
+    with pytest.raises(ValueError, match="must be a datasets.Dataset of at least one row with the column 'prompt'"):
+        evaluate(team, {"x": PROBLEMS.rename_column("prompt", "problem")}, **options)
+    strict = Team(TEAM, team.generate)
+    with pytest.raises(ValueError, match="has no column 'solution', by which MathVerifier judges; it has"):
+        evaluate(strict, {"x": PROBLEMS.rename_column("solution", "gold")}, **options)
+    file = tmp_path / "problems.jsonl"
+    file.write_text('{"problem": "1", "gold": "1"}\n')
+    with pytest.raises(ValueError, match="`solution_column='answer'` is not a column of"):
+        evaluate(team, [f"{file}:problem:answer"], **options)
+    with pytest.raises(ValueError, match=r"`benchmarks` has \['problems'\] twice"):
+        evaluate(team, [f"{file}:problem:gold"] * 2, **options)
+    assert not list((tmp_path / "out").glob("samples/*")) and team.generate["hinter"].prompts == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="`output_dir=.*cannot be written"):
+    with pytest.raises(ValueError, match="`output_dir=.*cannot be made a folder"):
         evaluate(team, {"four": PROBLEMS}, output_dir=tmp_path / "file")
-    with pytest.raises(ValueError, match="has no team.json: it is not the folder of a trained team"):
-        Team.from_pretrained(tmp_path)
 
 
 def test_a_vote_shows_the_plurality():
@@ -121,29 +405,60 @@ def test_a_vote_shows_the_plurality():
     assert answer.texts == {"voter_1": "no", "voter_2": "yes", "voter_3": "yes"}
 
 
+# ---- With models ----
+
+
+def judge(prompts, completions, **kwargs):
+    return [1.0 if "1" in completion[0]["content"] else -1.0 for completion in completions]
+
+
+judge.extract, judge.equal = outcome.extract, outcome.equal
+
+
+def chat_problems():
+    prompts = [[{"role": "user", "content": text}] for text in "1234"]
+    return Dataset.from_dict({"prompt": prompts, "solution": list("1234")})
+
+
+def tiny_team(model_dirs, **options):
+    sampling = {"max_new_tokens": 6, **options}
+    made = {
+        "thinker": TransformersGenerator(model_dirs["qwen3"], **sampling),
+        "solver": TransformersGenerator(model_dirs["llama"], **sampling),
+    }
+    return Team(ThinkSolve(), made, judge)
+
+
 def test_a_tiny_team_twice_and_interrupted(model_dirs, tmp_path):
     """The same seed gives the same samples, also where a batch was lost on the way."""
     tables = []
     for name in ("whole", "again", "broken"):
-        generate = {
-            "thinker": TransformersGenerator(model_dirs["qwen3"], max_new_tokens=6),
-            "solver": TransformersGenerator(model_dirs["llama"], max_new_tokens=6),
-        }
-        team = Team(ThinkSolve(), generate, outcome)
-        options = {"output_dir": tmp_path / name, "k": 2, "batch_size": 2, "seed": 3}
-        data = {
-            "four": Dataset.from_dict(
-                {"prompt": [[{"role": "user", "content": p}] for p in "1234"], "solution": list("1234")}
-            )
-        }
-        judge = lambda prompts, completions, **kwargs: [1.0 if "1" in c[0]["content"] else -1.0 for c in completions]  # noqa: E731
-        team.outcome = judge
-        evaluate(team, data, **options)
+        single = Team(Solo(), {"solver": TransformersGenerator(model_dirs["llama"], max_new_tokens=5)})
+        options = {"output_dir": tmp_path / name, "k": 2, "batch_size": 2, "seed": 3, "single": single}
+        evaluate(tiny_team(model_dirs), {"four": chat_problems()}, **options)
         if name == "broken":
             for file in (tmp_path / name / "samples").glob("*0001.parquet"):
                 file.unlink()
-            evaluate(team, data, **options)
-        files = sorted((tmp_path / name / "samples").glob("*.parquet"))
+            evaluate(tiny_team(model_dirs), {"four": chat_problems()}, **options)
+        files = sorted(file for file in (tmp_path / name).rglob("*") if file.is_file())
         tables.append([(file.name, file.read_bytes()) for file in files])
     assert tables[0] == tables[1] == tables[2]
-    assert len({content for _, content in tables[0]}) == len(tables[0]) > 6
+    assert len(tables[0]) > 3 + 2 * 6
+
+
+def test_the_sampling_and_the_weights_are_among_the_settings(model_dirs, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model_dirs["qwen3"], folder)
+    dirs, options = {**model_dirs, "qwen3": str(folder)}, {"output_dir": tmp_path / "out", "arms": []}
+    evaluate(tiny_team(dirs), {"four": chat_problems()}, **options)
+    with pytest.raises(ValueError, match="`generators.thinker.temperature` was 1.0 and is 0.5"):
+        evaluate(tiny_team(dirs, temperature=0.5), {"four": chat_problems()}, **options)
+    evaluate(tiny_team(model_dirs), {"four": chat_problems()}, **options)  # the same model elsewhere
+    weights = folder / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-7] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ValueError, match="`generators.thinker.weights` was"):
+        evaluate(tiny_team(dirs), {"four": chat_problems()}, **options)
+    settings = read_json(tmp_path / "out")["settings"]["team"]["generators"]["thinker"]
+    assert settings["model"] == model_dirs["qwen3"] and settings["max_new_tokens"] == 6 and "api_key" not in settings

@@ -626,7 +626,7 @@ def test_an_evaluation_without_arms_draws_none(model_dirs, chat_dataset, make_co
         ({"eval_arms": ["removed"]}, None, r"`eval_arms` must be a list of \['without', 'ablated', 'swapped'\], got"),
         ({"eval_arms": "ablated"}, None, "`eval_arms` must be a list of"),
         ({"removal_eval_steps": 0}, None, "`removal_eval_steps` must be an integer of at least 1, got 0"),
-        ({"eval_arms": ["ablated"]}, Vote(2), r"the answer is of all roles \['voter_1', 'voter_2'\]"),
+        ({"eval_arms": ["ablated"]}, Vote(2), r"nobody reads another among \['voter_1', 'voter_2'\]"),
         ({"eval_arms": ["swapped"], "per_device_eval_batch_size": 4}, None, "an evaluation's batch holds one"),
     ],
 )

@@ -11,10 +11,12 @@ import pytest
 import torch
 from conftest import make_model, make_tokenizer
 from datasets import Dataset
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
+from ccpo.evaluation import Team
+from ccpo.generation import TransformersGenerator, VLLMGenerator
 from ccpo.ratings import rating_choices
 from ccpo.training.generator import PolicyGenerator
 
@@ -334,3 +336,41 @@ def test_a_server_and_a_port_per_role(build, monkeypatch, caplog):
     assert [client.asked for client in clients] == [2 * 4, 2 * 8]  # thoughts; joint answers and solos
     for client, policy in zip(clients, trainer.model.policies.values(), strict=True):
         assert client.names == [name for name, _ in policy.named_parameters()]
+
+
+def test_a_team_in_offline_engines(models, tmp_path):
+    """Greedy texts, tokens and cuts are those of transformers; adapters share their base's engine."""
+    prompts = [[{"role": "user", "content": f"{i}+1="}] for i in range(3)] + [
+        [{"role": "user", "content": "long " * 9}]
+    ]
+    tokenizer = AutoTokenizer.from_pretrained(models["qwen3"])
+    for i, name in enumerate(ROLES):
+        torch.manual_seed(i)
+        get_peft_model(AutoModelForCausalLM.from_pretrained(models["qwen3"]), LORA).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    greedy = {"temperature": 0.0, "max_new_tokens": 12, "generation_kwargs": {"stop_strings": ["DQ", "Eö"]}}
+    engine = {"dtype": "float32", "enforce_eager": True, "kv_cache_memory_bytes": 64 << 20, "max_model_len": 1024}
+    engine["gpu_memory_utilization"] = 0.5
+    folders = {name: str(tmp_path / name) for name in ROLES}
+    team = Team.from_models(folders, "think_solve", backend="vllm", model_init_kwargs=engine, **greedy)
+    found, expected = team(prompts), Team.from_models(folders, "think_solve", **greedy)(prompts)
+    assert [answer.completions for answer in found] == [answer.completions for answer in expected]
+    assert {completion.truncated for answer in found for completion in answer.completions.values()} == {True, False}
+    thinker, solver = team.generate["thinker"], team.generate["solver"]
+    assert thinker._load()[0] is solver._load()[0] and thinker._load()[2] != solver._load()[2]
+    assert thinker.prompt_limit == 1024 - 12
+    assert thinker.count_tokens(prompts) == TransformersGenerator(models["qwen3"]).count_tokens(prompts)
+    for options, message in (({"beams": 3}, "are not vLLM's"), ({"seed": 1}, "must not hold")):
+        with pytest.raises(ValueError, match=message):
+            VLLMGenerator(folders["thinker"], lora_rank=4, model_init_kwargs=engine, generation_kwargs=options)(
+                prompts
+            )
+    drawn = VLLMGenerator(folders["thinker"], max_new_tokens=12, lora_rank=4, model_init_kwargs=engine)
+    assert drawn._load()[0] is thinker._load()[0]
+    drawn.reseed(5)
+    first = drawn(prompts)
+    drawn.reseed(5)
+    assert drawn(prompts) == first != drawn(prompts)
+    with pytest.raises(ValueError, match="exceeds the model's limit of 1024 .`max_model_len`"):
+        drawn(["x" * 1020])
+    thinker._load()[0].llm_engine.engine_core.shutdown()

@@ -9,6 +9,7 @@ _EXPORTS = {
     "MultiAgentGRPOConfig": "training.config",
     "OpenAIGenerator": "generation",
     "TransformersGenerator": "generation",
+    "VLLMGenerator": "generation",
     "ContextualCredit": "rewards",
     "CounterfactualCredit": "rewards",
     "CreditAllocator": "rewards",
@@ -44,12 +45,13 @@ __all__ = [
     "ThinkSolve",
     "Topology",
     "TransformersGenerator",
+    "VLLMGenerator",
     "Vote",
     "VoteCredit",
 ]
 
 if TYPE_CHECKING:
-    from .generation import OpenAIGenerator, TransformersGenerator
+    from .generation import OpenAIGenerator, TransformersGenerator, VLLMGenerator
     from .rewards import (
         ContextualCredit,
         CounterfactualCredit,

@@ -1,7 +1,9 @@
 """How good a team is, and whether its roles help: accuracy, arms, intervals."""
 
 from .accuracy import Proportion, TeamEvaluation, evaluate_team, paired_difference
-from .suite import ArmResult, BenchmarkResult, evaluate
+from .results import ArmResult, BenchmarkResult
+from .suite import evaluate
+from .tables import to_markdown
 from .team import Team, TeamAnswer
 
 __all__ = [
@@ -14,4 +16,5 @@ __all__ = [
     "evaluate",
     "evaluate_team",
     "paired_difference",
+    "to_markdown",
 ]

@@ -1,82 +1,131 @@
 """
-Evaluate a trained team against its arms, on benchmarks by name or on files of one's own.
+Evaluate a team against its arms, on benchmarks by name or on files of one's own.
 
     python -m ccpo.evaluation outputs/run --benchmarks MATH500 GSM8K --k 4 --output_dir outputs/evaluation
     python -m ccpo.evaluation outputs/run --benchmarks problems.jsonl:question:answer --single outputs/single
+    python -m ccpo.evaluation --models Qwen/Qwen2.5-1.5B-Instruct --topology think_solve --benchmarks GSM8K
 
 The folder gets results.json, results.md and samples.parquet. The same command goes on where it was interrupted.
 """
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
-from ..generation import OpenAIGenerator, TransformersGenerator
-from ..team.topology import Solo
+import yaml
+
+from ..generation import OpenAIGenerator
+from ..team.role import Role
+from ..team.topology import Topology, make_topology
+from .arms import alone
+from .benchmarks import BENCHMARKS
+from .loading import BACKENDS, TEAM_FILE, read_team
 from .suite import evaluate
-from .tables import to_markdown, write_results
+from .tables import FILES, to_markdown
 from .team import Team
+
+SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens")
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m ccpo.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("team", help="a run's folder: team.json, and a folder for each agent")
-    parser.add_argument("--benchmarks", nargs="+", required=True, metavar="NAME", help="names, or path:problem:answer")
-    parser.add_argument("--output_dir", required=True, help="gets the samples and the tables")
-    parser.add_argument("--k", type=int, default=1, help="samples for each problem")
-    parser.add_argument("--arms", nargs="+", help="by default all that can be")
-    parser.add_argument("--single", help="a model for the single policy and its self-consistency")
-    parser.add_argument(
-        "--swap", nargs="+", default=[], metavar="ROLE=MODEL", help="another model in a role, as an arm"
-    )
-    parser.add_argument("--endpoint", nargs="+", default=[], metavar="ROLE=MODEL@URL", help="who speaks behind one")
-    parser.add_argument("--temperature", type=float)
-    parser.add_argument("--top_p", type=float)
-    parser.add_argument("--max_new_tokens", type=int)
-    parser.add_argument("--batch_size", type=int, default=64, help="problems at once, each k times")
-    parser.add_argument("--max_problems", type=int, help="the first of each benchmark")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--text", action="store_true", help="prompts are plain text, not chat messages")
+    add = parser.add_argument
+    add("team", nargs="?", help="a run's folder: team.json, and a folder for each agent")
+    add("--models", nargs="+", metavar="[AGENT=]MODEL", help="in place of a run's folder: one for all, or by agent")
+    add("--topology", help="of --models: a kind (think_solve, vote, ...), YAML, or a file of it")
+    add("--benchmarks", nargs="+", required=True, metavar="NAME", help=f"{', '.join(BENCHMARKS)}; NAME=path; or "
+        "path:problem_column:solution_column")  # fmt: skip
+    add("--output_dir", default="outputs/evaluation", help="gets the samples and the tables")
+    add("--k", type=int, default=1, help="samples for each problem")
+    add("--arms", nargs="+", help="by default all that can be")
+    add("--single", help="a run's folder or a model, for the single policy and its self-consistency")
+    add("--swap", nargs="+", default=[], metavar="ROLE=MODEL", help="another model in a role, as an arm")
+    add("--endpoint", nargs="+", default=[], metavar="ROLE=MODEL@URL", help="who speaks behind an endpoint")
+    add("--backend", choices=BACKENDS, default="transformers", help="what runs the local models")
+    add("--temperature", type=float, help="in place of the run's")
+    add("--top_p", type=float, help="in place of the run's")
+    add("--top_k", type=int, help="in place of the run's")
+    add("--max_new_tokens", type=int, help="in place of the run's")
+    add("--batch_size", type=int, default=64, help="problems at once, each k times")
+    add("--max_problems", type=int, help="the first of each benchmark")
+    add("--seed", type=int, default=0)
+    add("--text", action="store_true", help="prompts are plain text, not chat messages")
     return parser.parse_args(arguments)
 
 
 def read_pairs(name: str, given: list[str]) -> dict[str, str]:
     """`ROLE=VALUE` as a mapping."""
-    pairs = dict(pair.partition("=")[::2] for pair in given)
-    if bad := [role for role, value in pairs.items() if not role or not value]:
-        raise ValueError(f"`{name}` must be ROLE=VALUE, got {bad}.")
-    return pairs
+    pairs = [pair.partition("=")[::2] for pair in given]
+    if bad := [pair for pair, (role, value) in zip(given, pairs, strict=True) if not role or not value]:
+        raise ValueError(f"`--{name}` must be ROLE=VALUE, got {bad}.")
+    return dict(pairs)
+
+
+def read_topology(given: str) -> Topology:
+    """A team from a kind, from YAML, or from a file of it."""
+    text = Path(given).read_text(encoding="utf-8") if Path(given).is_file() else given
+    try:
+        return make_topology(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ValueError(f"`--topology` cannot be read as YAML ({error}).") from error
+
+
+def make_endpoint(role: str, place: str, sampling: dict[str, Any]) -> OpenAIGenerator:
+    """The generator of `MODEL@URL`, sampled as the role is."""
+    model, _, url = place.rpartition("@")
+    if not model or "://" not in url:
+        raise ValueError(
+            f"`--endpoint {role}={place}` must be ROLE=MODEL@URL, such as {role}=my-model@http://localhost:8000/v1."
+        )
+    options = {name: sampling[name] for name in ("temperature", "top_p") if name in sampling}
+    options |= {"max_tokens": sampling["max_new_tokens"]} if "max_new_tokens" in sampling else {}
+    options |= {"extra_body": {"top_k": sampling["top_k"]}} if sampling.get("top_k") else {}
+    return OpenAIGenerator(model, url, **options)
+
+
+def load_team(options: argparse.Namespace, common: dict[str, Any], chosen: dict[str, Any]) -> tuple[Team, dict]:
+    """The team, and how each of its roles is sampled: as in the run but for what was chosen."""
+    if (options.team is None) == (options.models is None and options.topology is None):
+        raise ValueError("Give a run's folder, or `--models` and `--topology`: one of the two.")
+    if options.team is not None:
+        topology, saved, _ = read_team(options.team)
+    elif options.topology is None:
+        raise ValueError(
+            f"`--models {' '.join(options.models)}` needs `--topology`: who speaks. Name a kind, or a file."
+        )
+    else:
+        topology, saved = read_topology(options.topology), {}
+    sampling = {role: {**saved.get(role, {}), **chosen} for role in topology.role_names}
+    behind = read_pairs("endpoint", options.endpoint)
+    if unknown := sorted(set(behind) - set(topology.role_names)):
+        raise ValueError(f"`--endpoint` names {unknown}; the roles are {list(topology.role_names)}.")
+    given = {role: make_endpoint(role, place, sampling[role]) for role, place in behind.items()}
+    if options.team is not None:
+        return Team.from_pretrained(options.team, generate=given, **common, **chosen), sampling
+    models: Any = options.models or []
+    models = models[0] if len(models) == 1 and "=" not in models[0] else read_pairs("models", models)
+    return Team.from_models(models, topology, generate=given, **common, **chosen), sampling
 
 
 def run(options: argparse.Namespace) -> str:
     """Evaluate, write the files, and return the tables."""
-    chosen = {name: getattr(options, name) for name in ("temperature", "top_p", "max_new_tokens")}
-    sampling = {name: value for name, value in chosen.items() if value is not None}
-    behind: dict[str, Any] = {}
-    for role, place in read_pairs("endpoint", options.endpoint).items():
-        model, _, url = place.partition("@")
-        limit = {"max_tokens": sampling["max_new_tokens"]} if "max_new_tokens" in sampling else {}
-        rest = {name: value for name, value in sampling.items() if name != "max_new_tokens"}
-        behind[role] = OpenAIGenerator(model, url or None, **limit, **rest)
-    team = Team.from_pretrained(options.team, generate=behind, seed=options.seed, **sampling)
-    last = team.topology.answer_roles[-1]
-    like = team.generate[last]
-    own = {
-        name: getattr(like, name)
-        for name in ("max_new_tokens", "temperature", "top_p", "top_k")
-        if hasattr(like, name)
-    }
-    single = None
-    if options.single is not None:
-        topology = Solo()
-        generator = TransformersGenerator(options.single, **{**own, **sampling})
-        single = Team(topology, dict.fromkeys(topology.role_names, generator), team.outcome)
-    swaps = {
-        role: TransformersGenerator(model, **{**own, **sampling})
-        for role, model in read_pairs("swap", options.swap).items()
-    }
+    common = {"backend": options.backend, "seed": options.seed}
+    chosen = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
+    team, sampling = load_team(options, common, chosen)
+    single, swaps = None, {}
+    if options.single is not None and (Path(options.single) / TEAM_FILE).is_file():
+        single = Team.from_pretrained(options.single, outcome=team.outcome, **common, **chosen)
+    elif options.single is not None:  # asked and sampled as the role that answers
+        own = sampling[team.topology.answer_roles[-1]]
+        single = Team.from_models(options.single, alone(team.topology), outcome=team.outcome, **common, **own)
+    for role, model in read_pairs("swap", options.swap).items():
+        if role not in team.topology.role_names:
+            raise ValueError(f"`--swap` names {role!r}; the roles are {list(team.topology.role_names)}.")
+        other = Team.from_models(model, Topology((Role(role),)), **common, **sampling[role])
+        swaps[role] = other.generate[role]
     results = evaluate(
         team,
         options.benchmarks,
@@ -89,23 +138,16 @@ def run(options: argparse.Namespace) -> str:
         seed=options.seed,
         max_problems=options.max_problems,
         conversational=not options.text,
-        settings={
-            "team": options.team,
-            "single": options.single,
-            "swap": options.swap,
-            "endpoint": options.endpoint,
-            "sampling": {role: repr(generate) for role, generate in team.generate.items()},
-        },
     )
-    paths = write_results(results, options.output_dir)
-    return to_markdown(results) + "\n" + "\n".join(f"{name}: {path}" for name, path in paths.items())
+    written = "\n".join(str(Path(options.output_dir) / name) for name in FILES)
+    return f"{to_markdown(results)}\n{written}"
 
 
 def main() -> None:
     try:
         sys.stdout.write(run(parse_arguments()) + "\n")
-    except (ValueError, OSError) as error:
-        sys.exit(f"{error}")
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.exit("\n".join([str(error), *getattr(error, "__notes__", ())]))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from ..calls import call_outcome, unanswered
-from ..rewards.metrics import is_right, right_share
+from ..calls import unanswered
+from ..rewards.metrics import is_right
 from ..team.answers import reader_of
 from ..team.problems import check_problems
 from ..team.rollout import Passes, run_team
 from ..team.topology import ThinkSolve, make_topology
-from ..verifier.clusters import cluster_answers
+from .judging import judge_team, judge_texts
 
 
 @dataclass(frozen=True)
@@ -136,22 +136,13 @@ def evaluate_team(
             seen += episodes.cuts(name)
         answers = {name: episodes.said[name].texts for name in topology.answer_roles}
         parts = [*answers.values(), *(episodes.without[name][last].texts for name in removable)]
-        columns = {name: values * len(parts) for name, values in rows.items()}
-        texts = [text for part in parts for text in part]
-        if not isinstance(prompts[0], str):
-            texts = [[{"role": "assistant", "content": text}] for text in texts]
-        outcomes = call_outcome(outcome, len(texts), prompts=prompts * len(parts), completions=texts, **columns)
+        values = judge_texts(outcome, prompts, rows, parts)
         for part in answers.values():
             no_answer += unanswered(outcome, part) or []
-        values = torch.tensor(outcomes).view(len(parts), len(prompts), 1)  # one text for each role
         own = dict(zip(answers, values, strict=False))
-        clusters = None
-        if topology.answer == "vote":
-            clusters = cluster_answers([list(said) for said in zip(*answers.values(), strict=True)], outcome)
-            clusters = clusters.unsqueeze(1)
-        right += right_share(topology, own, clusters, 1).flatten().tolist()
+        right += judge_team(topology, outcome, answers, own).tolist()
         for name, alone in zip(removable, values[len(answers) :], strict=True):
-            without[name] += is_right(alone).flatten().tolist()
+            without[name] += is_right(alone).tolist()
 
     def share(values: list[float]) -> Proportion:
         scored = [value for value in values if not math.isnan(value)]

@@ -3,11 +3,26 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..generation import Completion
 from ..team.prompts import Prompt
+from ..team.topology import Solo, Topology
 from .team import Team, TeamAnswer
 
 JOINT, SINGLE, VOTES = "joint", "single", "self_consistency"
-Draw = Callable[[list[Prompt], list[TeamAnswer] | None], list[TeamAnswer]]
+
+
+@dataclass(frozen=True)
+class Said:
+    """
+    What the joint team said, sample by sample.
+
+    Args:
+        own (`list[TeamAnswer]`): about the same problems.
+        other (`list[TeamAnswer]`): about another problem each; empty where there is none.
+    """
+
+    own: list[TeamAnswer]
+    other: list[TeamAnswer]
 
 
 @dataclass(frozen=True)
@@ -17,15 +32,15 @@ class Arm:
 
     Args:
         name (`str`): what the tables call it.
+        team ([`Team`]): who answers.
         draw (`Callable`): prompts, and what the joint team said about them -> answers.
-        teams (`tuple[Team, ...]`): whose generators it draws with.
-        reads_joint (`bool`, defaults to `False`): whether it reads what the joint team said.
+        reads (`str`, *optional*): `"own"` or `"other"`, which of [`Said`] it reads, if any.
     """
 
     name: str
-    draw: Draw = field(repr=False)
-    teams: tuple[Team, ...] = field(default=(), repr=False)
-    reads_joint: bool = False
+    team: Team = field(repr=False)
+    draw: Callable[[list[Prompt], Said | None], list[TeamAnswer]] = field(repr=False)
+    reads: str | None = None
 
 
 def build_arms(
@@ -39,11 +54,12 @@ def build_arms(
     The arms of a team, by name, the joint one first.
 
     - `joint`: the team.
-    - `without_<role>`: the team without the role; who reads it gets its `prompt_without`.
+    - `without_<role>`: the team without the role; who reads it gets its `prompt_without`. Of a vote, what the others
+      said, counted without the voter: nothing is drawn for it.
     - `ablated_<role>`: the role says nothing, and who reads it gets its usual prompt: the ablation of the CCPO paper.
-    - `swapped_<role>`: the role says what it said about the next problem of the batch; later roles speak anew.
+    - `swapped_<role>`: the role says what it said about another problem; later roles speak anew.
     - `replaced_<role>`: another generator speaks in the role.
-    - `single`: one policy on the dataset's own prompts.
+    - `single`: one policy alone.
     - `self_consistency`: the vote of as many of its answers as have the joint team's tokens.
 
     Args:
@@ -56,56 +72,84 @@ def build_arms(
         `ValueError`: an arm that cannot be, with those that can.
     """
     topology = team.topology
-    first_level = [role for role in topology.role_names if role not in topology.answer_roles]
-    arms = [Arm(JOINT, lambda prompts, _: team.answer(prompts), (team,))]
+    arms = [Arm(JOINT, team, lambda prompts, _: team.answer(prompts))]
     for role in topology.role_names:
-        if topology.is_chain and topology.removable(role):
-            rest = Team(topology.reduced(role), team.generate, team.outcome)
-            arms.append(Arm(f"without_{role}", lambda prompts, _, rest=rest: rest.answer(prompts), (rest,)))
-    for role in first_level:
-        arms.append(Arm(f"ablated_{role}", lambda prompts, _, role=role: _ablate(team, role, prompts), (team,)))
-        arms.append(
-            Arm(f"swapped_{role}", lambda prompts, said, role=role: _swap(team, role, prompts, said), (team,), True)
-        )
+        if topology.answer == "vote" and _can_leave(topology, role):
+            arms.append(_without_voter(team, role))
+        elif topology.removable(role) and not topology.is_solo:
+            arms.append(_plain_arm(f"without_{role}", Team(topology.reduced(role), team.generate, team.outcome)))
+    for role in topology.role_names:
+        if any(role in other.reads for other in topology.roles):
+            arms.append(Arm(f"ablated_{role}", team, lambda prompts, _, role=role: _ablate(team, role, prompts)))
+            swap = Arm(
+                f"swapped_{role}", team, lambda prompts, said, role=role: _swap(team, role, prompts, said), "other"
+            )
+            arms.append(swap)
     for role, generate in (swaps or {}).items():
         if role not in topology.role_names:
             raise ValueError(f"`swaps` names {role!r}; the roles are {list(topology.role_names)}.")
-        other = Team(topology, {**team.generate, role: generate}, team.outcome)
-        arms.append(Arm(f"replaced_{role}", lambda prompts, _, other=other: other.answer(prompts), (other,)))
+        arms.append(_plain_arm(f"replaced_{role}", Team(topology, {**team.generate, role: generate}, team.outcome)))
     if single is not None:
         if len(single.topology.roles) != 1:
             raise ValueError(f"`single` must be a team of one role, got {list(single.topology.role_names)}.")
-        arms.append(Arm(SINGLE, lambda prompts, _: single.answer(prompts), (single,)))
-        arms.append(Arm(VOTES, lambda prompts, _: single.answer(prompts), (single,)))
+        single = Team(single.topology, single.generate, team.outcome)  # all arms have one judge
+        arms += [_plain_arm(SINGLE, single), _plain_arm(VOTES, single)]
     known = {arm.name: arm for arm in arms}
-    wanted = list(known) if names is None else list(dict.fromkeys([JOINT, *names]))
+    wanted = list(known) if names is None else [JOINT, *names]
     if unknown := [name for name in wanted if name not in known]:
-        hint = " `single` needs a policy." if single is None and {*unknown} & {SINGLE, VOTES} else ""
+        hint = f" `{SINGLE}` and `{VOTES}` need a policy: give `single`." if single is None else ""
         raise ValueError(f"`arms` has {unknown}; this team has {list(known)}.{hint}")
-    if VOTES in wanted and SINGLE not in wanted:  # its tokens say how many votes
-        wanted.insert(wanted.index(VOTES), SINGLE)
-    return {name: known[name] for name in wanted}
+    if VOTES in wanted:  # the single policy's tokens say how many votes
+        wanted.append(SINGLE)
+    return {name: arm for name, arm in known.items() if name in wanted}
+
+
+def alone(topology: Topology) -> Topology:
+    """
+    The role that answers, by itself: asked as it is in the team without all others, as far as the team says how; else
+    by the dataset's own prompts.
+    """
+    if topology.answer == "vote":
+        first = topology[topology.answer_roles[0]]
+        return Solo() if first.reads else Topology((first,))
+    while len(topology.roles) > 1:
+        removable = next((role for role in topology.role_names if topology.removable(role)), None)
+        if removable is None:
+            return Solo()
+        topology = topology.reduced(removable)
+    return topology
+
+
+def _plain_arm(name: str, team: Team) -> Arm:
+    return Arm(name, team, lambda prompts, _: team.answer(prompts))
+
+
+def _can_leave(topology: Topology, role: str) -> bool:
+    """Whether a vote can be counted without one of its voters."""
+    is_read = any(role in other.reads for other in topology.roles)
+    return role in topology.answer_roles and len(topology.answer_roles) > 1 and not is_read
+
+
+def _without_voter(team: Team, voter: str) -> Arm:
+    roles = tuple(role for role in team.topology.roles if role.name != voter)
+    voters = tuple(role for role in team.topology.answer_roles if role != voter)
+    rest = Team(Topology(roles, "vote", voters), team.generate, team.outcome)
+
+    def draw(prompts: list[Prompt], said: Said) -> list[TeamAnswer]:
+        return rest.answer(prompts, {role.name: _of(role.name, said.own) for role in roles})
+
+    return Arm(f"without_{voter}", rest, draw, "own")
+
+
+def _of(role: str, said: Sequence[TeamAnswer]) -> list[Completion]:
+    return [answer.completions[role] for answer in said]
 
 
 def _ablate(team: Team, role: str, prompts: list[Prompt]) -> list[TeamAnswer]:
-    return team.answer(prompts, given={role: [""] * len(prompts)})
+    return team.answer(prompts, {role: [Completion("", 0, False)] * len(prompts)})
 
 
-def _swap(team: Team, role: str, prompts: list[Prompt], said: list[TeamAnswer] | None) -> list[TeamAnswer]:
-    """Roles before it stay as they spoke; a problem's samples get those of the next other problem."""
+def _swap(team: Team, role: str, prompts: list[Prompt], said: Said) -> list[TeamAnswer]:
+    """Roles before it stay as they spoke."""
     before = team.topology.role_names[: team.topology.role_names.index(role)]
-    given = {name: [answer.texts[name] for answer in said] for name in before}
-    places = {repr(prompt): [] for prompt in prompts}
-    for i, prompt in enumerate(prompts):
-        places[repr(prompt)].append(i)
-    groups = list(places.values())
-    if len(groups) < 2:
-        raise ValueError(
-            f"`swapped_{role}` needs at least two problems in a batch, got {len(groups)}. Raise `batch_size`, or "
-            "leave the arm out."
-        )
-    other = {}
-    for group, following in zip(groups, [*groups[1:], groups[0]], strict=True):
-        other |= {i: following[n % len(following)] for n, i in enumerate(group)}
-    given[role] = [said[other[i]].texts[role] for i in range(len(prompts))]
-    return team.answer(prompts, given=given)
+    return team.answer(prompts, {**{name: _of(name, said.own) for name in before}, role: _of(role, said.other)})

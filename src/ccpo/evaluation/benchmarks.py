@@ -1,7 +1,9 @@
 """Which problems: benchmarks by name, or any file by its columns."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from string import ascii_uppercase
 from typing import Any
 
 from datasets import Dataset
@@ -20,6 +22,8 @@ class Benchmark:
         config (`str`, *optional*): configuration of a Hub dataset.
         split (`str`, defaults to `"test"`): split.
         problem_column, solution_column (`str`): as for [`~ccpo.data.load_problems`].
+        context_column (`str`, *optional*): a text that goes before the problem.
+        options_column (`str`, *optional*): texts to choose from, which are lettered; the solution is a number, from 0.
         source (`str`): where the problems come from.
     """
 
@@ -29,6 +33,8 @@ class Benchmark:
     split: str = "test"
     problem_column: str = "problem"
     solution_column: str = "answer"
+    context_column: str | None = None
+    options_column: str | None = None
     source: str = ""
 
 
@@ -36,16 +42,27 @@ class Benchmark:
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
-        Benchmark("MATH500", "HuggingFaceH4/MATH-500", source="Lightman et al., 2023; MATH of Hendrycks et al., 2021"),
-        Benchmark("GSM8K", "openai/gsm8k", "main", "test", "question", "answer", "Cobbe et al., 2021"),
-        Benchmark("AIME 2024", "HuggingFaceH4/aime_2024", None, "train", source="American Mathematics Competitions"),
-        Benchmark("AIME 2025", "yentinglin/aime_2025", None, "train", source="American Mathematics Competitions"),
-        Benchmark("AMC 2023", "math-ai/amc23", None, "test", "question", source="American Mathematics Competitions"),
+        Benchmark("MATH500", "HuggingFaceH4/MATH-500", source="Hendrycks et al., 2021; Lightman et al., 2023"),
+        Benchmark("GSM8K", "openai/gsm8k", "main", problem_column="question", source="Cobbe et al., 2021"),
+        Benchmark("AIME 2024", "HuggingFaceH4/aime_2024", split="train", source="American Mathematics Competitions"),
+        Benchmark("AIME 2025", "yentinglin/aime_2025", split="train", source="American Mathematics Competitions"),
+        Benchmark("AMC 2023", "math-ai/amc23", problem_column="question", source="American Mathematics Competitions"),
         Benchmark(
-            "GaoKao 2023 En", "MARIO-Math-Reasoning/Gaokao2023-Math-En", None, "train", "question", "answer", "MARIO"
+            "GaoKao 2023 En",
+            "MARIO-Math-Reasoning/Gaokao2023-Math-En",
+            split="train",
+            problem_column="question",
+            source="Liao et al., 2024",
         ),
-        Benchmark("Minerva Math", "math-ai/minervamath", None, "test", "question", source="Lewkowycz et al., 2022"),
-        Benchmark("LogiQA", "lucasmccabe/logiqa", None, "test", "query", "correct_option", "Liu et al., 2020"),
+        Benchmark("Minerva Math", "math-ai/minervamath", problem_column="question", source="Lewkowycz et al., 2022"),
+        Benchmark(
+            "LogiQA",
+            "baber/logiqa2",
+            problem_column="question",
+            context_column="text",
+            options_column="options",
+            source="Liu et al., 2023 (LogiQA 2.0)",
+        ),
     )
 }
 
@@ -56,41 +73,64 @@ def find_benchmark(given: Any) -> Benchmark:
 
     Args:
         given (`Benchmark` or `str`):
-            One; its name, whatever the case and the blanks; or `path:problem_column:solution_column` of a local file.
+            One; its name, whatever the case and the blanks; `name=path` for a local copy with the same columns; or
+            `path:problem_column:solution_column` of any local file.
 
     Raises:
-        `ValueError`: an unknown name, with the known ones.
+        `ValueError`: an unknown name, with the known ones, or an empty path or column.
     """
     if isinstance(given, Benchmark):
         return given
     known = {_plain(name): benchmark for name, benchmark in BENCHMARKS.items()}
     if _plain(given) in known:
         return known[_plain(given)]
-    path, *columns = given.rsplit(":", 2)
-    if len(columns) == 2:
+    name, _, copy = str(given).partition("=")
+    if _plain(name) in known and copy:
+        return replace(known[_plain(name)], dataset=copy, config=None)
+    path, *columns = str(given).rsplit(":", 2)
+    if len(columns) == 2 and path and all(columns):
         return Benchmark(Path(path).stem, path, None, "test", *columns)
     raise ValueError(
         f"`benchmarks` names {given!r}; known are {list(BENCHMARKS)}. Of a file of your own, write "
-        "'path:problem_column:solution_column'."
+        "'path:problem_column:solution_column'; of a local copy of a known one, 'name=path'."
     )
 
 
-def _plain(name: str) -> str:
-    return "".join(character for character in str(name).lower() if character.isalnum())
-
-
-def load_benchmark(given: Any, *, folder: str | None = None, conversational: bool = True) -> tuple[str, Dataset]:
+def load_benchmark(given: Any, *, conversational: bool = True) -> tuple[str, Dataset]:
     """
     A benchmark's name and problems, in TRL's columns.
 
     Args:
         given: see [`find_benchmark`].
-        folder (`str`, *optional*): a local copy with the same columns, in place of the Hub's.
         conversational (`bool`, defaults to `True`): whether prompts are chat messages.
+
+    Raises:
+        `ValueError`: an unknown benchmark, a missing column, or rows that are no problems.
+        `FileNotFoundError`: a local path that is not there.
     """
     benchmark = find_benchmark(given)
-    if folder is not None:
-        benchmark = replace(benchmark, dataset=folder, config=None)
-    options = {"problem_column": benchmark.problem_column, "solution_column": benchmark.solution_column}
-    options |= {"split": benchmark.split, "config": benchmark.config, "conversational": conversational}
-    return benchmark.name, load_problems(benchmark.dataset, **options)
+    columns = {"problem_column": benchmark.problem_column, "solution_column": benchmark.solution_column}
+    options = {"split": benchmark.split, "config": benchmark.config, "conversational": conversational}
+    problems = load_problems(benchmark.dataset, **columns, **options)
+    added = [column for column in (benchmark.context_column, benchmark.options_column) if column is not None]
+    if missing := [column for column in added if column not in problems.column_names]:
+        raise ValueError(f"{benchmark.dataset!r} has no column {missing}; it has {problems.column_names}.")
+    return benchmark.name, problems.map(partial(_lettered, benchmark)) if added else problems
+
+
+def _lettered(benchmark: Benchmark, row: dict) -> dict:
+    """The problem with its context and its options, and the letter of the one that is right."""
+    prompt, changed = row["prompt"], {}
+    text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+    if benchmark.context_column is not None:
+        text = f"{row[benchmark.context_column]}\n\n{text}"
+    if benchmark.options_column is not None:
+        options = row[benchmark.options_column]
+        text += "".join(f"\n{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
+        changed["solution"] = row["solution"] and ascii_uppercase[int(row["solution"])]
+    changed["prompt"] = text if isinstance(prompt, str) else [*prompt[:-1], {**prompt[-1], "content": text}]
+    return changed
+
+
+def _plain(name: str) -> str:
+    return "".join(character for character in str(name).lower() if character.isalnum())

@@ -2,29 +2,36 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+from .arms import JOINT, VOTES
+from .results import ArmResult, BenchmarkResult
+from .samples import Samples, write_whole
 
-from .arms import JOINT
-from .suite import ArmResult, BenchmarkResult
+FILES = ("results.json", "results.md", "samples.parquet")
+RATES = ("no_answer", "truncated", "leak", "unscorable")
 
 
 def to_dict(results: Mapping[str, BenchmarkResult]) -> dict[str, Any]:
     """Plain values, ready for JSON: each problem's samples are left out, which the parquet file has."""
 
-    def plain(arm: ArmResult) -> dict[str, Any]:
-        parts = {"avg_at_k": arm.avg, "pass_at_k": arm.pass_k, "maj_at_k": arm.maj}
-        estimates = {name: part and asdict(part) for name, part in parts.items()}
-        return {**estimates, "k": arm.right.shape[1], "rates": arm.rates, "tokens_per_problem": arm.tokens}
+    def describe(arm: ArmResult) -> dict[str, Any]:
+        return {
+            "samples_per_problem": arm.right.shape[1],
+            "avg_at_k": asdict(arm.avg),
+            "pass_at": {str(n): asdict(estimate) for n, estimate in arm.passes.items()},
+            "maj_at_k": arm.maj and asdict(arm.maj),
+            "rates": arm.rates,
+            "tokens_per_problem": arm.tokens,
+        }
 
     return {
         name: {
-            "arms": {arm: plain(values) for arm, values in result.arms.items()},
+            "k": result.k,
+            "arms": {arm: describe(values) for arm, values in result.arms.items()},
             "joint_less": {
                 arm: {
                     **asdict(result.differences[arm]),
@@ -33,6 +40,8 @@ def to_dict(results: Mapping[str, BenchmarkResult]) -> dict[str, Any]:
                 }
                 for arm in result.differences
             },
+            "left_out": result.left_out,
+            "self_consistency_over_joint_tokens": result.token_ratio,
         }
         for name, result in results.items()
     }
@@ -42,61 +51,68 @@ def to_markdown(results: Mapping[str, BenchmarkResult]) -> str:
     """A table of the arms for each benchmark, and of how much better the joint team is than each."""
     lines = []
     for name, result in results.items():
-        k = result.arms[JOINT].right.shape[1]
-        lines += [
-            f"## {name}",
-            "",
-            f"{result.arms[JOINT].avg.problems} problems, {k} samples each, 95 % intervals.",
-            "",
-        ]
+        k = result.k
+        lines += [f"## {name}", ""]
+        lines += [f"{len(result.arms[JOINT].right)} problems, {k} samples each, 95 % intervals.", ""]
         lines += [f"| arm | avg@{k} | pass@{k} | maj@{k} | tokens | no answer | truncated | leak | unscorable |"]
         lines += ["|---" * 9 + "|"]
         for arm, found in result.arms.items():
-            cells = [str(found.avg), _number(found.pass_k.value), _number(found.maj and found.maj.value)]
-            cells += ["?" if math.isnan(found.tokens) else f"{found.tokens:.0f}"]
-            cells += [_number(found.rates[rate]) for rate in ("no_answer", "truncated", "leak", "unscorable")]
+            votes = arm == VOTES  # one answer for each problem, whatever k
+            cells = ["-" if votes else str(found.avg), "-" if votes else str(found.passes[k])]
+            cells += ["-" if found.maj is None else str(found.maj), _number(found.tokens, ".1f")]
+            cells += [_number(found.rates[rate]) for rate in RATES]
             lines.append(f"| {arm} | " + " | ".join(cells) + " |")
         if result.differences:
-            lines += [
-                "",
-                "| joint less | difference | p | stands | joint right alone | other right alone |",
-                "|---" * 6 + "|",
-            ]
+            lines += ["", "| joint less | difference | p | stands | joint right alone | other right alone |"]
+            lines += ["|---" * 6 + "|"]
         for arm, found in result.differences.items():
-            stands = "yes" if found.stands else "no"
             help_, hurt = result.help[arm].value, result.hurt[arm].value
-            lines.append(f"| {arm} | {found} | {found.p:.4f} | {stands} | {_number(help_)} | {_number(hurt)} |")
-        lines += [""]
+            cells = [str(found), f"{found.p:.4f}", "yes" if found.stands else "no", _number(help_), _number(hurt)]
+            lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+        lines += ["", *_remarks(result)]
     lines += ["*stands*: significant at 5 % among the differences of its table, by Holm's correction.", ""]
     return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{value:.3f}"
+def _remarks(result: BenchmarkResult) -> list[str]:
+    """What must be known to read a table."""
+    remarks = [f"*{arm}* was left out: {why}." for arm, why in result.left_out.items()]
+    if VOTES in result.arms:
+        ratio = result.token_ratio
+        text = f"*{VOTES}*: the vote of answers of the single policy with {ratio:.3f} times the team's tokens"
+        if not result.equal_cost:
+            text += "; **not of equal cost**, which would be within 5 %"
+        remarks.append(f"{text}. Its difference is to the team's avg@{result.k}.")
+    return [line for remark in remarks for line in (remark, "")]
 
 
-def write_results(results: Mapping[str, BenchmarkResult], folder: str | Path) -> dict[str, Path]:
+def _number(value: float, form: str = ".3f") -> str:
+    return "-" if math.isnan(value) else format(value, form)
+
+
+def write_results(
+    results: Mapping[str, BenchmarkResult], samples: Samples, content: Mapping[str, Any], files: Sequence[Path]
+) -> None:
     """
-    Write `results.json` (with the settings), `results.md` and `samples.parquet` into an evaluation's folder.
+    Write `results.json`, `results.md` and `samples.parquet` into an evaluation's folder.
 
-    Returns:
-        `dict[str, Path]`: what each is -> its file.
+    Args:
+        results (`Mapping[str, BenchmarkResult]`): benchmark -> result.
+        samples ([`Samples`]): the folder.
+        content (`Mapping`): what `results.json` has beside the results: settings and versions.
+        files (`list[Path]`): the batches that the results are of.
     """
-    folder = Path(folder)
-    settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
-    content = _plain({"settings": settings, "benchmarks": to_dict(results)})
-    paths = {name: folder / name for name in ("results.json", "results.md", "samples.parquet")}
-    paths["results.json"].write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    paths["results.md"].write_text(to_markdown(results), encoding="utf-8")
-    parts = [pq.read_table(file) for file in sorted((folder / "samples").glob("*.parquet"))]
-    pq.write_table(pa.concat_tables(parts), paths["samples.parquet"])
-    return paths
+    found = json.dumps(_nulled({**content, "benchmarks": to_dict(results)}), indent=2, allow_nan=False) + "\n"
+    json_file, markdown, parquet = (samples.folder / name for name in FILES)
+    write_whole(json_file, found.encode())
+    write_whole(markdown, to_markdown(results).encode())
+    samples.gather(files, parquet)
 
 
-def _plain(value: Any) -> Any:
+def _nulled(value: Any) -> Any:
     """NaN, which JSON does not have, as null."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Mapping):
+        return {key: _nulled(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [_nulled(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,20 +1,21 @@
 """[`Team`]: a team that answers, from the folder of a run, from models, or from endpoints."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..generation import Completion, TransformersGenerator
+from ..calls import call
+from ..generation import Completion
 from ..team.answers import reader_of
+from ..team.completions import completion_text
 from ..team.prompts import Prompt
-from ..team.rollout import Episodes, run_team
+from ..team.rollout import Episodes, ask, run_team
 from ..team.topology import Topology, make_topology
 from ..verifier.clusters import cluster_answers, plurality
 from ..verifier.math_verifier import MathVerifier
-
-TEAM_FILE = "team.json"  # beside the agents' folders: who speaks, with which prompts, sampled how
+from .loading import find_folders, make_generators, read_team
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class TeamAnswer:
 
     @property
     def tokens(self) -> int | None:
-        """Tokens that all roles drew; `None` where a generator does not tell."""
+        """Tokens of all roles' texts; `None` where a generator does not tell."""
         counts = [completion.tokens for completion in self.completions.values()]
         return None if None in counts else sum(counts)
 
@@ -49,24 +50,43 @@ class Recorder:
 
     Args:
         generate (`Callable`): prompts -> texts; with a method `generate`, prompts -> [`Completion`], tokens are known.
+        roles (`list[str]`): who speaks with it, for the errors.
 
     Attributes:
         completions (`list[Completion]`): one for each prompt that it has had, in their order.
     """
 
-    def __init__(self, generate: Callable):
-        self.inner, self.completions = generate, []
+    def __init__(self, generate: Callable, roles: list[str]):
+        self.inner, self.roles, self.completions = generate, roles, []
 
     def __call__(self, prompts: list[Prompt]) -> list[str]:
-        drawn = self.inner.generate(prompts) if hasattr(self.inner, "generate") else self.inner(prompts)
-        made = [drawn_one if isinstance(drawn_one, Completion) else Completion(drawn_one) for drawn_one in drawn]
+        with self._naming_roles():
+            if hasattr(self.inner, "generate"):
+                drawn = call(self.inner.generate, prompts)
+            else:
+                drawn = ask(" and ".join(self.roles), self.inner, prompts)
+        made = [c if isinstance(c, Completion) else Completion(completion_text(c)) for c in drawn]
         self.completions += made
         return [completion.text for completion in made]
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("prompt_limit", "count_tokens"):  # what prompts are made to fit with
-            return getattr(self.inner, name)
-        raise AttributeError(name)
+        if name not in ("prompt_limit", "count_tokens"):  # what prompts are made to fit with
+            raise AttributeError(name)
+        with self._naming_roles():
+            found = getattr(self.inner, name)
+        return self._count_tokens if name == "count_tokens" else found
+
+    def _count_tokens(self, prompts: list[Prompt]) -> list[int]:
+        with self._naming_roles():
+            return call(self.inner.count_tokens, prompts)
+
+    @contextmanager
+    def _naming_roles(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            error.add_note(f"It was the generator of {self.roles}.")
+            raise
 
 
 class Team:
@@ -77,8 +97,8 @@ class Team:
         topology ([`Topology`]): who speaks, and with which prompts.
         generate (`Mapping[str, Callable]`): role -> generator; roles of one model may have the same one.
         outcome (`Callable`, *optional*):
-            Says where an answer stands, for the leak guard, and in a vote which answers are equal. [`MathVerifier`] by
-            default.
+            Says where an answer stands, for the leak guard, and in a vote which answers are equal; an evaluation
+            judges by it. A TRL reward function, [`MathVerifier`] by default.
 
     Raises:
         `ValueError`: a role without a generator.
@@ -96,6 +116,8 @@ class Team:
         folder: str | Path,
         *,
         generate: Mapping[str, Callable] | None = None,
+        outcome: Callable | None = None,
+        backend: str = "transformers",
         seed: int | None = None,
         **overrides: Any,
     ) -> "Team":
@@ -103,44 +125,61 @@ class Team:
         The team that a run saved.
 
         Args:
-            folder (`str` or `Path`): a run's `output_dir`, or a checkpoint: `team.json` and a folder per agent.
+            folder (`str` or `Path`):
+                A run's `output_dir`, or a checkpoint: `team.json` and a folder for each agent; of one role alone, its
+                model stands beside `team.json`.
             generate (`Mapping[str, Callable]`, *optional*):
                 Role or agent -> a generator in place of the saved model, such as an [`OpenAIGenerator`].
+            outcome (`Callable`, *optional*): as for [`Team`]; by default a [`MathVerifier`] that reads answers as the
+                run's did.
+            backend (`str`, defaults to `"transformers"`): or `"vllm"`, its offline engine.
             seed (`int`, *optional*): of the samples, one for the team.
             overrides:
-                Arguments of [`TransformersGenerator`] that replace how the run sampled: `temperature`, `top_p`,
-                `top_k`, `max_new_tokens`, `batch_size`, `model_init_kwargs`, `generation_kwargs`,
-                `chat_template_kwargs`.
+                Arguments of [`TransformersGenerator`] (or [`VLLMGenerator`]) that replace how the run sampled:
+                `temperature`, `top_p`, `top_k`, `max_new_tokens`, `model_init_kwargs`, `generation_kwargs`,
+                `chat_template_kwargs`, and others.
 
         Raises:
-            `ValueError`: no such folder, no team in it, an agent whose model is missing, or a generator of nobody.
+            `ValueError`: no such folder, no team in it, an agent whose model is missing or not whole, or a generator
+                of nobody.
         """
-        folder = Path(folder)
         topology, sampling, answer_pattern = read_team(folder)
         given = dict(generate or {})
-        if unknown := sorted(set(given) - {*topology.role_names, *topology.agents}):
-            raise ValueError(
-                f"`generate` names {unknown}; the team has the roles {list(topology.role_names)} and the agents "
-                f"{list(topology.agents)}."
-            )
-        made: dict[str, Callable] = {}
-        generators = {}
-        for role in topology.role_names:
-            agent = topology.agent_of(role)
-            if role in given or agent in given:
-                generators[role] = given.get(role, given.get(agent))
-                continue
-            if not (folder / agent).is_dir():
-                raise ValueError(
-                    f"{folder} has no model of the agent {agent!r}. Give one in `generate`, or save it again."
-                )
-            options = {**sampling.get(role, {}), **overrides}
-            key = repr((agent, sorted(options.items(), key=str)))
-            if key not in made:  # agents that are alike would draw alike from one seed
-                own_seed = None if seed is None else 1000 * seed + len(made)
-                made[key] = TransformersGenerator(str(folder / agent), seed=own_seed, **options)
-            generators[role] = made[key]
-        return cls(topology, generators, MathVerifier(answer_pattern=answer_pattern))
+        models = find_folders(folder, topology, _spoken_for(topology, given))
+        options = {"backend": backend, "seed": seed, **overrides}
+        generators = make_generators(topology, models, given, sampling, **options)
+        return cls(topology, generators, MathVerifier(answer_pattern=answer_pattern) if outcome is None else outcome)
+
+    @classmethod
+    def from_models(
+        cls,
+        models: str | Mapping[str, str],
+        topology: Any,
+        *,
+        generate: Mapping[str, Callable] | None = None,
+        outcome: Callable | None = None,
+        backend: str = "transformers",
+        seed: int | None = None,
+        **sampling: Any,
+    ) -> "Team":
+        """
+        A team of models that no run has saved together.
+
+        Args:
+            models (`str` or `Mapping[str, str]`): agent -> id or folder; or one for all agents.
+            topology: who speaks, as [`~ccpo.team.topology.make_topology`] takes it: a [`Topology`], or its kind.
+            generate, outcome, backend, seed: as for [`from_pretrained`].
+            sampling: arguments of every generator.
+
+        Raises:
+            `ValueError`: a topology that cannot be, or an agent without a model.
+        """
+        topology, given = make_topology(topology), dict(generate or {})
+        if isinstance(models, str | Path):
+            covered = _spoken_for(topology, given)
+            models = {agent: str(models) for agent in topology.agents if agent not in covered}
+        options = {"backend": backend, "seed": seed, **sampling}
+        return cls(topology, make_generators(topology, models, given, {}, **options), outcome)
 
     def __call__(self, problems: Sequence[Prompt] | Prompt, *, batch_size: int = 64) -> list[TeamAnswer] | TeamAnswer:
         """
@@ -163,15 +202,34 @@ class Team:
             answers += self.answer(list(problems[start : start + batch_size]))
         return answers
 
-    def answer(self, problems: list[Prompt], **options: Any) -> list[TeamAnswer]:
-        """One batch; `options` are [`run_team`]'s."""
-        recorders = {id(generate): Recorder(generate) for generate in self.generate.values()}
-        speak = {role: recorders[id(generate)] for role, generate in self.generate.items()}
-        ones = [1] * len(self.topology.roles)
-        episodes = run_team(self.topology, problems, speak, branches=ones, reader=reader_of(self.outcome), **options)
-        return self.read(episodes, {role: recorder.completions for role, recorder in speak.items()})
+    def answer(self, problems: list[Prompt], given: Mapping[str, list[Completion]] | None = None) -> list[TeamAnswer]:
+        """
+        One batch.
 
-    def read(self, episodes: Episodes, drawn: Mapping[str, list[Completion]]) -> list[TeamAnswer]:
+        Args:
+            problems (`list`): texts or chat messages.
+            given (`Mapping[str, list[Completion]]`, *optional*): role -> what it has said already about each.
+        """
+        given = dict(given or {})
+        speakers: dict[int, list[str]] = {}
+        for role in self.topology.role_names:
+            speakers.setdefault(id(self.generate[role]), []).append(role)
+        recorders = {key: Recorder(self.generate[roles[0]], roles) for key, roles in speakers.items()}
+        speak = {role: recorders[id(self.generate[role])] for role in self.topology.role_names}
+        episodes = run_team(
+            self.topology,
+            problems,
+            speak,
+            branches=[1] * len(self.topology.roles),
+            given={role: [completion.text for completion in said] for role, said in given.items()},
+            reader=reader_of(self.outcome),
+        )
+        drawn = {role: recorder.completions for role, recorder in speak.items()}
+        return self._read(episodes, drawn, given)
+
+    def _read(
+        self, episodes: Episodes, drawn: Mapping[str, list[Completion]], given: Mapping[str, list[Completion]]
+    ) -> list[TeamAnswer]:
         """The answers of a batch in which every role spoke once for each problem."""
         roles, said = self.topology.role_names, episodes.said
         shown = [self.topology.answer_roles[-1]] * len(episodes.prompts)
@@ -179,44 +237,24 @@ class Team:
             voters = self.topology.answer_roles
             texts = [list(row) for row in zip(*(said[name].texts for name in voters), strict=True)]
             shown = [voters[i] for i in plurality(texts, cluster_answers(texts, self.outcome))]
-        completions = {
-            role: drawn[role][said[role].start : said[role].start + len(said[role].texts)]
-            if said[role].prompts
-            else [Completion(text) for text in said[role].texts]
-            for role in roles
-        }
+        completions = {role: given.get(role) or drawn[role][said[role].start :] for role in roles}
         return [
             TeamAnswer(
                 text=said[shown[i]].texts[i],
                 role=shown[i],
                 texts={role: said[role].texts[i] for role in roles},
-                prompts={role: said[role].prompts[i] for role in roles if said[role].prompts},
+                prompts={role: said[role].prompts[i] for role in roles if role not in given},
                 completions={role: completions[role][i] for role in roles},
             )
             for i in range(len(episodes.prompts))
         ]
 
 
-def read_team(folder: Path) -> tuple[Topology, dict[str, dict[str, Any]], str | None]:
-    """
-    A saved team's topology, how each role was sampled, and where its answers stand.
-
-    Raises:
-        `ValueError`: no such folder, or no readable team in it.
-    """
-    file = Path(folder) / TEAM_FILE
-    if not file.is_file():
-        raise ValueError(
-            f"{folder} has no {TEAM_FILE}: it is not the folder of a trained team, or its save was cut short. Give "
-            "the run's `output_dir`, or a complete checkpoint of it."
-        )
-    try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
-        run = saved.pop("run", None) or {}
-        topology = make_topology(saved)
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} cannot be read as a team ({error}). Save the team again.") from error
-    return topology, run.get("sampling", {}), run.get("answer_pattern")
+def _spoken_for(topology: Topology, given: Mapping[str, Callable]) -> set[str]:
+    """The agents all of whose roles have a generator."""
+    return {
+        agent for agent in topology.agents if agent in given or all(role in given for role in topology.roles_of(agent))
+    }
 
 
 def _is_one(problems: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Callables that turn prompts into text: a local transformers model, or any OpenAI-compatible endpoint.
+"""Callables that turn prompts into text: a local model (transformers or vLLM), or any OpenAI-compatible endpoint.
 
 The drop-in reward functions reach the partner through one, and evaluation both roles. A generator maps a list of
 prompts, plain texts or conversations, to the list of their completions, in the same order.
@@ -7,5 +7,6 @@ prompts, plain texts or conversations, to the list of their completions, in the 
 from .completion import Completion
 from .endpoint import OpenAIGenerator
 from .local import TransformersGenerator
+from .offline import VLLMGenerator
 
-__all__ = ["Completion", "OpenAIGenerator", "TransformersGenerator"]
+__all__ = ["Completion", "OpenAIGenerator", "TransformersGenerator", "VLLMGenerator"]

@@ -35,3 +35,22 @@ def find_base(model: Any) -> Any:
             "folder, or give the base itself."
         )
     return base
+
+
+def read_adapter(model: Any) -> dict[str, Any] | None:
+    """
+    The configuration of the PEFT adapter that a folder holds; `None` of anything else.
+
+    Raises:
+        `ValueError`: a configuration that cannot be read, or names no base.
+    """
+    file = Path(model) / "adapter_config.json" if isinstance(model, str) else None
+    if file is None or not file.is_file():
+        return None
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(config[_KEY], str) and config[_KEY]:
+            return config
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise ValueError(f"{str(file)!r} names no base model. Set `{_KEY}` in it, or save the adapter again.")

@@ -124,6 +124,11 @@ class OpenAIGenerator:
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             pool.shutdown(cancel_futures=True)
+        failures = [error for f in futures if not f.cancelled() and (error := f.exception()) is not None]
+        if failures:
+            unasked = sum(future.cancelled() for future in futures)
+            counts = f"{len(futures) - len(failures) - unasked} were answered, {len(failures)} failed"
+            raise type(failures[0])(f"{failures[0]} Of {len(futures)} prompts {counts} and {unasked} were not asked.")
         replies = [future.result() for future in futures]
         empty = Counter(reply.why_empty for reply in replies if reply.why_empty)
         with _CLIENT_LOCK:

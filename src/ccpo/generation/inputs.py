@@ -121,3 +121,65 @@ def _taken(prompt: Any, render: Callable[[list], Any], who: str, where: str) -> 
         f"The chat template of {who} cannot render {where} ({type(refusal).__name__}: {refusal}). Set another one as "
         "`tokenizer.chat_template`, change the messages, or give text prompts."
     ) from refusal
+
+
+def check_chat_template(prompts: list, tokenizer: Any, template_kwargs: Mapping | None = None) -> None:
+    """Raise a `ValueError` where a prompt is a conversation and there is no chat template."""
+    if tokenizer.chat_template or (template_kwargs or {}).get("chat_template"):
+        return
+    for i, prompt in enumerate(prompts):
+        if not isinstance(prompt, str):
+            raise ValueError(
+                f"prompts[{i}] is a conversation and the tokenizer has no chat template: pass text prompts, or "
+                'chat_template_kwargs={"chat_template": ...}.'
+            )
+
+
+def encode_prompts(
+    prompts: list, tokenizer: Any, who: str, said: set[str], template_kwargs: Mapping | None = None
+) -> list[list[int]]:
+    """
+    Token ids of prompts: of a text as it stands, of a conversation by the chat template. A last message of the
+    assistant's is continued.
+
+    Args:
+        prompts (`list`): texts or conversations.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): has the chat template.
+        who (`str`), said (`set[str]`): as for [`render_prompts`].
+        template_kwargs (`Mapping`, *optional*): options of `apply_chat_template`.
+    """
+
+    def render(batch: list) -> list[list[int]]:
+        rows = []
+        for prompt in batch:
+            if isinstance(prompt, str):
+                rows.append(list(tokenizer(prompt)["input_ids"]))
+                continue
+            continued = prompt[-1]["role"] == "assistant"
+            options = {"add_generation_prompt": not continued, "continue_final_message": continued}
+            options |= {"tokenize": True, "return_dict": True, **(template_kwargs or {})}
+            rows.append(list(tokenizer.apply_chat_template(prompt, **options)["input_ids"]))
+        return rows
+
+    return render_prompts(prompts, render, who, said)
+
+
+def check_lengths(rows: list[list[int]], room: int, limit: int | None, limit_name: str) -> None:
+    """
+    Raise a `ValueError` where a prompt has no tokens, or leaves less room in the context than is to follow.
+
+    Args:
+        rows (`list[list[int]]`): token ids of the prompts.
+        room (`int`): tokens that are to follow each.
+        limit (`int`, *optional*): the context's; `None` where nobody says.
+        limit_name (`str`): what sets it.
+    """
+    for i, ids in enumerate(rows):
+        if not ids:
+            raise ValueError(f"prompts[{i}] has no tokens: there is nothing to continue.")
+        if limit is not None and len(ids) + room > limit:
+            raise ValueError(
+                f"prompts[{i}] has {len(ids)} tokens; with {room} to follow that exceeds the model's limit of "
+                f"{limit} (`{limit_name}`). Shorten the prompt, lower `max_new_tokens`, or use a model with a longer "
+                "context."
+            )

@@ -16,7 +16,7 @@ class ArmsMixin:
     def _evaluate_arms(self, inputs: list[dict[str, Any]], episodes: Episodes, group: int) -> dict[str, float]:
         """
         Metrics of a batch, `credit/ablated_<role>_accuracy` and `credit/swapped_<role>_accuracy` if `eval_arms` names
-        them, for each role that the answer is not of. The roles before it stay as they spoke.
+        them, for each role that another reads. The roles before it stay as they spoke.
 
         Args:
             inputs (`list[dict]`): this process's rows.
@@ -24,9 +24,9 @@ class ArmsMixin:
             group (`int`): rows of a prompt.
         """
         topology, accuracies = self.topology, {}
-        silent = [role for role in topology.role_names if role not in topology.answer_roles]
+        read = [role for role in topology.role_names if any(role in other.reads for other in topology.roles)]
         for arm in (arm for arm in self.args.eval_arms if arm != "without"):
-            for role in silent:
+            for role in read:
                 texts = episodes.said[role].texts
                 before = topology.role_names[: topology.role_names.index(role)]
                 given = {name: episodes.said[name].texts for name in before}

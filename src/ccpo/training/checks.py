@@ -135,9 +135,9 @@ def _check_agent_names(agents: tuple[str, ...], sharing: str) -> None:
 def _check_eval_arms(args: MultiAgentGRPOConfig, topology: Topology) -> None:
     if not {*args.eval_arms} - {"without"}:
         return
-    if not {*topology.role_names} - {*topology.answer_roles}:
+    if not any(role.reads for role in topology.roles):
         raise ValueError(
-            f"`eval_arms={args.eval_arms}` is of roles that the answer is not of, and the answer is of all roles "
+            f"`eval_arms={args.eval_arms}` is of roles that others read, and nobody reads another among "
             f"{list(topology.role_names)}. Set `eval_arms` to ['without'], or to []."
         )
     rows, group = args.per_device_eval_batch_size * args.world_size, args.num_generations_eval or args.num_generations

@@ -81,8 +81,8 @@ class MultiAgentGRPOConfig(GRPOConfig):
             credit looks at is drawn.
         eval_arms (`list[str]`, *optional*, defaults to `["without"]`):
             What an evaluation draws beside the team's answers. `"without"`: the team without each role. `"ablated"`:
-            each role that the answer is not of says nothing, under the usual prompts. `"swapped"`: it says what it
-            said about another problem.
+            each role that another reads says nothing, under the usual prompts. `"swapped"`: it says what it said about
+            another problem.
 
         vllm_engine_per_role (`bool`, *optional*, defaults to `True`):
             With `use_vllm` and separate policies: whether every agent has an engine (or a server) of its own.

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.team import TEAM_FILE
+from ..evaluation.loading import TEAM_FILE
 from ..team.answers import reader_of
 from ..team.topology import Topology
 from .numbers import SAMPLING

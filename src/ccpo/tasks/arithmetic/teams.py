@@ -16,8 +16,8 @@ from .dacr import FAMILY as ANSWER_CRITIQUE_REWRITE
 from .family import Family, part_name
 from .problems import problem_text, problems
 from .think_solve import FAMILY as THINK_SOLVE
-from .think_solve import SOLO_FAMILY
 from .vote import FAMILY as VOTE
+from .vote import SOLO_FAMILY
 
 FAMILIES = {family.kind: family for family in (THINK_SOLVE, SOLO_FAMILY, VOTE, ANSWER_CRITIQUE_REWRITE, CHAIN)}
 

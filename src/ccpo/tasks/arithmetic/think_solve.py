@@ -81,5 +81,3 @@ FAMILY = Family(
     },
     without_share=SOLO_SHARE,
 )
-# One policy alone. It starts where Think-Solve's Solver does, so that the two can be compared.
-SOLO_FAMILY = Family(kind="solo", arguments={"prompt": SOLO_PROMPT}, parts={"solver": Part(write_answer, steps=600)})

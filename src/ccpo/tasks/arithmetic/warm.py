@@ -57,9 +57,9 @@ def warm_start_team(
     """
     Train each agent's policy on demonstrations of all its roles, each seen once, and save it with its tokenizer.
 
-    Think-Solve's policies are trained one by one, see [`warm_start`]; alone, it is the Solver's, to the bit. Those
-    of other teams have a common start, on demonstrations of all roles, from which each agent goes on with its own.
-    Roles that do the same, such as voters, count once.
+    Think-Solve's policies are trained one by one, see [`warm_start`]. Those of the other teams have a common start, on
+    demonstrations of all roles, from which each agent goes on with its own. Roles that do the same, such as voters,
+    count once.
 
     Args:
         team ([`~ccpo.team.topology.Topology`]): from [`topology`].
@@ -76,7 +76,6 @@ def warm_start_team(
     Raises:
         `ValueError`: a team that the task cannot play.
     """
-    agents, team = team.agents, topology() if team.is_solo else team
     family, common, model = family_of(team), {part_name(role): role for role in team.role_names}, None
     if shared or family.common_steps:
         count = family.common_steps or sum(part.steps for part in family.parts.values())
@@ -84,9 +83,9 @@ def warm_start_team(
         changes = {"per_device_train_batch_size": COMMON_BATCH, "learning_rate": COMMON_LEARNING_RATE, **kwargs}
         model = _train(SHARED, os.path.join(output_dir, SHARED), rows, family, seed, changes)
     if shared:
-        return dict.fromkeys(agents, os.path.join(output_dir, SHARED))
+        return dict.fromkeys(team.agents, os.path.join(output_dir, SHARED))
     counts = {}
-    for agent in agents:
+    for agent in team.agents:
         counts[agent] = steps or sum(family.parts[part].steps for part in set(map(part_name, team.roles_of(agent))))
     return _warm_start(team, output_dir, seed, counts, kwargs, model)
 

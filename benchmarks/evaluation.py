@@ -1,0 +1,84 @@
+"""
+What an evaluation costs beside its answers: `evaluate` against `Team` called by hand on the same model and problems.
+
+    python benchmarks/evaluation.py [--turns 5] [--problems 128] [--k 4]
+
+The team is Think-Solve of two random policies of 0.9 million parameters that write 48 tokens each. By hand, it answers
+the problems of the arithmetic task k times, in the same batches, and so does the team without its first role; the
+verifier judges the answers. `evaluate` does that, and keeps and counts it: a parquet file for each batch, avg@k,
+pass@k, maj@k and differences with their intervals. Both in turn, each first every other time; `overhead_ratio` is the
+median over the turns of evaluate's seconds over those by hand. The larger the model, the smaller it is.
+
+Writes `outputs/bench/evaluation.json`.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from ccpo import TransformersGenerator
+from ccpo.evaluation import Team, evaluate
+from ccpo.report import write_json
+from ccpo.tasks import arithmetic
+from ccpo.tasks.arithmetic.policies import build_policy
+
+BATCH = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--problems", type=int, default=128)
+    parser.add_argument("--k", type=int, default=4)
+    default = Path(__file__).resolve().parents[1] / "outputs" / "bench" / "evaluation.json"
+    parser.add_argument("--output", type=Path, default=default)
+    options = parser.parse_args()
+
+    topology, tokenizer = arithmetic.topology("think_solve"), arithmetic.build_tokenizer()
+    generators = {
+        role: TransformersGenerator(build_policy(tokenizer, seed), tokenizer, max_new_tokens=48, seed=seed)
+        for seed, role in enumerate(topology.role_names)
+    }
+    team = Team(topology, generators)
+    first = topology.role_names[0]
+    rest = Team(topology.reduced(first), generators, team.outcome)
+    problems = arithmetic.build_dataset("test").select(range(options.problems))
+
+    def by_hand() -> None:
+        for own in (team, rest):
+            for start in range(0, options.problems, BATCH):
+                batch = problems[start : start + BATCH]
+                answers = own.answer([prompt for prompt in batch["prompt"] for _ in range(options.k)])
+                gold = [solution for solution in batch["solution"] for _ in range(options.k)]
+                own.outcome.score(gold=gold, prediction=[answer.text for answer in answers])
+
+    def evaluated() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            given = {"output_dir": folder, "k": options.k, "arms": [f"without_{first}"], "batch_size": BATCH}
+            evaluate(team, {"arithmetic": problems}, **given)
+
+    ways, seconds = {"by_hand": by_hand, "evaluate": evaluated}, {"by_hand": [], "evaluate": []}
+    for turn in range(options.turns + 1):
+        for name in sorted(ways, reverse=turn % 2 == 1):
+            start = time.perf_counter()
+            ways[name]()
+            if turn:  # the first one warms up
+                seconds[name].append(time.perf_counter() - start)
+    ratios = [e / h for e, h in zip(seconds["evaluate"], seconds["by_hand"], strict=True)]
+    figures = {
+        "overhead_ratio": statistics.median(ratios),
+        "overhead_ratios": ratios,
+        "seconds": {name: statistics.median(values) for name, values in seconds.items()},
+        "samples": 2 * options.problems * options.k,
+    }
+    write_json(figures, options.output)
+    print(figures)
+
+
+if __name__ == "__main__":
+    main()

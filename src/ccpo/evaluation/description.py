@@ -1,0 +1,109 @@
+"""What samples depend on, in plain values: generators with their models' weights, and outcome functions."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+from ..team.answers import reader_of
+from .loading import Player
+from .team import Team
+
+# Of a generator, what its samples do not depend on, or what is nobody's business.
+_LEFT_OUT = {"api_key", "seed", "max_concurrency", "max_retries", "timeout", "model", "processing_class"}
+_CHUNK, _CHUNKS = 1 << 16, 16  # bytes of a long file that are read, and at how many places
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*config.json", "tokenizer*.json", "chat_template*")
+
+
+def describe_team(team: Team, known: dict[int, Any] | None = None) -> dict[str, Any]:
+    """
+    Who speaks in a team, each with what, and what judges it.
+
+    Args:
+        team ([`Team`]): the team.
+        known (`dict`, *optional*): id of a generator -> its description, so that several teams' are made once.
+    """
+    known = {} if known is None else known
+    generators = {role: team.generate[role] for role in team.topology.role_names}
+    known |= {id(g): describe_generator(g) for g in generators.values() if id(g) not in known}
+    return {
+        "topology": team.topology.to_dict(),
+        "generators": {role: known[id(generate)] for role, generate in generators.items()},
+        "outcome": describe_outcome(team.outcome),
+    }
+
+
+def describe_generator(generate: Callable) -> dict[str, Any]:
+    """
+    A generator's kind, model and options. Of a model's folder or object there is a checksum under `weights`: a folder
+    into which another run was saved is another model. Of a callable of one's own its name is all that is known.
+    """
+    name = getattr(generate, "__qualname__", type(generate).__qualname__)
+    if not is_dataclass(generate):
+        return {"kind": name}
+    options = {f.name: getattr(generate, f.name) for f in fields(generate) if f.init and f.name not in _LEFT_OUT}
+    tokenizer = getattr(generate, "processing_class", None)
+    named = {"tokenizer": getattr(tokenizer, "name_or_path", tokenizer)}
+    return {"kind": name, **_describe_model(generate.model), **options, **(named if tokenizer is not None else {})}
+
+
+def describe_outcome(outcome: Callable) -> dict[str, Any]:
+    """An outcome function's name, and where it looks for answers."""
+    name = getattr(outcome, "__name__", type(outcome).__name__)
+    return {"name": name, "answer_pattern": reader_of(outcome).pattern}
+
+
+def identity(value: Any) -> Any:
+    """A description without the paths of what has a checksum: a folder by another name is the same model."""
+    if isinstance(value, Mapping):
+        moved = {"model", "tokenizer", "base"} if "weights" in value else set()
+        return {key: identity(item) for key, item in value.items() if key not in moved}
+    return [identity(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def find_difference(was: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The first place at which two descriptions differ, `generators.writer.top_p`, with both values."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        for key in {**was, **now}:
+            found = find_difference(was.get(key), now.get(key), f"{name}.{key}" if name else key)
+            if found is not None:
+                return found
+        return None
+    return None if was == now else (name, was, now)
+
+
+def plain(value: Any) -> Any:
+    """As JSON has it; what it does not have, as text."""
+    return json.loads(json.dumps(value, default=str))
+
+
+def _describe_model(model: Any) -> dict[str, Any]:
+    if isinstance(model, Player):
+        weights = {"model": model.name_or_path, "base": model.shared.base}
+        return weights | _checksums(weights.values())
+    if isinstance(model, str):
+        return {"model": model} | _checksums([model])
+    named = getattr(model, "name_or_path", "") or type(model).__name__
+    return {"model": named, "weights": [sum(p.double().sum().item() for p in model.parameters())]}
+
+
+def _checksums(names: Any) -> dict[str, Any]:
+    folders = list(dict.fromkeys(name for name in names if Path(name).is_dir()))
+    return {"weights": [checksum(Path(name)) for name in folders]} if folders else {}
+
+
+def checksum(folder: Path) -> int:
+    """Of a model's folder: names and sizes of its files, and what stands at some places of each."""
+    files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern) if file.is_file()})
+    found = 0
+    for file in files:
+        size = file.stat().st_size
+        found = crc32(f"{file.name} {size}".encode(), found)
+        step = max(_CHUNK, size // _CHUNKS)
+        with open(file, "rb") as stream:
+            for start in range(0, size, step):
+                stream.seek(start)
+                found = crc32(stream.read(_CHUNK), found)
+    return found

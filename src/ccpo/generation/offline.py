@@ -1,0 +1,194 @@
+"""A model in vLLM's offline engine as a generator."""
+
+import itertools
+import json
+import logging
+import weakref
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any
+
+import torch
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .bases import find_base, read_adapter
+from .completion import Completion
+from .inputs import (
+    TEXT_FOR_A_CHAT_MODEL,
+    check_chat_template,
+    check_lengths,
+    check_prompts,
+    check_range,
+    encode_prompts,
+)
+
+logger = logging.getLogger(__name__)
+
+_ENGINES: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # one of each base and options, while it is used
+_ADAPTERS = itertools.count(1)
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+_RESERVED = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", "detokenize"}
+
+
+@dataclass(eq=False)
+class VLLMGenerator:
+    """
+    A local, frozen model in vLLM's offline engine. Generators of one base share an engine.
+
+    Prompts are made as [`TransformersGenerator`] makes them, and sampling follows the arguments given here.
+
+    Args:
+        model (`str`): Model id or folder, also of a PEFT adapter, which is applied to its base.
+        processing_class (`str` or [`~transformers.PreTrainedTokenizerBase`], *optional*):
+            Tokenizer, or its id. By default the model's.
+        max_new_tokens (`int`, *optional*, defaults to `512`): Longest completion.
+        temperature (`float`, *optional*, defaults to `1.0`): Sampling temperature; `0` is greedy decoding.
+        top_p (`float`, *optional*, defaults to `1.0`): Probability mass to sample from.
+        top_k (`int`, *optional*): Number of likeliest tokens to sample from; `None` or `0` means all.
+        seed (`int`, *optional*): Of the samples: every prompt has one of its own, counted on from call to call.
+        lora_rank (`int`, *optional*):
+            Largest rank of the adapters that its engine is to take; by default its own adapter's. A base without an
+            adapter that others share takes theirs.
+        generation_kwargs (`dict`, *optional*): More options of `vllm.SamplingParams`; `stop_strings` is its `stop`.
+        model_init_kwargs (`dict`, *optional*): Options of `vllm.LLM`, e.g. `{"max_model_len": 8192}`.
+        chat_template_kwargs (`dict`, *optional*): Options of `apply_chat_template`.
+
+    Attributes:
+        completion_tokens (`int`): Tokens sampled so far, end-of-sequence tokens included.
+    """
+
+    model: str
+    processing_class: object = None
+    _: KW_ONLY
+    max_new_tokens: int = 512
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int | None = None
+    seed: int | None = None
+    lora_rank: int | None = None
+    generation_kwargs: dict | None = None
+    model_init_kwargs: dict | None = None
+    chat_template_kwargs: dict | None = None
+    completion_tokens: int = field(default=0, init=False, repr=False)
+    _loaded: tuple | None = field(default=None, init=False, repr=False)
+    _drawn: int = field(default=0, init=False, repr=False)  # prompts since the seed was set
+    _warned: bool = field(default=False, init=False, repr=False)
+    _folds: set = field(default_factory=set, init=False, repr=False)
+
+    def __post_init__(self):
+        if not isinstance(self.model, str):
+            raise TypeError(f"model must be a model id or a folder, got {type(self.model).__name__}.")
+        self.processing_class = self.model if self.processing_class is None else self.processing_class
+        check_range("max_new_tokens", self.max_new_tokens, 1)
+        check_range("temperature", self.temperature, 0, whole=False)
+        check_range("top_p", self.top_p, torch.finfo().tiny, 1, whole=False)
+        check_range("top_k", 0 if self.top_k is None else self.top_k, 0)
+        if reserved := sorted(_RESERVED & set(self.generation_kwargs or {})):
+            raise ValueError(f"generation_kwargs must not hold {reserved}: the generator sets them itself.")
+
+    def __getstate__(self) -> dict:
+        return {**self.__dict__, "_loaded": None}
+
+    def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
+        """The texts of [`generate`]."""
+        return [completion.text for completion in self.generate(prompts, max_new_tokens=max_new_tokens)]
+
+    def generate(self, prompts: list, *, max_new_tokens: int | None = None) -> list[Completion]:
+        """
+        Generate one completion per prompt.
+
+        Args:
+            prompts (`list[str]` or `list[list[dict]]`): Texts or conversations; a last assistant message is continued.
+            max_new_tokens (`int`, *optional*): Longest completion, in place of the generator's own.
+
+        Returns:
+            `list[Completion]`: The completions.
+
+        Raises:
+            `ValueError`: As [`TransformersGenerator.generate`], and options that `vllm.SamplingParams` does not know.
+        """
+        prompts = check_prompts(prompts)
+        limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
+        check_range("max_new_tokens", limit, 1)
+        if not prompts:
+            return []
+        engine, tokenizer, adapter = self._load()
+        if tokenizer.chat_template and not self._warned and any(isinstance(prompt, str) for prompt in prompts):
+            self._warned = True
+            logger.warning(TEXT_FOR_A_CHAT_MODEL, repr(self))
+        rows = self._ids(prompts)
+        check_lengths(rows, limit, self.context_length, "max_model_len")
+        given = [{"prompt_token_ids": ids} for ids in rows]
+        sampling = [self._sampling_params(limit, tokenizer) for _ in rows]
+        completions = []
+        for output in engine.generate(given, sampling, use_tqdm=False, lora_request=adapter):
+            drawn = output.outputs[0]
+            ids, by_token = list(drawn.token_ids), drawn.finish_reason == "stop" and type(drawn.stop_reason) is not str
+            text = tokenizer.decode(ids[:-1] if by_token else ids, skip_special_tokens=True)
+            completions.append(Completion(text, len(ids), drawn.finish_reason == "length"))
+        self.completion_tokens += sum(completion.tokens for completion in completions)
+        return completions
+
+    def reseed(self, seed: int) -> None:
+        """Begin anew with a seed: what is drawn next depends on it alone, as far as vLLM keeps to that."""
+        self.seed, self._drawn = seed, 0
+
+    @property
+    def context_length(self) -> int:
+        """Tokens that prompt and completion may have together."""
+        return self._load()[0].llm_engine.model_config.max_model_len
+
+    @property
+    def prompt_limit(self) -> int:
+        """Tokens that a prompt may have beside the longest completion."""
+        return self.context_length - self.max_new_tokens
+
+    def count_tokens(self, prompts: list) -> list[int]:
+        """Tokens of each prompt."""
+        return list(map(len, self._ids(check_prompts(prompts))))
+
+    def _ids(self, prompts: list) -> list[list[int]]:
+        tokenizer, options = self._load()[1], self.chat_template_kwargs
+        check_chat_template(prompts, tokenizer, options)
+        return encode_prompts(prompts, tokenizer, repr(self), self._folds, options)
+
+    def _sampling_params(self, max_tokens: int, tokenizer: PreTrainedTokenizerBase) -> Any:
+        from vllm import SamplingParams
+
+        more = dict(self.generation_kwargs or {})
+        more |= {"stop": more.pop("stop_strings")} if "stop_strings" in more else {}
+        more["stop_token_ids"] = [
+            *more.get("stop_token_ids", ()),
+            *([tokenizer.eos_token_id] * bool(tokenizer.eos_token)),
+        ]
+        seed = None if self.seed is None else (self.seed + self._drawn) % 2**32
+        self._drawn += 1
+        sampling = {"temperature": float(self.temperature), "top_p": float(self.top_p), "top_k": self.top_k or 0}
+        try:
+            return SamplingParams(max_tokens=max_tokens, seed=seed, **sampling, **more)
+        except TypeError as error:
+            raise ValueError(f"generation_kwargs={self.generation_kwargs!r} are not vLLM's: {error}") from error
+
+    def _load(self) -> tuple:
+        """The engine, the tokenizer, and the request for the adapter if there is one."""
+        if self._loaded is not None:
+            return self._loaded
+        try:
+            from vllm import LLM
+            from vllm.lora.request import LoRARequest
+        except ImportError as error:
+            raise ImportError("VLLMGenerator needs vLLM: pip install ccpo[vllm]") from error
+        adapter, options = read_adapter(self.model), dict(self.model_init_kwargs or {})
+        base = adapter["base_model_name_or_path"] if adapter else find_base(self.model)
+        if rank := self.lora_rank or (adapter or {}).get("r"):
+            fitting = next((known for known in _RANKS if known >= rank), rank)
+            options = {"enable_lora": True, "max_lora_rank": fitting, **options}
+        key = json.dumps([base, sorted(options.items())], default=str)
+        engine = _ENGINES.get(key)
+        if engine is None:
+            engine = _ENGINES[key] = LLM(base, **options)
+        tokenizer = self.processing_class
+        if isinstance(tokenizer, str):
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+        request = LoRARequest(self.model, next(_ADAPTERS), self.model) if adapter else None
+        self._loaded = engine, tokenizer, request
+        return self._loaded
