@@ -36,7 +36,7 @@ def main(
 ) -> None:
     quantization_config = read_model_config(model, args)["quantization_config"]
     if team.dataset_name is None:
-        name, task = team.task, TASKS[team.task]
+        task, name = TASKS[team.task], team.task
         topology, problems = team.make_topology(task.topology), task.build_dataset("test", **(team.task_kwargs or {}))
     else:
         name, topology = Path(team.eval_dataset_name or team.dataset_name).stem, team.make_topology()

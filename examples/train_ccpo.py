@@ -19,8 +19,8 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import yaml
 from accelerate import PartialState
@@ -34,7 +34,6 @@ from ccpo.evaluation import Team, evaluate_team, to_markdown
 from ccpo.evaluation import evaluate as evaluate_arms
 from ccpo.evaluation.arms import SINGLE, VOTES, build_arms
 from ccpo.evaluation.loading import make_generators
-from ccpo.evaluation.tables import FILES
 from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
 from ccpo.tasks import MODELS, TASKS
 from ccpo.training.checks import check_arguments
@@ -132,8 +131,8 @@ def load_generators(
     team: TeamArguments,
     args: MultiAgentGRPOConfig,
     quantization_config=None,
-) -> dict[str, Callable]:
-    """The agents' models by role, loaded and sampled as in training unless `eval_*` says otherwise."""
+):
+    """Generators of the agents' models, loaded and sampled as in training unless `eval_*` says otherwise."""
     loading = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
     if quantization_config is not None:
         loading["quantization_config"] = quantization_config
@@ -143,15 +142,15 @@ def load_generators(
     return make_generators(topology, paths, {}, sampling, seed=args.seed, model_init_kwargs=loading, **overrides)
 
 
-def evaluate(paths: dict[str, str], problems, outcome, topology, team: TeamArguments, *settings):
-    """Accuracy of the agents' models; `settings` are the last ones of [`load_generators`]."""
-    generators = load_generators(paths, topology, team, *settings)
+def evaluate(paths, problems, outcome, topology, team, args, quantization_config=None):
+    """Accuracy of the agents' models."""
+    generators = load_generators(paths, topology, team, args, quantization_config)
     return evaluate_team(problems, generators, outcome, topology=topology, batch_size=team.eval_batch_size)
 
 
 def make_single(models: dict[str, str], outcome, topology: Topology, team: TeamArguments, args, *settings) -> Team:
     """One policy, the answering agent's start, with room for all that the team writes."""
-    alone = Solo() if team.dataset_name else TASKS[team.task].topology("solo")
+    alone = Solo(prompt=None if team.dataset_name else TASKS[team.task].single_prompt)
     (role,), last = alone.role_names, topology.answer_roles[-1]
     paths = {alone.agent_of(role): models[topology.agent_of(last)]}
     (generate,) = load_generators(paths, alone, team, args, *settings).values()
@@ -160,14 +159,13 @@ def make_single(models: dict[str, str], outcome, topology: Topology, team: TeamA
     return Team(alone, {role: generate}, outcome)
 
 
-def compare_arms(whole: Team, problems, single: Team | None, team: TeamArguments, args) -> tuple[str, dict[str, Path]]:
-    """What the team does beside its arms: the tables, in words too, and the files."""
-    folder, name = Path(args.output_dir) / "evaluation", team.dataset_name or team.task
-    shutil.rmtree(folder, ignore_errors=True)  # samples of the team before this training
+def compare_arms(whole: Team, problems, single: Team | None, team: TeamArguments, args) -> tuple[str, Path]:
+    """What the team does beside its arms: the tables, in words too, and the folder."""
+    folder, name = Path(args.output_dir) / "evaluation", Path(team.dataset_name or team.task).stem
+    shutil.rmtree(folder, ignore_errors=True)  # of the team before this training
     options = {"arms": team.final_arms, "single": single, "batch_size": team.eval_batch_size, "seed": args.seed}
     results = evaluate_arms(whole, {name: problems}, output_dir=folder, **options)
-    words = "\n".join(map(say_who_helps, results.values()))
-    return to_markdown(results) + "\n" + words, {file: folder / file for file in FILES}
+    return "\n".join([to_markdown(results), *map(say_who_helps, results.values())]), folder
 
 
 def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
@@ -222,15 +220,15 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title)
         if evaluates:
             after = evaluate(trained, held_out, credit.outcome, *evaluation)
-            seconds = time.perf_counter() - started
-            summary = summarize(before, after, seconds=seconds, credit=team.credit, seed=args.seed)
-            paths["summary"] = write_json(summary, output / "summary.json")
             if team.final_arms:
                 whole = Team(topology, load_generators(trained, *evaluation), credit.outcome)
                 single = make_single(models, credit.outcome, *evaluation) if wants_single else None
-                arms, files = compare_arms(whole, held_out, single, team, args)
-                paths |= files
+                arms, paths["evaluation"] = compare_arms(whole, held_out, single, team, args)
                 print(arms)
+            seconds = time.perf_counter() - started
+            extra = {"seconds": seconds, "credit": team.credit, "seed": args.seed}
+            extra["peak_gigabytes"] = getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts kilobytes
+            paths["summary"] = write_json(summarize(before, after, **extra), output / "summary.json")
             show_summary(before, after, paths, seconds)
         else:
             print("\n".join(f"{label}: {path}" for label, path in paths.items()))

@@ -40,6 +40,10 @@ def parse(path, *arguments):
     return TrlParser((TeamArguments, MultiAgentGRPOConfig, ModelConfig)).parse_args_and_config(command)
 
 
+def topology_of(team):
+    return team.make_topology(*(() if team.dataset_name else (TASKS[team.task].topology,)))
+
+
 def header(path):
     lines = path.read_text().splitlines()
     return lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
@@ -64,15 +68,15 @@ def test_recipe_parses_and_passes_every_check(path, tmp_path):
     team, args, model = parse(path, "--output_dir", str(tmp_path))
     assert set(yaml.safe_load(path.read_text())) <= {*vars(team), *vars(args), *vars(model)}
     prompts = args.generation_batch_size // args.num_generations
-    topology = team.make_topology(*(() if team.dataset_name else (TASKS[team.task].topology,)))
+    topology = topology_of(team)
     rows = Dataset.from_dict({"prompt": ["1+1?"] * prompts, "solution": ["2"] * prompts})
     check_arguments({}, [team.make_credit()], args, rows, topology, get_peft_config(model))
-    assert (team.dataset_name is None) == bool({*TASKS} & {*path.parts})
+    assert (team.dataset_name is None) == any(task in name(path) for task in TASKS)
     makes_models = team.dataset_name is None and TASKS[team.task].build_models
     assert makes_models or model.model_name_or_path or (team.thinker_model and team.solver_model)
-    assert team.dataset_name is not None or team.task in path.parts
-    credit = {"chain": "ccpo", "single": "shared", "wordproblems": "shared"}.get(path.parent.name, path.parent.name)
-    assert team.credit == credit or "smoke" in path.parts
+    assert team.dataset_name is not None or team.task in name(path)
+    folders = {"chain": "ccpo", "single": "shared", "wordproblems": "shared"}
+    assert team.credit == folders.get(path.parent.name, path.parent.name) or path.parent.name == "smoke"
     assert topology.is_solo == (path in SINGLES)
 
 
@@ -159,7 +163,7 @@ def tokens_of_a_prompt(team, args):
     The most tokens that a prompt's texts may have in a generation batch, the mean over the turns of the schedule:
     every role's texts, passes without the roles that the credit asks about, and ratings in free text.
     """
-    topology = team.make_topology(*(() if team.dataset_name else (TASKS[team.task].topology,)))
+    topology = topology_of(team)
     credit, names = team.make_credit(), topology.role_names
     longest = {role: args.sampling_of(role, topology.agent_of(role))["max_new_tokens"] for role in names}
     branches = topology.branches(args.num_solves)
@@ -223,14 +227,12 @@ def test_a_policy_alone_costs_what_its_team_costs(path):
     assert family(ROOT / other) == family(path)
     (mine, my_args, my_model), (theirs, their_args, their_model) = parse(path), parse(ROOT / other)
     assert tokens_of_a_prompt(mine, my_args) == pytest.approx(tokens_of_a_prompt(theirs, their_args), rel=CLOSE)
+    alone = None if theirs.dataset_name else TASKS[theirs.task].single_prompt
+    lengths = {role: their_args.for_role(role, "max_completion_length") for role in ("thinker", "solver")}
+    assert my_args.max_completion_length == (sum(lengths.values()) if alone else lengths["solver"])
+    alone = alone or topology_of(theirs).prompts["solo_prompt"]
+    assert topology_of(mine).prompts == {"solver_prompt": alone}
     assert my_model.model_name_or_path == (their_model.model_name_or_path or theirs.solver_model)
-    asked = [t.make_topology(*(() if t.dataset_name else (TASKS[t.task].topology,))).prompts for t in (mine, theirs)]
-    if "wordproblems" in other:  # it writes all that the team writes
-        longest = my_args.max_completion_length
-        assert longest == sum(their_args.sampling_of(role)["max_new_tokens"] for role in ("thinker", "solver"))
-    else:  # it is the Solver alone
-        assert asked[0] == {"solver_prompt": asked[1]["solo_prompt"]}
-        assert my_args.max_completion_length == their_args.for_role("solver", "max_completion_length")
     for args in (my_args, their_args):
         assert args.generation_batch_size % args.num_generations == 0
     prompts = [args.generation_batch_size // args.num_generations for args in (my_args, their_args)]

@@ -135,7 +135,8 @@ def test_where_an_answer_stands(text, right):
 def test_a_team_of_another_kind_is_taken_as_it_is():
     own = {"kind": "think_solve", "solo_prompt": "{problem}"}
     assert teams.topology(own).solo_prompt == "{problem}"
-    assert teams.topology("solo").is_solo
+    assert teams.topology("solo").prompts == {"solver_prompt": teams.SINGLE_PROMPT}
+    assert teams.topology("vote").kind == "vote"
 
 
 @pytest.mark.parametrize("missing", [PACKAGE, "gguf"])

@@ -160,7 +160,7 @@ def say_who_helps(result: BenchmarkResult) -> str:
 
 
 def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str, Path], seconds: float) -> None:
-    """Print one table, before against after with 95 % intervals, and where the run's files are."""
+    """Print one table, before against after with 95 % intervals, their difference, and where the run's files are."""
     total = len(after.right) or after.joint.total
     table = Table(title=f"{total} held-out problems, 95 % intervals")
     for column in ("", "before", "after"):
@@ -177,6 +177,9 @@ def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str,
         table.add_row("no answer found", str(before.no_answer), str(after.no_answer))
     console = Console()
     console.print(table)
+    if before.right and after.right:
+        value, (low, high) = paired_difference(before, after)
+        console.print(f"joint accuracy, after less before: {value:+.3f} [{low:+.3f}, {high:+.3f}], paired by problem")
     for label, path in paths.items():
         console.print(f"{label}: {path}", soft_wrap=True)
     console.print(f"{seconds:.0f} seconds")

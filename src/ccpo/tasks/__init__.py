@@ -11,6 +11,7 @@ TASKS = {
         wordproblems.build_dataset,
         options=("two_steps", "terms", "factors"),
         answer_pattern=wordproblems.ANSWER_PATTERN,
+        single_prompt=wordproblems.SINGLE_PROMPT,
     ),
 }
 # What `model_name_or_path` may be beside ids and folders -> builds the model in a folder.

@@ -22,6 +22,7 @@ class Task:
             Makes the models of agents for which none is named: team, folder, seed -> agent -> folder. Without it, one
             has to be named.
         answer_pattern (`str`, *optional*): where answers stand, see [`~ccpo.MathVerifier`].
+        single_prompt (`str`, *optional*): what a single policy is asked; by default the problem as it is.
     """
 
     topology: Callable[[Any], Topology]
@@ -29,3 +30,4 @@ class Task:
     options: tuple[str, ...] = ()
     build_models: Callable[..., Mapping[str, str]] | None = None
     answer_pattern: str | None = field(default=None)
+    single_prompt: str | None = None

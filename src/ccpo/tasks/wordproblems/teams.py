@@ -26,6 +26,10 @@ THINKER_PROMPT = _prompt("{problem} {work}", "{problem}")
 SOLVER_PROMPT = _prompt("{problem} {work} = {result}", "{problem}{thought}")
 SOLO_PROMPT = _prompt("{problem} {result}", "{problem}")
 SINGLE_PROMPT = _prompt("{problem} {work} = {result}", "{problem}")  # one policy that writes both parts
+PROMPTS = {
+    "think_solve": {"thinker_prompt": THINKER_PROMPT, "solver_prompt": SOLVER_PROMPT, "solo_prompt": SOLO_PROMPT},
+    "solo": {"prompt": SINGLE_PROMPT},
+}
 
 # A number that is a line by itself, or what an equation ends with. Hence the leak guard leaves `5 + 4` of the thought
 # `5 + 4 = 9`, and nothing of `9`.
@@ -38,8 +42,8 @@ def topology(given: Any = "think_solve") -> Topology:
 
     Args:
         given (`Topology`, `str` or `Mapping`, defaults to `"think_solve"`):
-            What [`~ccpo.team.topology.make_topology`] takes. Think-Solve and a policy alone get the prompts of this
-            module where they do not give their own; any other team is taken as it is.
+            What [`~ccpo.team.topology.make_topology`] takes. Think-Solve and a policy alone, which writes the
+            calculation, too, get the prompts of this module where they give none; any other team is taken as it is.
 
     Returns:
         [`~ccpo.team.topology.Topology`]
@@ -48,10 +52,6 @@ def topology(given: Any = "think_solve") -> Topology:
         `ValueError`: what [`~ccpo.team.topology.make_topology`] raises.
     """
     values = {"kind": given} if isinstance(given, str) else given
-    prompts = {
-        "think_solve": {"thinker_prompt": THINKER_PROMPT, "solver_prompt": SOLVER_PROMPT, "solo_prompt": SOLO_PROMPT},
-        "solo": {"prompt": SINGLE_PROMPT},
-    }
-    if isinstance(values, dict) and values.get("kind") in prompts:
-        return make_topology({**prompts[values["kind"]], **values})
+    if isinstance(values, dict) and values.get("kind") in PROMPTS:
+        return make_topology({**PROMPTS[values["kind"]], **values})
     return make_topology(given)
