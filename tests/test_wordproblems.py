@@ -161,6 +161,7 @@ def test_smollm2_is_a_folder_that_loads(tmp_path):
     folder = build_smollm2(tmp_path / "model")
     tokenizer, loaded = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
     assert loaded.dtype == torch.float32 and not hasattr(loaded.config, "quantization_config")
+    assert tokenizer.chat_template is None
     ends = loaded.generation_config.eos_token_id
     assert tokenizer.eos_token_id in ends and tokenizer("\n")["input_ids"] == [198] and 198 in ends
     assert not any("\n" in tokenizer.decode(i) for i in range(len(tokenizer)) if i not in ends)

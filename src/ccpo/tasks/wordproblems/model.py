@@ -44,7 +44,8 @@ def build_smollm2(output_dir: str | Path, seed: int = 0) -> str:
     folder that has it already is left as it is.
 
     The weights are those of a file quantised to 4 bits. Every token with a newline in it ends a completion, as the
-    task's prompts want it, beside the model's own `<|im_end|>`.
+    task's prompts want it, beside the model's own `<|im_end|>`, and the tokenizer has no chat template: asked in chat
+    messages, this model is hardly ever right.
 
     Args:
         output_dir (`str` or `Path`): the folder.
@@ -63,6 +64,7 @@ def build_smollm2(output_dir: str | Path, seed: int = 0) -> str:
     logger.info("Converting %s, once, to %s", weights.name, output_dir)
     where = {"pretrained_model_name_or_path": weights.parent, "gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(**where, padding_side="left")
+    tokenizer.chat_template = None
     quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
     del quantised.config.quantization_config  # with which nothing could be saved
     with torch.device("meta"):  # no random weights, which would take as long as all the rest
