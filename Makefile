@@ -25,7 +25,7 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 demo: $(STAMP)  ## train a tiny team with C3 on the embedded task, minutes on two cores
 	$(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml examples/train_ccpo.py --seed $(SEED)
 
-study: $(STAMP)  ## one policy alone against teams, credit against credit: two hours on two cores, resumable; docs/study.md
+study: $(STAMP)  ## one policy alone against teams, credit against credit: 65 CPU minutes on each of two cores, resumable; docs/study.md
 	$(BIN)/python benchmarks/study
 
 test: $(STAMP)
