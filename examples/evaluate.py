@@ -26,7 +26,7 @@ from ccpo import MultiAgentGRPOConfig
 from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.data import load_problems
 from ccpo.evaluation import Team, evaluate, to_markdown
-from ccpo.tasks import arithmetic
+from ccpo.tasks import TASKS
 
 DEFAULTS = ("--output_dir", "outputs/evaluate", "--num_eval_problems", "256", "--warm_start_steps", "20")
 
@@ -36,8 +36,8 @@ def main(
 ) -> None:
     quantization_config = read_model_config(model, args)["quantization_config"]
     if team.dataset_name is None:
-        name, topology = "arithmetic", team.make_topology(arithmetic.topology)
-        problems = arithmetic.build_dataset("test")
+        task, name = TASKS[team.task], team.task
+        topology, problems = team.make_topology(task.topology), task.build_dataset("test", **(team.task_kwargs or {}))
     else:
         name, topology = Path(team.eval_dataset_name or team.dataset_name).stem, team.make_topology()
         problems = load_problems(

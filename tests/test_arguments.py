@@ -16,6 +16,7 @@ from trl import ModelConfig, ScriptArguments
 
 from ccpo import AnswerCritiqueRewrite, Chain, MultiAgentGRPOTrainer, SharedCredit, ThinkSolve, Vote
 from ccpo.arguments import _SETTINGS, TeamArguments
+from ccpo.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 CPU = ["--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--num_generations", "2"]
@@ -55,8 +56,14 @@ def command(monkeypatch, tmp_path, example):
 
     monkeypatch.setattr(module, "load_problems", load_problems)
     monkeypatch.setattr(module, "MultiAgentGRPOTrainer", trainer)
-    monkeypatch.setattr(module, "build_tiny_model", lambda *args, **kwargs: seen.update(built=True))
-    monkeypatch.setattr(module.arithmetic, "warm_start", lambda *args, **kwargs: seen.update(built=True))
+
+    def build(*args, **kwargs):
+        seen.update(built=True)
+
+    monkeypatch.setitem(module.MODELS, "tiny-random", build)
+    monkeypatch.setitem(
+        module.TASKS, "arithmetic", dataclasses.replace(module.TASKS["arithmetic"], build_models=build)
+    )
 
     def run(*arguments):
         name = [] if "--dataset_name" in arguments else ["--dataset_name", "a/dataset"]
@@ -165,6 +172,9 @@ def test_refused(field, command):
         (["--eval_temperature", "-1"], "`eval_temperature` must be a finite number >= 0, got -1.0"),
         (["--eval_top_p", "1.5"], r"`eval_top_p` must be a number in \(0, 1\], got 1.5"),
         (["--warm_start_steps", "3"], "`warm_start_steps=3` has no effect with `dataset_name`"),
+        (["--task", "wordproblems"], "`task='wordproblems'` has no effect with `dataset_name`"),
+        (["--final_arms", "swapped_thinker"], r"`final_arms=\['swapped_thinker'\]` needs problems. Set `num_eval_"),
+        (["--final_arms", "swapped_x", "--num_eval_problems", "2"], r"`arms` has \['swapped_x'\]; this team has"),
         (["--credit", "sepo", "--coef", "0.5"], "`coef=0.5` has no effect with `credit='sepo'`. Set `credit='ccpo'`"),
         (["--blame_coef", "0.5"], "`blame_coef=0.5` has no effect with `credit='ccpo'`. Set `credit='sepo'`"),
         (["--thinker_prompt", "Plan."], "`thinker_prompt` must contain {problem}, got 'Plan.'"),
@@ -188,6 +198,36 @@ def test_the_embedded_task_takes_no_field_of_a_dataset(field, value):
         ValueError, match=rf"`{field}={value!r}` has no effect on the embedded task. Set `dataset_name`"
     ):
         TeamArguments(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"task": "sums"}, r"`task` must be one of \['arithmetic', 'wordproblems'\], got 'sums'"),
+        (
+            {"task_kwargs": {"terms": [1, 9]}},
+            r"`task_kwargs` must be a mapping with keys of \[\] with `task='arithmetic'`",
+        ),
+        ({"task": "wordproblems", "task_kwargs": {"term": 9}}, r"with keys of \['two_steps', 'terms', 'factors'\]"),
+        ({"task": "wordproblems", "warm_start_steps": 3}, "`task='wordproblems'`, which has no warm start. Leave it"),
+    ],
+)
+def test_what_a_task_cannot_be(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TeamArguments(**fields)
+
+
+def test_a_task_says_where_its_answers_stand():
+    own = TeamArguments(task="wordproblems", task_kwargs="{two_steps: 0.5}")
+    assert own.task_kwargs == {"two_steps": 0.5}
+    assert own.make_credit().outcome.reader.pattern == TASKS["wordproblems"].answer_pattern
+    assert TeamArguments(task="wordproblems", answer_pattern="= (.+)").make_credit().outcome.reader.pattern == "= (.+)"
+    assert TeamArguments().make_credit().outcome.reader.pattern is None
+
+
+def test_a_task_without_models_needs_one(command):
+    with pytest.raises(ValueError, match="`model_name_or_path` is required with `task='wordproblems'`"):
+        command.module.main(*command.module.parse_arguments(["--task", "wordproblems", "--output_dir", "out", *CPU]))
 
 
 def test_every_setting_of_a_scheme_is_a_field():
@@ -266,7 +306,7 @@ def test_prompts_in_a_recipe_and_on_the_command_line(command, tmp_path):
     topology = command("--config", str(recipe), "--solo_prompt", "Alone: {problem}")["topology"]
     assert topology.prompts == {**PROMPTS, "solo_prompt": "Alone: {problem}"}
     assert command()["topology"] == ThinkSolve()
-    embedded = TeamArguments(thinker_prompt="{problem}?").make_topology(command.module.arithmetic.topology)
+    embedded = TeamArguments(thinker_prompt="{problem}?").make_topology(command.module.TASKS["arithmetic"].topology)
     assert (embedded.thinker_prompt, embedded.solo_prompt) == ("{problem}?", "{problem} Answer: ")
 
 

@@ -1,6 +1,7 @@
 """Bad input: an error that names field, value and remedy, before any model loads."""
 
 import configparser
+import dataclasses
 import importlib.util
 import os
 import shutil
@@ -731,9 +732,14 @@ def train_ccpo(monkeypatch):
     spec = importlib.util.spec_from_file_location("train_ccpo_under_test", ROOT / "examples" / "train_ccpo.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    for name in ("warm_start", "build_tiny_model"):
-        owner = module.arithmetic if name == "warm_start" else module
-        monkeypatch.setattr(owner, name, lambda *args, **kwargs: pytest.fail("a model was built"))
+
+    def build(*args, **kwargs):
+        pytest.fail("a model was built")
+
+    monkeypatch.setitem(module.MODELS, "tiny-random", build)
+    monkeypatch.setitem(
+        module.TASKS, "arithmetic", dataclasses.replace(module.TASKS["arithmetic"], build_models=build)
+    )
     return lambda *arguments: module.main(*module.parse_arguments([*arguments]))
 
 

@@ -28,7 +28,7 @@ from ccpo.training.credit_checks import check_credit, check_role_kwargs
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 NOT_METRICS = {"step", "train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss"}
-NOT_METRICS |= {"total_flos"}
+NOT_METRICS |= {"total_flos", "runtime", "samples_per_second", "steps_per_second"}
 
 
 def documented() -> set[str]:
@@ -40,7 +40,7 @@ def general(name: str) -> str:
     role = "(thinker|solver|first|second)"
     name = re.sub(rf"^{role}/", "<role>/", name)
     name = re.sub(rf"^credit/{role}/", "credit/<role>/", name)
-    name = re.sub(rf"^(credit|rollout)/without_{role}_", r"\1/without_<role>_", name)
+    name = re.sub(rf"^(credit|rollout)/(without|ablated|swapped)_{role}_", r"\1/\2_<role>_", name)
     name = re.sub(rf"^(rating|rollout)/{role}_", r"\1/<role>_", name)
     return re.sub(r"/rewards/[a-z_]+/", "/rewards/<function>/", name)
 
@@ -64,10 +64,13 @@ def test_glossary_is_what_runs_emit(model_dirs, chat_dataset, make_config, outco
         (SelfEvaluatedCredit(outcome, rating_max_tokens=4, rating_prompt="{role} {outcome}"), None, 0.0),
         (CounterfactualCredit(outcome), Chain(["first", "second"]), 0.0),
     ):
-        args = make_config(schedule="joint", beta=beta, per_device_train_batch_size=8)
+        sizes = {"per_device_train_batch_size": 8, "per_device_eval_batch_size": 8}
+        args = make_config(schedule="joint", beta=beta, eval_arms=["without", "ablated", "swapped"], **sizes)
         trainer = MultiAgentGRPOTrainer(model_dirs["qwen3"], credit, args, chat_dataset, topology=topology)
         trainer.train()
-        emitted |= {general(name) for row in trainer.state.log_history for name in row} - NOT_METRICS
+        trainer.evaluate(chat_dataset.select(range(2)))
+        names = {name.removeprefix("eval_") for row in trainer.state.log_history for name in row}
+        emitted |= {general(name) for name in names} - NOT_METRICS
     assert emitted - documented() == set(), "not in docs/metrics.md"
     assert documented() - emitted == set(), "in docs/metrics.md, but no run emits it"
 

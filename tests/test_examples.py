@@ -1,5 +1,6 @@
 """Each example runs as its docstring launches it, with tiny steps, offline and without a model on disk."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -102,7 +103,8 @@ def train_ccpo(monkeypatch):
     module.processes = 2
     state = {"is_main_process": True, "wait_for_everyone": lambda: None}
     monkeypatch.setattr(module, "PartialState", lambda: SimpleNamespace(num_processes=module.processes, **state))
-    monkeypatch.setattr(module.arithmetic, "warm_start_team", lambda *args, **kwargs: None)
+    task = dataclasses.replace(module.TASKS["arithmetic"], build_models=lambda *args, **kwargs: None)
+    monkeypatch.setitem(module.TASKS, "arithmetic", task)
     return module
 
 
@@ -123,7 +125,7 @@ def test_several_processes_are_told_the_arguments_of_their_team(scheme, argument
     recipe = ROOT / "recipes" / "arithmetic" / scheme / "config_demo.yaml"
     command = ["--config", str(recipe), "--output_dir", str(tmp_path / "my runs"), *arguments]
     team, args, model = train_ccpo.parse_arguments(command)
-    topology = team.make_topology(train_ccpo.arithmetic.topology)
+    topology = team.make_topology(train_ccpo.TASKS["arithmetic"].topology)
     expected = dict.fromkeys(topology.agents, "mine")
     expected |= {agent: str(tmp_path / "my runs" / "warm_start" / folder) for agent, folder in models.items()}
     with pytest.raises(
@@ -171,6 +173,23 @@ def test_what_was_saved_is_evaluated_and_printed(name, train_ccpo, tmp_path, cap
     printed = capsys.readouterr().out
     for agent, folder in folders.items():
         assert re.search(rf"{agent}:? +{re.escape(str(out / folder))}$", printed, re.MULTILINE), printed
+
+
+def test_the_arms_of_a_trained_team_are_evaluated_and_said_in_words(train_ccpo, tmp_path, capsys):
+    """On word problems, with a tiny model in the place of the real one; a second run keeps nothing of the first."""
+    train_ccpo.processes, out = 1, tmp_path / "out"
+    recipe = "recipes/SmolLM2-135M-Instruct/wordproblems/config_demo.yaml"
+    given = ["--config", str(ROOT / recipe), "--model_name_or_path", "tiny-random", "--output_dir", str(out)]
+    given += ["--num_eval_problems", "4", "--per_device_train_batch_size", "8", "--disable_tqdm", "true"]
+    for steps in ("1", "2"):
+        train_ccpo.main(*train_ccpo.parse_arguments([*given, "--max_steps", steps]))
+    printed = capsys.readouterr().out
+    results = json.loads((out / "evaluation" / "results.json").read_text())
+    arms = ["joint", "without_thinker", "ablated_thinker", "swapped_thinker", "single"]
+    assert list(results["benchmarks"]["wordproblems"]["arms"]) == arms
+    assert "It is not seen that the thinker helps: the team is right in 0.000 of the problems" in printed
+    assert "The team is not seen to be better than one policy that was not trained" in printed
+    assert json.loads((out / "summary.json").read_text())["joint_accuracy_difference_interval"] == [0, 0]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)

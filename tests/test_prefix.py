@@ -157,3 +157,14 @@ def test_what_it_does_not_go_with(settings, message, model_dirs, make_config, te
     args = make_config(prefix_caching=True, **settings)
     with pytest.raises(ValueError, match=message):
         MultiAgentGRPOTrainer(model_dirs["llama"], outcome, args, text_dataset)
+
+
+def test_the_head_gets_what_lies_side_by_side():
+    """Of the last columns of a batch torch would copy a frozen head for every row."""
+    model, seen = make_generator_model(LlamaConfig), []
+    ids, mask, _ = batch()
+    with caching_common_prefix(model):
+        hook = model.lm_head.register_forward_pre_hook(lambda _, args: seen.append(args[0].is_contiguous()))
+        model(input_ids=ids, attention_mask=mask, use_cache=False, logits_to_keep=3)
+        hook.remove()
+    assert seen == [True] and not model.lm_head._forward_pre_hooks

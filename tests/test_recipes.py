@@ -15,7 +15,7 @@ from trl import ModelConfig, TrlParser, get_peft_config
 from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer
 from ccpo.arguments import TeamArguments
 from ccpo.rewards.schemes import SCHEMES
-from ccpo.tasks import arithmetic
+from ccpo.tasks import TASKS, arithmetic
 from ccpo.training.checks import check_arguments
 
 ROOT = Path(__file__).parents[1]
@@ -27,7 +27,7 @@ RECIPES = sorted(path for path in (ROOT / "recipes").rglob("*.yaml") if path not
 SINGLES = [path for path in RECIPES if path.parent.name == "single"]
 PAPER = [path for path in RECIPES if path.parts[-3].startswith("Qwen") and "lora" not in path.stem]
 PAPER_TEAMS = [path for path in PAPER if path not in SINGLES]
-DEMOS = [path for path in RECIPES if path.stem == "config_demo"]
+DEMOS = [path for path in RECIPES if path.stem == "config_demo" and "arithmetic" in path.parts]
 
 
 def name(path):
@@ -38,6 +38,10 @@ def parse(path, *arguments):
     """The recipe as `examples/train_ccpo.py` reads it; on a CPU without bf16 where the recipe asks for a GPU."""
     command = ["--config", str(path), "--use_cpu", "true", "--bf16", "false", *arguments]
     return TrlParser((TeamArguments, MultiAgentGRPOConfig, ModelConfig)).parse_args_and_config(command)
+
+
+def topology_of(team):
+    return team.make_topology(*(() if team.dataset_name else (TASKS[team.task].topology,)))
 
 
 def header(path):
@@ -64,13 +68,15 @@ def test_recipe_parses_and_passes_every_check(path, tmp_path):
     team, args, model = parse(path, "--output_dir", str(tmp_path))
     assert set(yaml.safe_load(path.read_text())) <= {*vars(team), *vars(args), *vars(model)}
     prompts = args.generation_batch_size // args.num_generations
-    topology = team.make_topology(*(() if team.dataset_name else (arithmetic.topology,)))
+    topology = topology_of(team)
     rows = Dataset.from_dict({"prompt": ["1+1?"] * prompts, "solution": ["2"] * prompts})
     check_arguments({}, [team.make_credit()], args, rows, topology, get_peft_config(model))
-    assert (team.dataset_name is None) == ("arithmetic" in path.parts)
-    assert team.dataset_name is None or model.model_name_or_path or (team.thinker_model and team.solver_model)
-    credit = {"chain": "ccpo", "single": "shared"}.get(path.parent.name, path.parent.name)
-    assert team.credit == credit or path.parent.name == "smoke"
+    assert (team.dataset_name is None) == any(task in name(path) for task in TASKS)
+    makes_models = team.dataset_name is None and TASKS[team.task].build_models
+    assert makes_models or model.model_name_or_path or (team.thinker_model and team.solver_model)
+    assert team.dataset_name is not None or team.task in name(path)
+    folders = {"chain": "ccpo", "single": "shared", "wordproblems": "shared"}
+    assert team.credit == folders.get(path.parent.name, path.parent.name) or path.parent.name == "smoke"
     assert topology.is_solo == (path in SINGLES)
 
 
@@ -157,7 +163,7 @@ def tokens_of_a_prompt(team, args):
     The most tokens that a prompt's texts may have in a generation batch, the mean over the turns of the schedule:
     every role's texts, passes without the roles that the credit asks about, and ratings in free text.
     """
-    topology = team.make_topology(*(() if team.dataset_name else (arithmetic.topology,)))
+    topology = topology_of(team)
     credit, names = team.make_credit(), topology.role_names
     longest = {role: args.sampling_of(role, topology.agent_of(role))["max_new_tokens"] for role in names}
     branches = topology.branches(args.num_solves)
@@ -221,12 +227,12 @@ def test_a_policy_alone_costs_what_its_team_costs(path):
     assert family(ROOT / other) == family(path)
     (mine, my_args, my_model), (theirs, their_args, their_model) = parse(path), parse(ROOT / other)
     assert tokens_of_a_prompt(mine, my_args) == pytest.approx(tokens_of_a_prompt(theirs, their_args), rel=CLOSE)
-    assert my_args.max_completion_length == their_args.for_role("solver", "max_completion_length")
+    alone = None if theirs.dataset_name else TASKS[theirs.task].single_prompt
+    lengths = {role: their_args.for_role(role, "max_completion_length") for role in ("thinker", "solver")}
+    assert my_args.max_completion_length == (sum(lengths.values()) if alone else lengths["solver"])
+    alone = alone or topology_of(theirs).prompts["solo_prompt"]
+    assert topology_of(mine).prompts == {"solver_prompt": alone}
     assert my_model.model_name_or_path == (their_model.model_name_or_path or theirs.solver_model)
-    alone = theirs.make_topology(*(() if theirs.dataset_name else (arithmetic.topology,))).prompts["solo_prompt"]
-    assert mine.make_topology(*(() if mine.dataset_name else (arithmetic.topology,))).prompts == {
-        "solver_prompt": alone
-    }
     for args in (my_args, their_args):
         assert args.generation_batch_size % args.num_generations == 0
     prompts = [args.generation_batch_size // args.num_generations for args in (my_args, their_args)]

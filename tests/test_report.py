@@ -2,14 +2,17 @@
 
 import json
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
 import pytest
+import torch
 
-from ccpo.evaluation import Proportion, TeamEvaluation
-from ccpo.report import TeamProgressCallback, plot_curves, show_summary, smooth, summarize, write_json
+from ccpo.evaluation import ArmResult, BenchmarkResult, Proportion, TeamEvaluation, paired_difference
+from ccpo.evaluation.statistics import Difference, Estimate
+from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, smooth, summarize, write_json
 
 BEFORE = TeamEvaluation(Proportion(100, 600), Proportion(60, 600), Proportion(90, 600))
 AFTER = TeamEvaluation(
@@ -99,6 +102,13 @@ def test_table_is_printed(tmp_path, capsys):
     assert str(BEFORE.leak) in rows["leak rate"] and str(AFTER.leak) in rows["leak rate"]
     assert rows["joint accuracy"].index(str(BEFORE.joint)) < rows["joint accuracy"].index(str(AFTER.joint))
     assert "no answer found" not in rows  # not known before
+    assert "after less before" not in out  # not known by problem
+    right = (1.0,) * 6 + (0.0,) * 6
+    before, after = replace(BEFORE, right=right[6:] * 2), replace(AFTER, right=right)
+    show_summary(before, after, {}, seconds=1)
+    value, (low, high) = paired_difference(before, after)
+    line = f"joint accuracy, after less before: +0.500 [{low:+.3f}, {high:+.3f}], paired by problem"
+    assert value == 0.5 and line in capsys.readouterr().out
     show_summary(AFTER, AFTER, {}, seconds=1)
     assert f"no answer found │ {AFTER.no_answer}" in " ".join(capsys.readouterr().out.split())
     assert f"summary: {paths['summary']}" in out and "61 seconds" in out
@@ -112,3 +122,26 @@ def test_progress_shows_the_accuracies_only():
     for rate in (0.0, 0.25):
         callback.on_log(None, None, None, logs={"credit/joint_accuracy": 0.5, "credit/no_answer_rate": rate})
     assert shown == [{"joint": "0.51"}, {"joint": "0.50"}, {"joint": "0.50", "no answer": "0.25"}]
+
+
+@pytest.mark.parametrize(
+    ("without", "silent", "verdict"),
+    [
+        ((0.2, 0.4), (0.1, 0.3), "The critic helps"),
+        ((0.2, 0.4), (-0.1, 0.3), "It is not seen that the critic helps"),
+        ((0.2, 0.4), (-0.3, -0.1), "The critic hurts"),
+        ((0.0, 0.4), (0.1, 0.3), "It is not seen that the critic helps"),  # 0 is inside
+    ],
+)
+def test_who_helps_in_words(without, silent, verdict):
+    def arm(value):
+        return ArmResult(torch.zeros(10, 1), Estimate(value, (0, 1), 10), {}, None, {}, math.nan)
+
+    intervals = {"without_critic": without, "ablated_critic": silent, "single": (-0.2, -0.1)}
+    arms = {"joint": arm(0.5), **{name: arm(i / 10) for i, name in enumerate(intervals)}}
+    differences = {name: Difference(0.1, interval, 10) for name, interval in intervals.items()}
+    assert say_who_helps(BenchmarkResult(1, arms, differences, {}, {})).splitlines() == [
+        f"{verdict}: the team is right in 0.500 of the problems, in 0.000 without it, in 0.100 where it says nothing.",
+        "The team is worse than one policy that was not trained: the team is right in 0.500 of the problems, that one "
+        "in 0.200.",
+    ]

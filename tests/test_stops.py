@@ -1,11 +1,15 @@
 """Stop strings in training: completions end with them, and count as ended."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import make_tokenizer
 
 from ccpo import MultiAgentGRPOTrainer, Solo, TransformersGenerator
 from ccpo.generation.stops import cut_at_stop
+from ccpo.training.generator import PolicyGenerator
 from ccpo.training.team_file import generator_options
 
 torch.set_num_threads(1)
@@ -111,3 +115,18 @@ def test_vllm_gets_them_under_its_own_name(make_config):
     }
     with pytest.raises(ValueError, match="has both 'stop_strings' and 'stop'"):
         make_config(use_vllm=True, generation_kwargs={"stop_strings": ["x"], "stop": ["y"]})
+
+
+def test_a_text_is_without_the_token_that_ended_it(monkeypatch):
+    """A newline as an end token is no special token, and a role's text goes into another's prompt, on one line."""
+    tokenizer = make_tokenizer()
+    a, b, end = tokenizer("abc", add_special_tokens=False)["input_ids"]
+    trainer = SimpleNamespace(
+        as_role=lambda role: nullcontext(), eos_token_ids=[end, tokenizer.eos_token_id], processing_class=tokenizer
+    )
+    generate = PolicyGenerator(trainer, "thinker")
+    drawn = [[a, b, end], [a, b], [end], [], [a, end, b], [a, tokenizer.eos_token_id]]
+    monkeypatch.setattr(generate, "_tokenize", lambda prompts: [[a]] * len(prompts))
+    monkeypatch.setattr(generate, "_generate", lambda prompts, limit: (drawn, None))
+    assert generate(["x"] * 6) == ["ab", "ab", "", "", "acb", "a"]
+    assert [ids for _, ids, _ in generate.samples] == drawn  # what is trained on has it

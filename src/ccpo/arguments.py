@@ -12,6 +12,7 @@ from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_
 from .credit import HistoryNormalizer
 from .rewards import CreditAllocator
 from .rewards.schemes import SCHEMES
+from .tasks import TASKS
 from .team.think_solve_arguments import ThinkSolveArguments
 from .team.topology import Topology, make_topology
 from .training.config import MultiAgentGRPOConfig
@@ -65,13 +66,18 @@ class TeamArguments(ThinkSolveArguments, ScriptArguments):
     Think-Solve alone stand in [`~ccpo.team.think_solve_arguments.ThinkSolveArguments`].
 
     Args:
-        dataset_name (`str`, *optional*): what [`~ccpo.data.load_problems`] loads. Without it, the embedded task.
+        dataset_name (`str`, *optional*): what [`~ccpo.data.load_problems`] loads. Without it, an embedded task.
+        task (`str`, defaults to `"arithmetic"`): which embedded task, of [`~ccpo.tasks.TASKS`].
+        task_kwargs (`dict`, *optional*): options of its problems, such as `{two_steps: 0.5}` of word problems.
         problem_column (`str`), solution_column (`str`): the columns that state the problem and its gold answer.
         eval_dataset_name (`str`, *optional*): another dataset to evaluate on; defaults to the test split of the same.
         max_train_rows (`int`, *optional*): train on the first rows only.
         num_eval_problems (`int`, defaults to 0): held-out problems of the evaluation before and after training.
         eval_temperature, eval_top_p (`float`, *optional*): sampling in that evaluation; default to those in training.
         eval_batch_size (`int`, defaults to 256): problems at once in that evaluation.
+        final_arms (`list[str]`, *optional*):
+            After training, also evaluate these arms, see [`~ccpo.evaluation.arms.build_arms`], and say which roles
+            help. `single` is the model with which the answering agent started.
         conversational (`bool`, defaults to `True`): whether prompts are chat messages.
         topology (`str` or `dict`, *optional*):
             The team, see [`~ccpo.team.topology.make_topology`]: a kind, or a mapping with `roles`. Defaults to
@@ -90,6 +96,10 @@ class TeamArguments(ThinkSolveArguments, ScriptArguments):
         warm_start_steps (`int`, *optional*): supervised steps of the embedded task's policies.
     """
 
+    task: str = field(default="arithmetic", metadata={"help": "The embedded task.", "choices": list(TASKS)})
+    task_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Options of the embedded task's problems, e.g. {'two_steps': 0.5}."}
+    )
     problem_column: str = field(default="question", metadata={"help": "Column that states the problem."})
     solution_column: str = field(default="answer", metadata={"help": "Column of the gold answer."})
     eval_dataset_name: str | None = field(default=None, metadata={"help": "Dataset to evaluate on."})
@@ -104,6 +114,9 @@ class TeamArguments(ThinkSolveArguments, ScriptArguments):
         default=None, metadata={"help": "Top-p of that evaluation. Defaults to that in training."}
     )
     eval_batch_size: int = field(default=256, metadata={"help": "Problems at once in that evaluation."})
+    final_arms: list[str] | None = field(
+        default=None, metadata={"help": "Arms of an evaluation after training, e.g. without_<role> swapped_<role>."}
+    )
     conversational: bool = field(default=True, metadata={"help": "Whether prompts are chat messages."})
     topology: dict[str, Any] | str | None = field(
         default=None,
@@ -172,21 +185,40 @@ class TeamArguments(ThinkSolveArguments, ScriptArguments):
         if self.dataset_name is None:
             _refuse_idle(self, _OF_A_DATASET, "on the embedded task. Set `dataset_name`")
         else:
-            _refuse_idle(
-                self, ("warm_start_steps",), "with `dataset_name`: only the embedded task has one. Unset that"
-            )
+            of_a_task = ("task", "task_kwargs", "warm_start_steps")
+            _refuse_idle(self, of_a_task, "with `dataset_name`: only an embedded task has one. Unset that")
         for scheme in sorted(set(SCHEMES) - {self.credit}):
             others = tuple(name for name in _SETTINGS[scheme] if name not in _SETTINGS[self.credit])
             _refuse_idle(self, others, f"with `credit={self.credit!r}`. Set `credit={scheme!r}`")
-        for name in ("topology", "models", "history"):
+        for name in ("topology", "models", "history", "task_kwargs"):
             value = getattr(self, name)
             if isinstance(value, str) and value.lstrip().startswith("{"):
                 setattr(self, name, read_mapping(name, value, parsed=True))
         if self.models is not None and not isinstance(self.models, dict):
             raise ValueError(f"`models` must map agents to models, got {self.models!r}.")
+        self._check_task()
+        if self.final_arms and not self.num_eval_problems:
+            raise ValueError(f"`final_arms={self.final_arms!r}` needs problems. Set `num_eval_problems`.")
         self.make_credit()  # so that a bad coefficient is found before anything loads
         if self.dataset_name is not None or self.topology is None:  # the embedded task completes a team itself
             self.make_topology()
+
+    def _check_task(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"`task` must be one of {list(TASKS)}, got {self.task!r}.")
+        known = TASKS[self.task].options
+        if self.task_kwargs is not None and not (
+            isinstance(self.task_kwargs, dict) and {*self.task_kwargs} <= {*known}
+        ):
+            raise ValueError(
+                f"`task_kwargs` must be a mapping with keys of {list(known)} with `task={self.task!r}`, got "
+                f"{self.task_kwargs!r}."
+            )
+        if self.warm_start_steps is not None and TASKS[self.task].build_models is None:
+            raise ValueError(
+                f"`warm_start_steps={self.warm_start_steps}` has no effect with `task={self.task!r}`, which has no "
+                "warm start. Leave it out."
+            )
 
     def make_topology(self, make: Callable[[Any], Topology] = make_topology) -> Topology:
         """
@@ -219,7 +251,10 @@ class TeamArguments(ThinkSolveArguments, ScriptArguments):
             settings["history"] = HistoryNormalizer(**self.history)
         elif str(self.history).lower() in ("true", "false"):  # as text from the command line
             settings["history"] = str(self.history).lower() == "true"
-        outcome = MathVerifier(timeout=self.verifier_timeout, answer_pattern=self.answer_pattern)
+        pattern = self.answer_pattern
+        if pattern is None and self.dataset_name is None:
+            pattern = TASKS[self.task].answer_pattern
+        outcome = MathVerifier(timeout=self.verifier_timeout, answer_pattern=pattern)
         return SCHEMES[self.credit](outcome, **settings, **kwargs)
 
 

@@ -10,13 +10,21 @@ from rich.console import Console
 from rich.table import Table
 from transformers import ProgressCallback
 
-from .evaluation import TeamEvaluation, paired_difference
+from .evaluation import BenchmarkResult, TeamEvaluation, paired_difference
+from .evaluation.arms import JOINT, SINGLE
 
 # Title -> the metrics of a panel; what the groups match is a curve's name.
 _CURVES = {
     "Accuracy of a batch": re.compile("credit/(.+)_accuracy"),
     "Correlation with shared credit": re.compile("credit/(.+)/shared_correlation"),
     "Rates of a batch": re.compile("credit/(?:(.+)/)?(help|hurt|leak)_rate"),
+}
+
+# Arms that take a role's text away -> what they do.
+_TAKEN_AWAY = {
+    "without": "without it",
+    "ablated": "where it says nothing",
+    "swapped": "where it speaks of another problem",
 }
 
 
@@ -118,8 +126,41 @@ def write_json(content: dict[str, Any], path: str | Path) -> Path:
     return path
 
 
+def say_who_helps(result: BenchmarkResult) -> str:
+    """
+    In words, whether each role helps, and whether the team is better than a single policy.
+
+    A role helps where the team is better than each arm that takes its text away, by the 95 % interval of the
+    difference; it hurts where the team is worse than one of them.
+
+    Args:
+        result ([`~ccpo.evaluation.BenchmarkResult`]): one benchmark's.
+    """
+    joint, lines = f"the team is right in {result.arms[JOINT].avg.value:.3f} of the problems", []
+    arms: dict[str, list[str]] = {}
+    for arm in result.differences:
+        kind, _, role = arm.partition("_")
+        if kind in _TAKEN_AWAY:
+            arms.setdefault(role, []).append(arm)
+    for role, own in arms.items():
+        intervals = [result.differences[arm].interval for arm in own]
+        verdict = f"It is not seen that the {role} helps"
+        if all(low > 0 for low, _ in intervals):
+            verdict = f"The {role} helps"
+        elif any(high < 0 for _, high in intervals):
+            verdict = f"The {role} hurts"
+        others = [f"{result.arms[arm].avg.value:.3f} {_TAKEN_AWAY[arm.partition('_')[0]]}" for arm in own]
+        lines.append(f"{verdict}: {joint}, in {', in '.join(others)}.")
+    if SINGLE in result.differences:
+        low, high = result.differences[SINGLE].interval
+        verdict = "is better" if low > 0 else "is worse" if high < 0 else "is not seen to be better"
+        alone = result.arms[SINGLE].avg.value
+        lines.append(f"The team {verdict} than one policy that was not trained: {joint}, that one in {alone:.3f}.")
+    return "\n".join(lines)
+
+
 def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str, Path], seconds: float) -> None:
-    """Print one table, before against after with 95 % intervals, and where the run's files are."""
+    """Print one table, before against after with 95 % intervals, their difference, and where the run's files are."""
     total = len(after.right) or after.joint.total
     table = Table(title=f"{total} held-out problems, 95 % intervals")
     for column in ("", "before", "after"):
@@ -136,6 +177,9 @@ def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str,
         table.add_row("no answer found", str(before.no_answer), str(after.no_answer))
     console = Console()
     console.print(table)
+    if before.right and after.right:
+        value, (low, high) = paired_difference(before, after)
+        console.print(f"joint accuracy, after less before: {value:+.3f} [{low:+.3f}, {high:+.3f}], paired by problem")
     for label, path in paths.items():
         console.print(f"{label}: {path}", soft_wrap=True)
     console.print(f"{seconds:.0f} seconds")

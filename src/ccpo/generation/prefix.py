@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 SHORTEST = 8  # tokens; a shorter prefix does not pay for a pass of its own
@@ -58,7 +59,7 @@ def prefix_first(ids: torch.Tensor, mask: torch.Tensor, keep: int = 1) -> tuple[
     return ids.gather(1, places), mask.gather(1, places)
 
 
-def cache_common_prefix(model: nn.Module) -> None:
+def cache_common_prefix(model: nn.Module) -> RemovableHandle:
     """
     Let a model read what all rows of a batch begin with as one row, in generation and in training; in place.
 
@@ -66,9 +67,15 @@ def cache_common_prefix(model: nn.Module) -> None:
     results are those of the plain pass up to rounding, with dropout up to its draw. Positions count from a row's first
     token.
 
+    What the head gets of a batch, its last columns, is laid side by side: of columns that are not, torch's product
+    with a frozen head goes row by row, in bfloat16 with a copy of the head for each.
+
     Args:
         model ([`~transformers.PreTrainedModel`]):
             A causal language model, whole on this process. Of PEFT, the base model, with the adapters inside.
+
+    Returns:
+        [`~torch.utils.hooks.RemovableHandle`]: of the head's hook.
 
     Raises:
         `ValueError`: a model whose cache has other layers than those of full attention.
@@ -82,6 +89,11 @@ def cache_common_prefix(model: nn.Module) -> None:
     decoder = model.get_decoder()
     decoder.forward = partial(_read_prefix_once, decoder.forward, tuple(signature(decoder.forward).parameters))
     model.generate = partial(_generate, model.generate)
+    return model.get_output_embeddings().register_forward_pre_hook(_side_by_side)
+
+
+def _side_by_side(head: nn.Module, given: tuple) -> tuple:
+    return tuple(hidden.contiguous() for hidden in given)
 
 
 @contextmanager
@@ -89,10 +101,11 @@ def caching_common_prefix(model: nn.Module) -> Iterator[None]:
     """[`cache_common_prefix`] for a while."""
     decoder = model.get_decoder()
     before = vars(decoder).get("forward"), vars(model).get("generate")
-    cache_common_prefix(model)
+    hook = cache_common_prefix(model)
     try:
         yield
     finally:
+        hook.remove()
         for module, name, value in zip((decoder, model), ("forward", "generate"), before, strict=True):
             if value is None:
                 delattr(module, name)

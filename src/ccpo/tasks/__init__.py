@@ -1,1 +1,20 @@
-"""Embedded tasks: problems and policies that need no download."""
+"""Embedded tasks, problems and policies that need no dataset and no Hub; and models by names of our own."""
+
+from . import arithmetic, wordproblems
+from .task import Task
+from .tiny import TINY, build_tiny_model
+
+TASKS = {
+    "arithmetic": Task(arithmetic.topology, arithmetic.build_dataset, build_models=arithmetic.warm_start_team),
+    "wordproblems": Task(
+        wordproblems.topology,
+        wordproblems.build_dataset,
+        options=("two_steps", "terms", "factors"),
+        answer_pattern=wordproblems.ANSWER_PATTERN,
+        single_prompt=wordproblems.SINGLE_PROMPT,
+    ),
+}
+# What `model_name_or_path` may be beside ids and folders -> builds the model in a folder.
+MODELS = {TINY: build_tiny_model, wordproblems.PACKAGE: wordproblems.build_smollm2}
+
+__all__ = ["MODELS", "TASKS", "TINY", "Task", "arithmetic", "build_tiny_model", "wordproblems"]

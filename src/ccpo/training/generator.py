@@ -59,13 +59,15 @@ class PolicyGenerator:
             return list(map(len, self._tokenize(prompts)))
 
     def __call__(self, prompts: list[Prompt], *, max_new_tokens: int | None = None) -> list[str]:
-        """Completions of the prompts, special tokens left out, in their order."""
+        """Completions of the prompts, in their order, without the token that ended them and without special ones."""
         with self.trainer.as_role(self.role):
             prompt_ids = self._tokenize(prompts)
             self._known.clear()
             completion_ids, log_probs = self._generate(prompt_ids, max_new_tokens)
             self.samples += zip(prompt_ids, completion_ids, log_probs or [None] * len(prompts), strict=True)
-            return self.trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+            ends = {*self.trainer.eos_token_ids}
+            said = [ids[:-1] if ids and ids[-1] in ends else ids for ids in completion_ids]
+            return self.trainer.processing_class.batch_decode(said, skip_special_tokens=True)
 
     def _tokenize(self, prompts: list[Prompt]) -> list[list[int]]:
         """Token ids of the prompts; those of one text, such as a group's, are tokenized once."""
