@@ -7,6 +7,7 @@ import math
 import re
 import shlex
 import shutil
+import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -112,6 +113,13 @@ def test_the_page_on_recipes_names_every_folder_and_configuration():
 def test_make_targets_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)\b(?= |`|$)", page.read_text(), re.MULTILINE)) <= targets | {"sure", "up"}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_reads_every_target():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert len(targets) > 8 and len(targets) == len({*targets})
+    subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
