@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import re
+import subprocess
 import shlex
 import shutil
 from contextlib import nullcontext
@@ -112,6 +113,14 @@ def test_the_page_on_recipes_names_every_folder_and_configuration():
 def test_make_targets_exist(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z-]+)\b(?= |`|$)", page.read_text(), re.MULTILINE)) <= targets | {"sure", "up"}
+
+
+def test_make_reads_every_target():
+    """Without a warning of one that stands there twice; nothing is run."""
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    done = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    assert {"demo", "demo-llm", "study", "test", "test-vllm", "bench", "quality"} <= {*targets}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
