@@ -5,9 +5,9 @@ import importlib
 import json
 import math
 import re
-import subprocess
 import shlex
 import shutil
+import subprocess
 from contextlib import nullcontext
 from pathlib import Path
 
