@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -46,6 +47,19 @@ def test_an_interval_holds_the_mean_as_often_as_it_says():
     assert abs(held / 400 - 0.95) < 3 * math.sqrt(0.95 * 0.05 / 400)
 
 
+@pytest.mark.parametrize("size", [7, 60])
+def test_an_interval_by_a_slow_bootstrap(size):
+    """Problem by problem, with another generator: the quantiles are the same within their noise."""
+    generator, drawn = torch.Generator().manual_seed(size), random.Random(size)
+    values = torch.rand(size, generator=generator, dtype=torch.float64)
+    means = sorted(sum(drawn.choices(values.tolist(), k=size)) / size for _ in range(20_000))
+    found = estimate(values)
+    spread = values.std().item() / math.sqrt(size)
+    for bound, slow in zip(found.interval, (means[500], means[19_500]), strict=True):
+        assert abs(bound - slow) < 0.08 * spread
+    assert found.value == pytest.approx(sum(values.tolist()) / size)
+
+
 def test_what_is_unscorable_is_left_out():
     values = torch.tensor([1, 0, NAN, 1, NAN])
     assert estimate(values) == estimate(values[~values.isnan()])
@@ -54,7 +68,10 @@ def test_what_is_unscorable_is_left_out():
     assert nothing.problems == 0 and math.isnan(nothing.value)
 
 
-@pytest.mark.parametrize("values", [[1, 1, 1, 1, 1, -1], [0.5, -0.25, 1, 1, 0, 0, 0.75], [1, -1, 1, -1]])
+@pytest.mark.parametrize(
+    "values",
+    [[1, 1, 1, 1, 1, -1], [0.5, -0.25, 1, 1, 0, 0, 0.75], [1, -1, 1, -1], [1], [1 / 3, -1 / 3], [1] * 10 + [-0.5] * 6],
+)
 def test_a_p_value_by_all_flips(values):
     """The exact test, over all 2^n signs."""
     flips = [

@@ -20,7 +20,7 @@ from .samples import Samples
 from .tables import write_results
 from .team import Recorder, Team
 
-PACKAGES = ("ccpo", "torch", "transformers", "datasets", "scipy")
+PACKAGES = ("ccpo", "torch", "transformers", "datasets", "numpy")
 
 
 def evaluate(
