@@ -18,7 +18,7 @@ from ccpo.evaluation import Team, TeamAnswer, evaluate
 from ccpo.evaluation.__main__ import parse_arguments, run
 from ccpo.evaluation.arms import alone
 from ccpo.evaluation.benchmarks import BENCHMARKS, find_benchmark, load_benchmark
-from ccpo.generation import TransformersGenerator
+from ccpo.generation import TransformersGenerator, VLLMGenerator
 from ccpo.training.trainer import MultiAgentGRPOTrainer
 
 PROBLEMS = [[{"role": "user", "content": f"{i} + 1"}] for i in range(3)]
@@ -79,6 +79,8 @@ def test_what_a_trainer_saved_answers(model_dirs, chat_dataset, make_config, out
     assert team.topology.is_solo and team.generate["solver"].max_new_tokens == 4
     expected = TransformersGenerator(args.output_dir, temperature=0.0, max_new_tokens=4)(PROBLEMS)
     assert [answer.text for answer in team(PROBLEMS)] == expected
+    engine = Team.from_pretrained(args.output_dir, backend="vllm", temperature=0.0).generate["solver"]
+    assert isinstance(engine, VLLMGenerator) and engine.max_new_tokens == 4  # which caches prefixes by itself
 
 
 def test_a_run_that_is_half_written(run_folder):
