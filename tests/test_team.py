@@ -13,12 +13,13 @@ from openai_server import FaultyEndpoint
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ccpo import Role, SharedCredit, Solo, ThinkSolve, Topology, Vote
+from ccpo import AnswerCritiqueRewrite, Role, SharedCredit, Solo, ThinkSolve, Topology, Vote
 from ccpo.evaluation import Team, TeamAnswer, evaluate
 from ccpo.evaluation.__main__ import parse_arguments, run
 from ccpo.evaluation.arms import alone
 from ccpo.evaluation.benchmarks import BENCHMARKS, find_benchmark, load_benchmark
 from ccpo.generation import TransformersGenerator, VLLMGenerator
+from ccpo.team.prompts import default_prompt
 from ccpo.training.trainer import MultiAgentGRPOTrainer
 
 PROBLEMS = [[{"role": "user", "content": f"{i} + 1"}] for i in range(3)]
@@ -173,8 +174,25 @@ def test_a_role_that_answers_alone():
     assert solver.prompt == ThinkSolve().solo_prompt and not solver.reads
     assert alone(Vote(3, prompt="vote {problem}")).roles[0].prompt == "vote {problem}"
     assert alone(Solo()).is_solo
-    bound = Topology((Role("a", prompt="{problem}"), Role("b", reads=("a",), prompt="{problem} {a}")))
-    assert alone(bound).is_solo  # nobody says how b is asked without a
+    assert alone(Solo("say {problem}")).roles[0].prompt == "say {problem}"
+    (answer,) = alone(AnswerCritiqueRewrite(answer_prompt="first {problem}")).roles
+    assert (answer.name, answer.prompt) == ("answer_a", "first {problem}")
+
+
+def test_a_role_that_answers_alone_is_asked_for_nobody():
+    """By default prompts of three roles; of templates of one's own, there is none without two."""
+    names = ("planner", "adder", "solver")
+    three = Topology((Role("planner"), Role("adder"), Role("solver", reads=("planner", "adder"))))
+    (solver,) = alone(three).roles
+    assert solver.prompt == default_prompt("solver", (), True) and not solver.reads
+    left = three.reduced("planner")["solver"].prompt_without
+    assert left == {"adder": solver.prompt}
+    own = {"planner": "{problem} {adder}", "adder": "{problem} {planner}"}
+    last = Role("solver", reads=names[:2], prompt="{problem} {planner} {adder}", prompt_without=own)
+    bound = Topology((Role("planner"), Role("adder"), last))
+    assert bound.reduced("planner")["solver"].prompt_without == {}
+    with pytest.raises(ValueError, match="does not say how one of its roles answers alone.* Give `single`"):
+        alone(bound)
 
 
 # ---- Benchmarks ----
