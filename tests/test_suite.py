@@ -12,11 +12,14 @@ import pytest
 import torch
 from datasets import Dataset
 from openai_server import FaultyEndpoint
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ccpo import AnswerCritiqueRewrite, Chain, MathVerifier, OpenAIGenerator, Role, Solo, ThinkSolve, Vote
 from ccpo.evaluation import Team, evaluate, evaluate_team
+from ccpo.evaluation.description import describe_generator, find_difference, identity, plain
 from ccpo.evaluation.results import majority_right
-from ccpo.generation import Completion, TransformersGenerator
+from ccpo.generation import Completion, TransformersGenerator, VLLMGenerator
 
 
 class Says:
@@ -462,3 +465,42 @@ def test_the_sampling_and_the_weights_are_among_the_settings(model_dirs, tmp_pat
         evaluate(tiny_team(dirs), {"four": chat_problems()}, **options)
     settings = read_json(tmp_path / "out")["settings"]["team"]["generators"]["thinker"]
     assert settings["model"] == model_dirs["qwen3"] and settings["max_new_tokens"] == 6 and "api_key" not in settings
+
+
+def differs(first, second):
+    return find_difference(identity(plain(describe_generator(first))), identity(plain(describe_generator(second))))
+
+
+def test_what_was_loaded_how_is_among_the_settings(model_dirs, tmp_path, monkeypatch):
+    def load(**options):
+        return Team.from_models(model_dirs["qwen3"], Solo(), model_init_kwargs=options).generate["solver"]
+
+    name, was, now = differs(load(dtype="float32"), load(dtype=torch.bfloat16))
+    assert (name, was, now) == ("model_init_kwargs.dtype", "float32", "torch.bfloat16")
+    assert differs(load(token="a"), load(token="b")) is None  # a secret
+    named = AutoTokenizer.from_pretrained(model_dirs["qwen3"])
+    other = AutoTokenizer.from_pretrained(model_dirs["qwen3"])
+    make = lambda model, tokenizer: TransformersGenerator(model, tokenizer)  # noqa: E731
+    assert differs(make(model_dirs["qwen3"], named), make(model_dirs["qwen3"], other)) is None
+    other.chat_template = "{{ messages }}"
+    assert differs(make(model_dirs["qwen3"], named), make(model_dirs["qwen3"], other))[0] == "tokenizer_checksum"
+    assert differs(make("hub/id", named), make("hub/id", other))[0] == "tokenizer_checksum"
+
+    def adapted(active, **generation):
+        torch.manual_seed(0)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dirs["qwen3"]), LoraConfig(r=2), "a")
+        model.add_adapter("b", LoraConfig(r=2))
+        model.set_adapter(active)
+        model.generation_config.update(**generation)
+        return make(model, named)
+
+    assert differs(adapted("a"), adapted("a")) is None
+    assert differs(adapted("a"), adapted("b"))[0] == "adapters"
+    assert differs(adapted("a"), adapted("a", min_p=0.5))[0] == "generation_config.min_p"
+    for base in ("one", "two"):
+        (tmp_path / base).mkdir()
+        (tmp_path / base / "ccpo_base.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    assert differs(*(VLLMGenerator(str(tmp_path / base)) for base in ("one", "two")))[0] == "weights"
+    here = describe_generator(OpenAIGenerator("m"))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://elsewhere/v1")
+    assert here["base_url"] is None and describe_generator(OpenAIGenerator("m"))["base_url"] == "http://elsewhere/v1"
