@@ -467,6 +467,15 @@ def test_the_sampling_and_the_weights_are_among_the_settings(model_dirs, tmp_pat
     assert settings["model"] == model_dirs["qwen3"] and settings["max_new_tokens"] == 6 and "api_key" not in settings
 
 
+def test_every_column_that_the_outcome_gets_is_among_the_settings(tmp_path):
+    data = PROBLEMS.add_column("level", [1, 2, 3, 4])
+    evaluate(make_team(), {"four": data}, output_dir=tmp_path, arms=[])
+    evaluate(make_team(), {"four": data.select_columns(["level", "prompt", "solution"])}, output_dir=tmp_path, arms=[])
+    harder = PROBLEMS.add_column("level", [1, 2, 3, 5])
+    with pytest.raises(ValueError, match="`problems` was 'rows 0 to 3, checksum"):
+        evaluate(make_team(), {"four": harder}, output_dir=tmp_path, arms=[])
+
+
 def differs(first, second):
     return find_difference(identity(plain(describe_generator(first))), identity(plain(describe_generator(second))))
 

@@ -119,8 +119,8 @@ def alone(topology: Topology) -> Topology:
     if found is None:
         raise ValueError(
             f"The team {list(topology.role_names)} does not say how one of its roles answers alone: there is no "
-            f"prompt of {topology.answer_roles[-1]!r} without all that it reads. Give `single` a team with a prompt of "
-            "its own, Team.from_models(model, Solo(prompt=...)); or set `prompt_without`."
+            f"prompt of {topology.answer_roles[-1]!r} without all that it reads. Give `single` a team with a prompt "
+            "of its own, Team.from_models(model, Solo(prompt=...)); or set `prompt_without`."
         )
     return found
 

@@ -52,10 +52,8 @@ def describe_generator(generate: Callable) -> dict[str, Any]:
     tokenizer = getattr(generate, "processing_class", None)
     model = generate.model
     if "model_init_kwargs" in options:
-        given = model.shared.options if isinstance(model, Player) else options["model_init_kwargs"]
-        options["model_init_kwargs"] = {
-            key: value for key, value in (given or {}).items() if key not in _WHERE
-        } or None
+        given = (model.shared.options if isinstance(model, Player) else options["model_init_kwargs"]) or {}
+        options["model_init_kwargs"] = {key: given[key] for key in given if key not in _WHERE} or None
     if "base_url" in options:
         options["base_url"] = options["base_url"] or os.environ.get("OPENAI_BASE_URL")
     return {"kind": name, **_describe_model(model), **options, **_describe_tokenizer(tokenizer)}

@@ -73,8 +73,10 @@ class Draws:
     def settings_of(self, batch: int) -> dict[str, Any]:
         """What a batch's samples depend on."""
         start, end = self.spans[batch]
-        gold = self.data["solution"][start:end] if "solution" in self.data.column_names else None
-        checksum = crc32(repr((self.prompts[start:end], gold)).encode())
+        columns = self.data[start:end]  # all of them: the outcome gets them
+        gold = columns.pop("solution", None)
+        others = sorted((name, values) for name, values in columns.items() if name != "prompt")
+        checksum = crc32(repr((self.prompts[start:end], gold, *others)).encode("utf-8", "replace"))
         return {**self.common, "problems": f"rows {start} to {end - 1}, checksum {checksum}"}
 
     def kept(self) -> list[int | None]:
