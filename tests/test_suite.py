@@ -343,7 +343,7 @@ def test_an_endpoint_that_fails_on_the_way(tmp_path):
         return 200, {"choices": [choice], "usage": {"completion_tokens": 5}}
 
     def make(url):
-        writer = OpenAIGenerator("m", url, max_retries=0, max_concurrency=1)
+        writer = OpenAIGenerator("m", url, max_retries=0, max_concurrency=2)
         return Team(TEAM, {"hinter": Says(hint), "writer": writer}, outcome)
 
     options = {"output_dir": tmp_path, "batch_size": 2, "arms": []}
@@ -360,6 +360,28 @@ def test_an_endpoint_that_fails_on_the_way(tmp_path):
         assert len(endpoint.requests) - asked == 2
     assert found.arms["joint"].avg.value == 1 and found.arms["joint"].tokens == 6
     assert found.arms["joint"].rates["truncated"] == 1 / 4
+
+
+def test_an_endpoint_that_fails_in_a_batch_loses_no_reply_that_was_finished(tmp_path):
+    """Of 6 problems, twice each, two at a time: the eighth request fails, and the three parts before are kept."""
+    broken, reply = [True], {"choices": [{"text": "1", "finish_reason": "stop"}], "usage": {"completion_tokens": 1}}
+
+    def respond(number, body):
+        return (500, {"error": {"message": "gone"}}) if broken[0] and number == 7 else (200, reply)
+
+    def draw(url, concurrency):
+        solver = OpenAIGenerator("m", url, max_retries=0, max_concurrency=concurrency)
+        return evaluate(Team(Solo(), {"solver": solver}, outcome), {"six": numbered(6)}, output_dir=tmp_path, k=2)
+
+    with FaultyEndpoint(respond) as endpoint:
+        with pytest.raises(RuntimeError, match="gone"):
+            draw(endpoint.base_url, 2)
+        asked, broken[0] = len(endpoint.requests), False
+        found = draw(endpoint.base_url, 4)["six"].arms["joint"]  # however many at a time
+        prompts = [body["prompt"] for _, _, body in endpoint.requests[asked:]]
+    assert sorted(prompts) == ["3", "3", "4", "4", "5", "5"]
+    assert found.right.sum().item() == 2 and found.right.shape == (6, 2)
+    assert [file.name for file in (tmp_path / "samples").iterdir()] == ["six-joint-00000.parquet"]
 
 
 # ---- What cannot be ----
