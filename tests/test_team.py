@@ -212,6 +212,31 @@ def test_every_benchmark_on_a_local_copy(name, tmp_path):
         assert said == ("All sleep.\n\nWhich?\nA. None.\nB. Tom." if benchmark.options_column else "Which?")
 
 
+@pytest.mark.parametrize("answer", ["B", "b", "1", 1, " B. ", 25])
+def test_the_answer_among_options(answer, tmp_path):
+    options = [f"option {i}" for i in range(26)]
+    row = {"question": "Which?", "text": "All sleep.", "options": options, "answer": answer}
+    (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
+    _, problems = load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
+    assert problems["solution"] == ["Z" if answer == 25 else "B"]
+
+
+@pytest.mark.parametrize("answer", [30, "30", -1, "C", "both"])
+def test_no_answer_among_options(answer, tmp_path):
+    row = {"question": "Which?", "text": "All sleep.", "options": ["None.", "Tom."]}
+    rows = [{**row, "answer": "1"}, {**row, "answer": str(answer)}]
+    (tmp_path / "copy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=rf"Row 1 of .*copy.jsonl.*`answer='{answer}'`.*0 to 1.*A to B"):
+        load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
+
+
+def test_more_options_than_letters(tmp_path):
+    row = {"question": "Which?", "text": "All sleep.", "options": ["Tom."] * 27, "answer": 1}
+    (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match="Row 0 of .*copy.jsonl.* has 27 `options`, and there are 26 letters"):
+        load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
+
+
 # ---- The command line ----
 
 
