@@ -61,7 +61,7 @@ class Samples:
 
     def file(self, benchmark: str, arm: str, batch: int) -> Path:
         """Where a batch's samples are, once they are drawn."""
-        return self.folder / "samples" / f"{_plain(benchmark)}-{arm}-{batch:05d}.parquet"
+        return self.folder / "samples" / f"{file_name(benchmark)}-{arm}-{batch:05d}.parquet"
 
     def count(self, benchmark: str, arm: str, batch: int, settings: Mapping[str, Any]) -> int | None:
         """
@@ -169,5 +169,6 @@ def _cannot_write(file: Path, error: OSError) -> OSError:
     )
 
 
-def _plain(name: str) -> str:
+def file_name(name: str) -> str:
+    """What stands for a benchmark's name in the names of its files."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)

@@ -16,7 +16,7 @@ from .benchmarks import load_benchmark
 from .description import describe_generator, describe_team, plain
 from .draws import Draws, Sizes, mean_tokens, votes_of
 from .results import WITHIN, BenchmarkResult, can_compare, summarize
-from .samples import Samples
+from .samples import Samples, file_name
 from .tables import write_results
 from .team import Recorder, Team
 
@@ -130,6 +130,9 @@ def _load(benchmarks: Any, conversational: bool, max_problems: int | None) -> di
     names = [name for name, _ in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"`benchmarks` has {twice} twice. Give files different names, or name each one once.")
+    files = [file_name(name) for name in names]
+    if alike := [name for name, file in zip(names, files, strict=True) if files.count(file) > 1]:
+        raise ValueError(f"`benchmarks` has {alike}, whose samples would be in the same files. Rename one.")
     for name, data in found:
         if not isinstance(data, Dataset) or "prompt" not in data.column_names or not len(data):
             has = data.column_names if isinstance(data, Dataset) else type(data).__name__
