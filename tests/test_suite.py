@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -276,7 +277,7 @@ def test_other_settings_are_refused_before_anything_is_drawn(tmp_path):
         ({"seed": 1}, "`seed` was 0 and is 1"),
         ({"batch_size": 3}, "`batch_size` was 64 and is 3"),
         ({"settings": {"mine": "b"}}, "`mine` was None and is 'b'"),
-        ({"max_problems": 3}, "`problems` was 'rows 0 to 3, checksum .*' and is 'rows 0 to 2, checksum"),
+        ({"max_problems": 3}, "`problems` was 'rows 0 to 3, checksum .*' and is 'rows 0 to 2, .*`max_problems`"),
     ):
         team = make_team()
         with pytest.raises(ValueError, match=message):
@@ -421,6 +422,22 @@ def test_what_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="`output_dir=.*cannot be made a folder"):
         evaluate(team, {"four": PROBLEMS}, output_dir=tmp_path / "file")
+
+
+def test_benchmarks_of_one_file(tmp_path):
+    team = make_team()
+    with pytest.raises(ValueError, match=r"`benchmarks` has \['d 1', 'd_1'\].* same files"):
+        evaluate(team, {"d 1": PROBLEMS, "other": PROBLEMS, "d_1": PROBLEMS}, output_dir=tmp_path)
+    assert team.generate["hinter"].prompts == []
+
+
+def test_only_the_main_process_evaluates(tmp_path, monkeypatch):
+    """Every one would write the same files."""
+    second = SimpleNamespace(is_main_process=False, process_index=1, num_processes=2)
+    monkeypatch.setattr("ccpo.evaluation.suite.PartialState", lambda: second, raising=False)
+    with pytest.raises(ValueError, match="`evaluate` is called in process 1 of 2.* Call it in the main one"):
+        evaluate(make_team(), {"four": PROBLEMS}, output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_vote_shows_the_plurality():
