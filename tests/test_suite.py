@@ -172,6 +172,15 @@ def test_it_agrees_with_the_accuracy_of_training(kind, tmp_path):
     assert found.rates["leak"] == pytest.approx(before.leak.value, nan_ok=True)
 
 
+def test_a_team_of_two_answers_has_no_vote_of_its_samples(tmp_path):
+    """The vote would be of one of the two, and its avg@k is of both."""
+    topology = TEAMS["mean"]
+    team = Team(topology, dict.fromkeys(topology.role_names, Says(lambda text: text.split()[0])), outcome)
+    found = evaluate(team, {"four": PROBLEMS}, output_dir=tmp_path, k=2, arms=[])["four"].arms["joint"]
+    assert found.maj is None and found.avg.value == 1
+    assert "| joint | 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] | - |" in (tmp_path / "results.md").read_text()
+
+
 def test_texts_are_swapped_with_the_next_other_problem(tmp_path):
     """Also over the edge of a batch, and past a problem that is asked twice."""
     data = Dataset.from_dict({"prompt": ["1", "1", "2", "4", "5"], "solution": ["1"] * 5})
