@@ -261,7 +261,14 @@ def test_one_command_for_a_run_and_for_models(run_folder, model_dirs, problem_fi
     settings = json.loads((out / "results.json").read_text())["settings"]
     assert settings["team"]["generators"]["solver"]["top_p"] == 0.9
     (role,) = settings["single"]["generators"].values()
-    assert role["max_new_tokens"] == 5 and settings["single"]["topology"]["roles"][0]["name"] == "solver"
+    assert role["max_new_tokens"] == 3 + 5  # room for all that the team writes
+    (asked,) = settings["single"]["topology"]["roles"]
+    assert (asked["name"], asked["prompt"]) == ("solver", ThinkSolve().solo_prompt)
+    assert f"*single* is asked {ThinkSolve().solo_prompt!r}, with room for 8 tokens." in said
+    words[words.index(out)], prompt = tmp_path / "asked", tmp_path / "prompt.txt"
+    prompt.write_text("go: {problem}\n")
+    said = command(run_folder, *words, "--single_prompt", prompt, "--arms", "single")
+    assert "*single* is asked 'go: {problem}', with room for 8 tokens." in said
     words = ["--benchmarks", problem_file, "--output_dir", tmp_path / "other", "--max_new_tokens", 4]
     said = command("--models", model_dirs["qwen3"], "--topology", "{kind: vote, num_voters: 2}", *words)
     assert "| without_voter_2 |" in said
@@ -282,6 +289,9 @@ def test_command_lines_that_cannot_be(run_folder, model_dirs, problem_file, tmp_
         ([run_folder, "--endpoint", "solver=@http://x/v1"], "must be ROLE=MODEL@URL"),
         ([run_folder, "--endpoint", "nobody=m@http://x/v1"], r"`--endpoint` names \['nobody'\]"),
         ([run_folder, "--endpoint", "solver=m@ftp://x"], "base_url must look like"),
+        ([run_folder, "--single_prompt", "{problem}"], "`--single_prompt` is of a model in `--single`"),
+        ([run_folder, "--single", run_folder, "--single_prompt", "{problem}"], "is of a model in `--single`"),
+        ([run_folder, "--single", model, "--single_prompt", "go"], "must contain {problem}, got 'go'"),
         ([run_folder, "--k", 0], "`k` must be an integer of at least 1"),
         ([run_folder, "--arms", "alone"], r"`arms` has \['alone'\]"),
     ):

@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from ..generation import Completion
+from ..generation import Completion, TransformersGenerator
 from ..team.prompts import Prompt
+from ..team.role import Role
 from ..team.topology import Topology
 from .team import Team, TeamAnswer
 
@@ -120,9 +122,34 @@ def alone(topology: Topology) -> Topology:
         raise ValueError(
             f"The team {list(topology.role_names)} does not say how one of its roles answers alone: there is no "
             f"prompt of {topology.answer_roles[-1]!r} without all that it reads. Give `single` a team with a prompt "
-            "of its own, Team.from_models(model, Solo(prompt=...)); or set `prompt_without`."
+            "of its own, Team.from_models(model, Solo(prompt=...)); or set `prompt_without`; on "
+            "the command line, `--single_prompt`."
         )
     return found
+
+
+def single_policy(
+    topology: Topology, sampling: Mapping[str, Mapping[str, Any]], prompt: str | None = None
+) -> tuple[Topology, dict[str, Any]]:
+    """
+    One policy in the place of a team: who is asked, and sampled how, with room for all that the team writes.
+
+    Args:
+        topology ([`Topology`]): the team.
+        sampling (`Mapping`): role -> arguments of its generator.
+        prompt (`str`, *optional*): template of the role that answers; by default the role is asked as [`alone`] says.
+
+    Returns:
+        `tuple[Topology, dict]`: of one role of the team, and the arguments of its generator.
+
+    Raises:
+        `ValueError`: a prompt without the problem, or none where the team does not say how a role answers alone.
+    """
+    name = topology.answer_roles[-1]
+    given = Role(name, agent=topology.agent_of(name), prompt=prompt)
+    one = alone(topology) if prompt is None else Topology((given,))
+    lengths = [sampling[role].get("max_new_tokens", TransformersGenerator.max_new_tokens) for role in sampling]
+    return one, {**sampling[one.role_names[0]], "max_new_tokens": sum(lengths)}
 
 
 def _reduced_to_one(topology: Topology) -> Topology | None:
