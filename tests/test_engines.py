@@ -4,6 +4,8 @@ tests/test_vllm.py has the real one.
 """
 
 import inspect
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from transformers import Qwen3Config
 from trl.generation.vllm_generation import VLLMGeneration
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluatedCredit, SharedCredit
+from ccpo.generation import VLLMGenerator
 from ccpo.training.engines import AgentEngines
 from ccpo.training.generator import PolicyGenerator
 
@@ -187,3 +190,19 @@ def test_one_server_for_models_of_two_dtypes(model_dirs, chat_dataset, build, ma
         AgentEngines(
             trainer.vllm_generation, trainer.topology, trainer.args, trainer.tokenizers, policies.__getitem__, True
         )
+
+
+def test_the_tokenizer_of_an_engine_is_of_the_same_revision(monkeypatch):
+    asked, engine = [], type("Engine", (), {"__init__": lambda self, model, **options: None})
+    lora = SimpleNamespace(LoRARequest=None)
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=engine))
+    monkeypatch.setitem(sys.modules, "vllm.lora.request", lora)
+    monkeypatch.setattr(
+        "ccpo.generation.offline.AutoTokenizer.from_pretrained", lambda name, **options: asked.append((name, options))
+    )
+    loading = {"revision": "v2", "trust_remote_code": True, "max_model_len": 64}
+    VLLMGenerator("org/m", model_init_kwargs=loading)._load()
+    VLLMGenerator("org/m", model_init_kwargs={**loading, "tokenizer_revision": "v3"})._load()
+    VLLMGenerator("org/m", "org/other", model_init_kwargs=loading)._load()
+    hub = {"revision": "v2", "trust_remote_code": True}
+    assert asked == [("org/m", hub), ("org/m", {**hub, "revision": "v3"}), ("org/other", {})]

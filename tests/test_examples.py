@@ -176,14 +176,18 @@ def test_what_was_saved_is_evaluated_and_printed(name, train_ccpo, tmp_path, cap
 
 
 def test_the_arms_of_a_trained_team_are_evaluated_and_said_in_words(train_ccpo, tmp_path, capsys):
-    """On word problems, with a tiny model in the place of the real one; a second run keeps nothing of the first."""
+    """On word problems, with a tiny model in the place of the real one; what a first run left is moved aside."""
     train_ccpo.processes, out = 1, tmp_path / "out"
     recipe = "recipes/SmolLM2-135M-Instruct/wordproblems/config_demo.yaml"
     given = ["--config", str(ROOT / recipe), "--model_name_or_path", "tiny-random", "--output_dir", str(out)]
     given += ["--num_eval_problems", "4", "--per_device_train_batch_size", "8", "--disable_tqdm", "true"]
-    for steps in ("1", "2"):
-        train_ccpo.main(*train_ccpo.parse_arguments([*given, "--max_steps", steps]))
+    for seed in ("1", "2"):
+        train_ccpo.main(*train_ccpo.parse_arguments([*given, "--max_steps", "1", "--seed", seed]))
+        if seed == "1":
+            (out / "evaluation" / "notes.txt").write_text("mine")
     printed = capsys.readouterr().out
+    assert (out / "evaluation-1" / "notes.txt").is_file() and not (out / "evaluation" / "notes.txt").exists()
+    assert f"moved to {out / 'evaluation-1'}" in printed
     results = json.loads((out / "evaluation" / "results.json").read_text())
     arms = ["joint", "without_thinker", "ablated_thinker", "swapped_thinker", "single"]
     assert list(results["benchmarks"]["wordproblems"]["arms"]) == arms

@@ -127,19 +127,25 @@ def test_progress_shows_the_accuracies_only():
 @pytest.mark.parametrize(
     ("without", "silent", "verdict"),
     [
-        ((0.2, 0.4), (0.1, 0.3), "The critic helps"),
-        ((0.2, 0.4), (-0.1, 0.3), "It is not seen that the critic helps"),
-        ((0.2, 0.4), (-0.3, -0.1), "The critic hurts"),
-        ((0.0, 0.4), (0.1, 0.3), "It is not seen that the critic helps"),  # 0 is inside
+        ((0.3, True), (0.2, True), "The critic helps"),
+        ((0.3, True), (0.1, False), "It is not seen that the critic helps"),
+        ((0.3, True), (-0.2, True), "The critic hurts"),
+        ((0.3, True), (-0.2, False), "It is not seen that the critic helps"),  # by its interval alone it would hurt
+        ((-0.2, False), (-0.2, False), "It is not seen that the critic helps"),
     ],
 )
 def test_who_helps_in_words(without, silent, verdict):
+    """As the table says which differences stand, whatever the interval of each alone."""
+
     def arm(value):
         return ArmResult(torch.zeros(10, 1), Estimate(value, (0, 1), 10), {}, None, {}, math.nan)
 
-    intervals = {"without_critic": without, "ablated_critic": silent, "single": (-0.2, -0.1)}
-    arms = {"joint": arm(0.5), **{name: arm(i / 10) for i, name in enumerate(intervals)}}
-    differences = {name: Difference(0.1, interval, 10) for name, interval in intervals.items()}
+    found = {"without_critic": without, "ablated_critic": silent, "single": (-0.2, True)}
+    arms = {"joint": arm(0.5), **{name: arm(i / 10) for i, name in enumerate(found)}}
+    differences = {
+        name: Difference(value, (value - 0.1, value + 0.1), 10, 0.01, stands)
+        for name, (value, stands) in found.items()
+    }
     assert say_who_helps(BenchmarkResult(1, arms, differences, {}, {})).splitlines() == [
         f"{verdict}: the team is right in 0.500 of the problems, in 0.000 without it, in 0.100 where it says nothing.",
         "The team is worse than one policy that was not trained: the team is right in 0.500 of the problems, that one "

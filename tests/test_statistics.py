@@ -90,6 +90,9 @@ def test_no_difference_is_found_as_rarely_as_the_level_says():
         found += sign_flip_p(delta, seed=i) <= 0.05
     assert found / 200 < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
     assert sign_flip_p(torch.zeros(9)) == 1
+    for alike, least in ((1, 1), (5, 2 / 2**5), (13, 2 / 2**13), (14, 1.2e-4), (60, 1e-4)):
+        p = sign_flip_p(torch.ones(alike))
+        assert 1e-4 <= p <= 4 * least and (alike > 13 or p == least)
 
 
 def test_holm_by_hand():

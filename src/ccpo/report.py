@@ -12,6 +12,7 @@ from transformers import ProgressCallback
 
 from .evaluation import BenchmarkResult, TeamEvaluation, paired_difference
 from .evaluation.arms import JOINT, SINGLE
+from .evaluation.statistics import Difference
 
 # Title -> the metrics of a panel; what the groups match is a curve's name.
 _CURVES = {
@@ -130,8 +131,8 @@ def say_who_helps(result: BenchmarkResult) -> str:
     """
     In words, whether each role helps, and whether the team is better than a single policy.
 
-    A role helps where the team is better than each arm that takes its text away, by the 95 % interval of the
-    difference; it hurts where the team is worse than one of them.
+    A role helps where the team is better than each arm that takes its text away, and the difference *stands* in the
+    table, corrected; it hurts where the team is worse than one of them, and that stands.
 
     Args:
         result ([`~ccpo.evaluation.BenchmarkResult`]): one benchmark's.
@@ -143,20 +144,25 @@ def say_who_helps(result: BenchmarkResult) -> str:
         if kind in _TAKEN_AWAY:
             arms.setdefault(role, []).append(arm)
     for role, own in arms.items():
-        intervals = [result.differences[arm].interval for arm in own]
+        signs = [_sign(result.differences[arm]) for arm in own]
         verdict = f"It is not seen that the {role} helps"
-        if all(low > 0 for low, _ in intervals):
+        if all(sign > 0 for sign in signs):
             verdict = f"The {role} helps"
-        elif any(high < 0 for _, high in intervals):
+        elif any(sign < 0 for sign in signs):
             verdict = f"The {role} hurts"
         others = [f"{result.arms[arm].avg.value:.3f} {_TAKEN_AWAY[arm.partition('_')[0]]}" for arm in own]
         lines.append(f"{verdict}: {joint}, in {', in '.join(others)}.")
     if SINGLE in result.differences:
-        low, high = result.differences[SINGLE].interval
-        verdict = "is better" if low > 0 else "is worse" if high < 0 else "is not seen to be better"
+        sign = _sign(result.differences[SINGLE])
+        verdict = "is better" if sign > 0 else "is worse" if sign < 0 else "is not seen to be better"
         alone = result.arms[SINGLE].avg.value
         lines.append(f"The team {verdict} than one policy that was not trained: {joint}, that one in {alone:.3f}.")
     return "\n".join(lines)
+
+
+def _sign(difference: Difference) -> int:
+    """Of a difference that stands; else 0."""
+    return (difference.value > 0) - (difference.value < 0) if difference.stands else 0
 
 
 def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str, Path], seconds: float) -> None:

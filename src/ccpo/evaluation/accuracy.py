@@ -16,6 +16,7 @@ from ..team.problems import check_problems
 from ..team.rollout import Passes, run_team
 from ..team.topology import ThinkSolve, make_topology
 from .judging import judge_team, judge_texts
+from .statistics import estimate
 
 
 @dataclass(frozen=True)
@@ -177,15 +178,13 @@ def _check(dataset: Any, batch_size: Any) -> None:
         raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}. Set 1 or more.")
 
 
-def paired_difference(
-    before: TeamEvaluation, after: TeamEvaluation, *, resamples: int = 10_000
-) -> tuple[float, tuple[float, float]]:
+def paired_difference(before: TeamEvaluation, after: TeamEvaluation) -> tuple[float, tuple[float, float]]:
     """
-    How much more of the same problems a team gets right, with a 95 % bootstrap interval over the problems.
+    How much more of the same problems a team gets right, with a 95 % bootstrap interval over the problems, of
+    [`~ccpo.evaluation.statistics.estimate`].
 
     Args:
         before, after ([`TeamEvaluation`]): of the same problems in the same order.
-        resamples (`int`, defaults to 10,000): of the bootstrap, always the same ones.
 
     Returns:
         `tuple[float, tuple[float, float]]`: the mean difference and its interval; NaN where nothing is scorable.
@@ -196,15 +195,5 @@ def paired_difference(
     if len(before.right) != len(after.right):
         raise ValueError(f"`before` has {len(before.right)} problems and `after` {len(after.right)}: not the same.")
     difference = torch.tensor(after.right, dtype=torch.float64) - torch.tensor(before.right, dtype=torch.float64)
-    difference = difference[~difference.isnan()]
-    if not difference.numel():
-        return math.nan, (math.nan, math.nan)
-    generator = torch.Generator().manual_seed(0)
-    means = torch.stack(
-        [
-            difference[torch.randint(difference.numel(), (difference.numel(),), generator=generator)].mean()
-            for _ in range(resamples)
-        ]
-    )
-    low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return difference.mean().item(), (low, high)
+    found = estimate(difference)
+    return found.value, found.interval

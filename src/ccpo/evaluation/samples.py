@@ -39,6 +39,10 @@ _SCHEMA = pa.schema(
 )
 
 
+class OtherSamplesError(ValueError):
+    """The folder has samples of another evaluation."""
+
+
 class Samples:
     """
     The folder of an evaluation. Every file says what its samples depend on: who asks for others is refused.
@@ -68,7 +72,7 @@ class Samples:
         How many samples of a batch there are; `None` where they are still to be drawn.
 
         Raises:
-            `ValueError`: samples of other settings, or a file that is none of ours.
+            `OtherSamplesError`: samples of other settings. `ValueError`: a file that is none of ours.
         """
         file = self.file(benchmark, arm, batch)
         if not file.is_file():
@@ -84,7 +88,7 @@ class Samples:
             name, before, now = found
             other = name == "problems" and str(before).partition(",")[0] != str(now).partition(",")[0]
             hint = ": another `max_problems`, or another number of problems" if other else ""
-            raise ValueError(
+            raise OtherSamplesError(
                 f"`output_dir={str(self.folder)!r}` has samples of another evaluation, in {file.name}: `{name}` was "
                 f"{before!r} and is {now!r}{hint}. Set it back, or give another folder."
             )

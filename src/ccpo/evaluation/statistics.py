@@ -117,8 +117,10 @@ def sign_flip_p(differences: torch.Tensor, *, seed: int = 0) -> float:
     """
     Two-sided p-value of no difference between two arms that answered the same problems.
 
-    Without a difference each problem's is as likely with the other sign. p is the share of the flips, all of them or
-    10,000 at random, whose mean is at least as far from 0 as the one observed.
+    Without a difference each problem's is as likely with the other sign. p is the share of the flips whose mean is at
+    least as far from 0, on either side, as the one observed; 1 where no problem differs. Of up to 13 problems that
+    differ, n, it is over all flips, and exact: p is at least 2 / 2^n, the observed one and its mirror image. Of more,
+    it is over 9,999 flips at random and the observed one: at least 1 / 10,000.
 
     Args:
         differences (`torch.Tensor` of shape `(P,)`): one for each problem; NaN is left out.

@@ -44,7 +44,7 @@ def evaluate(
 
     Every batch of an arm is kept when it is drawn. Called again, what is kept is not drawn again; arms and benchmarks
     may be added. With [`TransformersGenerator`] a batch has a seed of its own, so that an evaluation that was
-    interrupted ends in the same table as one that was not.
+    interrupted ends in the same table as one that was not. Generators with `reseed` are left at the last batch's seed.
 
     Args:
         team ([`Team`], `str` or `Path`): the team, or a run's folder.

@@ -188,7 +188,9 @@ class VLLMGenerator:
             engine = _ENGINES[key] = LLM(base, **options)
         tokenizer = self.processing_class
         if isinstance(tokenizer, str):
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer)
+            shared = {name: options[name] for name in ("revision", "trust_remote_code") if name in options}
+            shared |= {"revision": options["tokenizer_revision"]} if "tokenizer_revision" in options else {}
+            tokenizer = AutoTokenizer.from_pretrained(tokenizer, **(shared if tokenizer == self.model else {}))
         request = LoRARequest(self.model, next(_ADAPTERS), self.model) if adapter else None
         self._loaded = engine, tokenizer, request
         return self._loaded
