@@ -27,12 +27,12 @@ from accelerate import PartialState
 from transformers import PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
-from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, Solo, Topology
+from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer, Topology
 from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.data import has_splits, load_problems
 from ccpo.evaluation import Team, evaluate_team, to_markdown
 from ccpo.evaluation import evaluate as evaluate_arms
-from ccpo.evaluation.arms import SINGLE, VOTES, build_arms
+from ccpo.evaluation.arms import SINGLE, VOTES, build_arms, single_policy
 from ccpo.evaluation.loading import make_generators
 from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
 from ccpo.tasks import MODELS, TASKS
@@ -149,14 +149,18 @@ def evaluate(paths, problems, outcome, topology, team, args, quantization_config
 
 
 def make_single(models: dict[str, str], outcome, topology: Topology, team: TeamArguments, args, *settings) -> Team:
-    """One policy, the answering agent's start, with room for all that the team writes."""
-    alone = Solo(prompt=None if team.dataset_name else TASKS[team.task].single_prompt)
-    (role,), last = alone.role_names, topology.answer_roles[-1]
-    paths = {alone.agent_of(role): models[topology.agent_of(last)]}
-    (generate,) = load_generators(paths, alone, team, args, *settings).values()
-    lengths = [args.sampling_of(name, topology.agent_of(name))["max_new_tokens"] for name in topology.role_names]
-    generate.max_new_tokens = sum(lengths)
-    return Team(alone, {role: generate}, outcome)
+    """One policy, the answering agent's at the start, see [`~ccpo.evaluation.arms.single_policy`]."""
+    one, own = _single_policy(topology, team, args)
+    (role,), (agent,) = one.role_names, one.agents
+    (generate,) = load_generators({agent: models[agent]}, one, team, args, *settings).values()
+    generate.max_new_tokens = own["max_new_tokens"]
+    return Team(one, {role: generate}, outcome)
+
+
+def _single_policy(topology: Topology, team: TeamArguments, args):
+    """Who is asked alone, by the task's prompt where it has one, and sampled how."""
+    sampling = {role: generator_options(args, role, topology.agent_of(role)) for role in topology.role_names}
+    return single_policy(topology, sampling, None if team.dataset_name else TASKS[team.task].single_prompt)
 
 
 def compare_arms(whole: Team, problems, single: Team | None, team: TeamArguments, args) -> tuple[str, Path]:
@@ -185,7 +189,8 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
     wants_single = bool({SINGLE, VOTES} & {*(team.final_arms or ())})
     if team.final_arms:
         silent = Team(topology, dict.fromkeys(topology.role_names, list), credit.outcome)
-        build_arms(silent, team.final_arms, single=Team(Solo(), {"solver": list}) if wants_single else None)
+        one = _single_policy(topology, team, args)[0] if wants_single else None
+        build_arms(silent, team.final_arms, single=one and Team(one, dict.fromkeys(one.role_names, list)))
     check_arguments({}, [credit], args, train_dataset, topology, loading["peft_config"], held_out)
     models = load_models(team, args, model, topology)
     trainer = MultiAgentGRPOTrainer(

@@ -115,12 +115,11 @@ def test_make_targets_exist(page):
     assert set(re.findall(r"\bmake ([a-z-]+)\b(?= |`|$)", page.read_text(), re.MULTILINE)) <= targets | {"sure", "up"}
 
 
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 def test_make_reads_every_target():
-    """Without a warning of one that stands there twice; nothing is run."""
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    done = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and not done.stderr, done.stderr
-    assert {"demo", "demo-llm", "study", "test", "test-vllm", "bench", "quality"} <= {*targets}
+    assert len(targets) > 8 and len(targets) == len({*targets})
+    subprocess.run(["make", "-n", *targets], cwd=ROOT, check=True, capture_output=True)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import make_model, make_tokenizer
 from peft import LoraConfig
 from test_generators import make_model as make_generator_model
 from transformers import GPT2Config, LlamaConfig, MistralConfig, Qwen2Config
@@ -99,6 +100,53 @@ def test_generation_draws_the_same(padded):
     plain = model.generate(input_ids=ids, attention_mask=mask, **options)
     with caching_common_prefix(model):
         assert model.generate(input_ids=ids, attention_mask=mask, **options).equal(plain)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"use_cache": False},
+        {"num_return_sequences": 2, "num_beams": 2},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"repetition_penalty": 2.0},
+    ],
+    ids=str,
+)
+def test_whatever_generate_is_asked_for(options):
+    model, (ids, mask, width) = make_generator_model(LlamaConfig).double(), batch()
+    asked = {"input_ids": ids[:, :width], "attention_mask": mask[:, :width], "do_sample": False, "pad_token_id": 0}
+    asked |= {"max_new_tokens": 8, "eos_token_id": None, **options}
+    plain = model.generate(**asked)
+    with caching_common_prefix(model):
+        drawn = model.generate(**asked)
+    if "return_dict_in_generate" in options:
+        plain, drawn = plain.sequences, drawn.sequences
+    assert drawn.equal(plain)
+
+
+@pytest.mark.parametrize(
+    "options", [{"output_hidden_states": True}, {"position_ids": torch.arange(20).expand(4, -1) * 2}, {}], ids=str
+)
+def test_whatever_a_pass_is_asked_for(options):
+    model, (ids, mask, _) = make_generator_model(LlamaConfig).double(), batch()
+    asked = {"input_ids": ids, "attention_mask": mask, **options}
+    plain = model(**asked, use_cache=False)
+    with caching_common_prefix(model):
+        cached = model(**asked, use_cache=False)
+    # Positions are rotated in float32, and those of padded rows are others.
+    torch.testing.assert_close(cached.logits * mask[..., None], plain.logits * mask[..., None], atol=1e-4, rtol=1e-3)
+    assert cached.past_key_values is None
+    for one, other in zip(cached.hidden_states or [], plain.hidden_states or [], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_model_that_checkpoints_activations_is_refused(make_config, text_dataset, outcome):
+    tokenizer = make_tokenizer(kind="llama")
+    model = make_model("llama", tokenizer)
+    model.gradient_checkpointing_enable()
+    args = make_config(prefix_caching=True, policy_sharing="shared")
+    with pytest.raises(ValueError, match="does not go with a model that checkpoints its activations"):
+        MultiAgentGRPOTrainer(model, outcome, args, text_dataset, processing_class=tokenizer)
 
 
 def test_a_generator_reads_it_once(model_dirs):

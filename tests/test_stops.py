@@ -8,7 +8,7 @@ import torch
 from conftest import make_tokenizer
 
 from ccpo import MultiAgentGRPOTrainer, Solo, TransformersGenerator
-from ccpo.generation.stops import cut_at_stop
+from ccpo.generation.stops import EndedIds, cut_at_stop
 from ccpo.training.generator import PolicyGenerator
 from ccpo.training.team_file import generator_options
 
@@ -33,6 +33,19 @@ def test_cut_at_stop(stops, expected, stopped):
     assert was_stopped == stopped
     assert tokenizer.decode(cut, skip_special_tokens=True) == expected
     assert stopped == (len(cut) < len(ids))  # what fills the batch up is TRL's to cut where nothing stopped
+
+
+def test_a_stop_string_may_begin_in_the_prompt():
+    tokenizer = make_tokenizer()
+    prompt, ids = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("x;", ";ab"))
+    assert cut_at_stop(ids, tokenizer, [";;"], prompt) == (ids[:1], True)
+    assert cut_at_stop(ids, tokenizer, ["x;", "b"], prompt) == (ids, True)  # the prompt's own stops nothing
+
+
+def test_an_ended_completion_is_itself_but_for_its_end():
+    ids = EndedIds([5, 6, 7], end=2)
+    assert ids[-1] == 2 and ids == [5, 6, 7] and ids[:-1] == [5, 6] and ids[2] == 7 and list(ids) == [5, 6, 7]
+    assert torch.tensor([ids]).tolist() == [[5, 6, 7]] == torch.tensor([ids[:]]).tolist()
 
 
 class Recorded(MultiAgentGRPOTrainer):

@@ -6,17 +6,21 @@ import re
 import resource
 import shutil
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
 import torch
 from datasets import Dataset
 from openai_server import FaultyEndpoint
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from ccpo import AnswerCritiqueRewrite, Chain, MathVerifier, OpenAIGenerator, Role, Solo, ThinkSolve, Vote
 from ccpo.evaluation import Team, evaluate, evaluate_team
+from ccpo.evaluation.description import describe_generator, find_difference, identity, plain
 from ccpo.evaluation.results import majority_right
-from ccpo.generation import Completion, TransformersGenerator
+from ccpo.generation import Completion, TransformersGenerator, VLLMGenerator
 
 
 class Says:
@@ -168,6 +172,15 @@ def test_it_agrees_with_the_accuracy_of_training(kind, tmp_path):
     assert found.rates["leak"] == pytest.approx(before.leak.value, nan_ok=True)
 
 
+def test_a_team_of_two_answers_has_no_vote_of_its_samples(tmp_path):
+    """The vote would be of one of the two, and its avg@k is of both."""
+    topology = TEAMS["mean"]
+    team = Team(topology, dict.fromkeys(topology.role_names, Says(lambda text: text.split()[0])), outcome)
+    found = evaluate(team, {"four": PROBLEMS}, output_dir=tmp_path, k=2, arms=[])["four"].arms["joint"]
+    assert found.maj is None and found.avg.value == 1
+    assert "| joint | 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] | - |" in (tmp_path / "results.md").read_text()
+
+
 def test_texts_are_swapped_with_the_next_other_problem(tmp_path):
     """Also over the edge of a batch, and past a problem that is asked twice."""
     data = Dataset.from_dict({"prompt": ["1", "1", "2", "4", "5"], "solution": ["1"] * 5})
@@ -273,7 +286,7 @@ def test_other_settings_are_refused_before_anything_is_drawn(tmp_path):
         ({"seed": 1}, "`seed` was 0 and is 1"),
         ({"batch_size": 3}, "`batch_size` was 64 and is 3"),
         ({"settings": {"mine": "b"}}, "`mine` was None and is 'b'"),
-        ({"max_problems": 3}, "`problems` was 'rows 0 to 3, checksum .*' and is 'rows 0 to 2, checksum"),
+        ({"max_problems": 3}, "`problems` was 'rows 0 to 3, checksum .*' and is 'rows 0 to 2, .*`max_problems`"),
     ):
         team = make_team()
         with pytest.raises(ValueError, match=message):
@@ -340,7 +353,7 @@ def test_an_endpoint_that_fails_on_the_way(tmp_path):
         return 200, {"choices": [choice], "usage": {"completion_tokens": 5}}
 
     def make(url):
-        writer = OpenAIGenerator("m", url, max_retries=0, max_concurrency=1)
+        writer = OpenAIGenerator("m", url, max_retries=0, max_concurrency=2)
         return Team(TEAM, {"hinter": Says(hint), "writer": writer}, outcome)
 
     options = {"output_dir": tmp_path, "batch_size": 2, "arms": []}
@@ -357,6 +370,28 @@ def test_an_endpoint_that_fails_on_the_way(tmp_path):
         assert len(endpoint.requests) - asked == 2
     assert found.arms["joint"].avg.value == 1 and found.arms["joint"].tokens == 6
     assert found.arms["joint"].rates["truncated"] == 1 / 4
+
+
+def test_an_endpoint_that_fails_in_a_batch_loses_no_reply_that_was_finished(tmp_path):
+    """Of 6 problems, twice each, two at a time: the eighth request fails, and the three parts before are kept."""
+    broken, reply = [True], {"choices": [{"text": "1", "finish_reason": "stop"}], "usage": {"completion_tokens": 1}}
+
+    def respond(number, body):
+        return (500, {"error": {"message": "gone"}}) if broken[0] and number == 7 else (200, reply)
+
+    def draw(url, concurrency):
+        solver = OpenAIGenerator("m", url, max_retries=0, max_concurrency=concurrency)
+        return evaluate(Team(Solo(), {"solver": solver}, outcome), {"six": numbered(6)}, output_dir=tmp_path, k=2)
+
+    with FaultyEndpoint(respond) as endpoint:
+        with pytest.raises(RuntimeError, match="gone"):
+            draw(endpoint.base_url, 2)
+        asked, broken[0] = len(endpoint.requests), False
+        found = draw(endpoint.base_url, 4)["six"].arms["joint"]  # however many at a time
+        prompts = [body["prompt"] for _, _, body in endpoint.requests[asked:]]
+    assert sorted(prompts) == ["3", "3", "4", "4", "5", "5"]
+    assert found.right.sum().item() == 2 and found.right.shape == (6, 2)
+    assert [file.name for file in (tmp_path / "samples").iterdir()] == ["six-joint-00000.parquet"]
 
 
 # ---- What cannot be ----
@@ -396,6 +431,22 @@ def test_what_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="`output_dir=.*cannot be made a folder"):
         evaluate(team, {"four": PROBLEMS}, output_dir=tmp_path / "file")
+
+
+def test_benchmarks_of_one_file(tmp_path):
+    team = make_team()
+    with pytest.raises(ValueError, match=r"`benchmarks` has \['d 1', 'd_1'\].* same files"):
+        evaluate(team, {"d 1": PROBLEMS, "other": PROBLEMS, "d_1": PROBLEMS}, output_dir=tmp_path)
+    assert team.generate["hinter"].prompts == []
+
+
+def test_only_the_main_process_evaluates(tmp_path, monkeypatch):
+    """Every one would write the same files."""
+    second = SimpleNamespace(is_main_process=False, process_index=1, num_processes=2)
+    monkeypatch.setattr("ccpo.evaluation.suite.PartialState", lambda: second, raising=False)
+    with pytest.raises(ValueError, match="`evaluate` is called in process 1 of 2.* Call it in the main one"):
+        evaluate(make_team(), {"four": PROBLEMS}, output_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_vote_shows_the_plurality():
@@ -462,3 +513,51 @@ def test_the_sampling_and_the_weights_are_among_the_settings(model_dirs, tmp_pat
         evaluate(tiny_team(dirs), {"four": chat_problems()}, **options)
     settings = read_json(tmp_path / "out")["settings"]["team"]["generators"]["thinker"]
     assert settings["model"] == model_dirs["qwen3"] and settings["max_new_tokens"] == 6 and "api_key" not in settings
+
+
+def test_every_column_that_the_outcome_gets_is_among_the_settings(tmp_path):
+    data = PROBLEMS.add_column("level", [1, 2, 3, 4])
+    evaluate(make_team(), {"four": data}, output_dir=tmp_path, arms=[])
+    evaluate(make_team(), {"four": data.select_columns(["level", "prompt", "solution"])}, output_dir=tmp_path, arms=[])
+    harder = PROBLEMS.add_column("level", [1, 2, 3, 5])
+    with pytest.raises(ValueError, match="`problems` was 'rows 0 to 3, checksum"):
+        evaluate(make_team(), {"four": harder}, output_dir=tmp_path, arms=[])
+
+
+def differs(first, second):
+    return find_difference(identity(plain(describe_generator(first))), identity(plain(describe_generator(second))))
+
+
+def test_what_was_loaded_how_is_among_the_settings(model_dirs, tmp_path, monkeypatch):
+    def load(**options):
+        return Team.from_models(model_dirs["qwen3"], Solo(), model_init_kwargs=options).generate["solver"]
+
+    name, was, now = differs(load(dtype="float32"), load(dtype=torch.bfloat16))
+    assert (name, was, now) == ("model_init_kwargs.dtype", "float32", "torch.bfloat16")
+    assert differs(load(token="a"), load(token="b")) is None  # a secret
+    named = AutoTokenizer.from_pretrained(model_dirs["qwen3"])
+    other = AutoTokenizer.from_pretrained(model_dirs["qwen3"])
+    make = lambda model, tokenizer: TransformersGenerator(model, tokenizer)  # noqa: E731
+    assert differs(make(model_dirs["qwen3"], named), make(model_dirs["qwen3"], other)) is None
+    other.chat_template = "{{ messages }}"
+    assert differs(make(model_dirs["qwen3"], named), make(model_dirs["qwen3"], other))[0] == "tokenizer_checksum"
+    assert differs(make("hub/id", named), make("hub/id", other))[0] == "tokenizer_checksum"
+
+    def adapted(active, **generation):
+        torch.manual_seed(0)
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(model_dirs["qwen3"]), LoraConfig(r=2), "a")
+        model.add_adapter("b", LoraConfig(r=2))
+        model.set_adapter(active)
+        model.generation_config.update(**generation)
+        return make(model, named)
+
+    assert differs(adapted("a"), adapted("a")) is None
+    assert differs(adapted("a"), adapted("b"))[0] == "adapters"
+    assert differs(adapted("a"), adapted("a", min_p=0.5))[0] == "generation_config.min_p"
+    for base in ("one", "two"):
+        (tmp_path / base).mkdir()
+        (tmp_path / base / "ccpo_base.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    assert differs(*(VLLMGenerator(str(tmp_path / base)) for base in ("one", "two")))[0] == "weights"
+    here = describe_generator(OpenAIGenerator("m"))
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://elsewhere/v1")
+    assert here["base_url"] is None and describe_generator(OpenAIGenerator("m"))["base_url"] == "http://elsewhere/v1"

@@ -13,12 +13,13 @@ from openai_server import FaultyEndpoint
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from ccpo import Role, SharedCredit, Solo, ThinkSolve, Topology, Vote
+from ccpo import AnswerCritiqueRewrite, Role, SharedCredit, Solo, ThinkSolve, Topology, Vote
 from ccpo.evaluation import Team, TeamAnswer, evaluate
 from ccpo.evaluation.__main__ import parse_arguments, run
 from ccpo.evaluation.arms import alone
 from ccpo.evaluation.benchmarks import BENCHMARKS, find_benchmark, load_benchmark
-from ccpo.generation import TransformersGenerator
+from ccpo.generation import TransformersGenerator, VLLMGenerator
+from ccpo.team.prompts import default_prompt
 from ccpo.training.trainer import MultiAgentGRPOTrainer
 
 PROBLEMS = [[{"role": "user", "content": f"{i} + 1"}] for i in range(3)]
@@ -79,6 +80,8 @@ def test_what_a_trainer_saved_answers(model_dirs, chat_dataset, make_config, out
     assert team.topology.is_solo and team.generate["solver"].max_new_tokens == 4
     expected = TransformersGenerator(args.output_dir, temperature=0.0, max_new_tokens=4)(PROBLEMS)
     assert [answer.text for answer in team(PROBLEMS)] == expected
+    engine = Team.from_pretrained(args.output_dir, backend="vllm", temperature=0.0).generate["solver"]
+    assert isinstance(engine, VLLMGenerator) and engine.max_new_tokens == 4  # which caches prefixes by itself
 
 
 def test_a_run_that_is_half_written(run_folder):
@@ -171,8 +174,25 @@ def test_a_role_that_answers_alone():
     assert solver.prompt == ThinkSolve().solo_prompt and not solver.reads
     assert alone(Vote(3, prompt="vote {problem}")).roles[0].prompt == "vote {problem}"
     assert alone(Solo()).is_solo
-    bound = Topology((Role("a", prompt="{problem}"), Role("b", reads=("a",), prompt="{problem} {a}")))
-    assert alone(bound).is_solo  # nobody says how b is asked without a
+    assert alone(Solo("say {problem}")).roles[0].prompt == "say {problem}"
+    (answer,) = alone(AnswerCritiqueRewrite(answer_prompt="first {problem}")).roles
+    assert (answer.name, answer.prompt) == ("answer_a", "first {problem}")
+
+
+def test_a_role_that_answers_alone_is_asked_for_nobody():
+    """By default prompts of three roles; of templates of one's own, there is none without two."""
+    names = ("planner", "adder", "solver")
+    three = Topology((Role("planner"), Role("adder"), Role("solver", reads=("planner", "adder"))))
+    (solver,) = alone(three).roles
+    assert solver.prompt == default_prompt("solver", (), True) and not solver.reads
+    left = three.reduced("planner")["solver"].prompt_without
+    assert left == {"adder": solver.prompt}
+    own = {"planner": "{problem} {adder}", "adder": "{problem} {planner}"}
+    last = Role("solver", reads=names[:2], prompt="{problem} {planner} {adder}", prompt_without=own)
+    bound = Topology((Role("planner"), Role("adder"), last))
+    assert bound.reduced("planner")["solver"].prompt_without == {}
+    with pytest.raises(ValueError, match="does not say how one of its roles answers alone.* Give `single`"):
+        alone(bound)
 
 
 # ---- Benchmarks ----
@@ -190,6 +210,31 @@ def test_every_benchmark_on_a_local_copy(name, tmp_path):
         assert found == name and problems["solution"] == ["B" if benchmark.options_column else "1"]
         said = problems[0]["prompt"][0]["content"]
         assert said == ("All sleep.\n\nWhich?\nA. None.\nB. Tom." if benchmark.options_column else "Which?")
+
+
+@pytest.mark.parametrize("answer", ["B", "b", "1", 1, " B. ", 25])
+def test_the_answer_among_options(answer, tmp_path):
+    options = [f"option {i}" for i in range(26)]
+    row = {"question": "Which?", "text": "All sleep.", "options": options, "answer": answer}
+    (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
+    _, problems = load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
+    assert problems["solution"] == ["Z" if answer == 25 else "B"]
+
+
+@pytest.mark.parametrize("answer", [30, "30", -1, "C", "both"])
+def test_no_answer_among_options(answer, tmp_path):
+    row = {"question": "Which?", "text": "All sleep.", "options": ["None.", "Tom."]}
+    rows = [{**row, "answer": "1"}, {**row, "answer": str(answer)}]
+    (tmp_path / "copy.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(ValueError, match=rf"Row 1 of .*copy.jsonl.*`answer='{answer}'`.*0 to 1.*A to B"):
+        load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
+
+
+def test_more_options_than_letters(tmp_path):
+    row = {"question": "Which?", "text": "All sleep.", "options": ["Tom."] * 27, "answer": 1}
+    (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match="Row 0 of .*copy.jsonl.* has 27 `options`, and there are 26 letters"):
+        load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
 
 
 # ---- The command line ----
@@ -216,7 +261,14 @@ def test_one_command_for_a_run_and_for_models(run_folder, model_dirs, problem_fi
     settings = json.loads((out / "results.json").read_text())["settings"]
     assert settings["team"]["generators"]["solver"]["top_p"] == 0.9
     (role,) = settings["single"]["generators"].values()
-    assert role["max_new_tokens"] == 5 and settings["single"]["topology"]["roles"][0]["name"] == "solver"
+    assert role["max_new_tokens"] == 3 + 5  # room for all that the team writes
+    (asked,) = settings["single"]["topology"]["roles"]
+    assert (asked["name"], asked["prompt"]) == ("solver", ThinkSolve().solo_prompt)
+    assert f"*single* is asked {ThinkSolve().solo_prompt!r}, with room for 8 tokens." in said
+    words[words.index(out)], prompt = tmp_path / "asked", tmp_path / "prompt.txt"
+    prompt.write_text("go: {problem}\n")
+    said = command(run_folder, *words, "--single_prompt", prompt, "--arms", "single")
+    assert "*single* is asked 'go: {problem}', with room for 8 tokens." in said
     words = ["--benchmarks", problem_file, "--output_dir", tmp_path / "other", "--max_new_tokens", 4]
     said = command("--models", model_dirs["qwen3"], "--topology", "{kind: vote, num_voters: 2}", *words)
     assert "| without_voter_2 |" in said
@@ -237,6 +289,9 @@ def test_command_lines_that_cannot_be(run_folder, model_dirs, problem_file, tmp_
         ([run_folder, "--endpoint", "solver=@http://x/v1"], "must be ROLE=MODEL@URL"),
         ([run_folder, "--endpoint", "nobody=m@http://x/v1"], r"`--endpoint` names \['nobody'\]"),
         ([run_folder, "--endpoint", "solver=m@ftp://x"], "base_url must look like"),
+        ([run_folder, "--single_prompt", "{problem}"], "`--single_prompt` is of a model in `--single`"),
+        ([run_folder, "--single", run_folder, "--single_prompt", "{problem}"], "is of a model in `--single`"),
+        ([run_folder, "--single", model, "--single_prompt", "go"], "must contain {problem}, got 'go'"),
         ([run_folder, "--k", 0], "`k` must be an integer of at least 1"),
         ([run_folder, "--arms", "alone"], r"`arms` has \['alone'\]"),
     ):

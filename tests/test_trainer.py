@@ -4,6 +4,7 @@ import copy
 import json
 import math
 import statistics
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -611,6 +612,38 @@ def test_arms_of_an_evaluation(model_dirs, chat_dataset, make_config, outcome):
     assert row["eval_credit/ablated_thinker_accuracy"] == ablated
     assert row["eval_credit/swapped_thinker_accuracy"] == swapped
     assert not any("ablated" in name for entry in trainer.state.log_history for name in entry if name[:5] != "eval_")
+
+
+def test_a_batch_of_one_problem_swaps_nothing(model_dirs, chat_dataset, make_config, outcome):
+    """Two batches, of two problems and of one: the metric is the first's."""
+    args = make_config(per_device_eval_batch_size=8, eval_arms=["swapped"])
+    trainer = Arms(model_dirs["qwen3"], outcome, args, chat_dataset)
+    problems = chat_dataset.select([0, 1, 2])
+    metrics = trainer.evaluate(problems)
+    assert len(trainer.given) == 1 and metrics["eval_credit/swapped_thinker_accuracy"] == trainer.given[0][2]
+    trainer.given = []
+    trainer.evaluate(chat_dataset.select([0, 0]))  # one problem twice
+    assert not trainer.given
+
+
+@pytest.mark.parametrize(
+    ("sizes", "period", "shown"),
+    [
+        ((1, 1, 1), 3, [0, 3, 6]),
+        ((3, 1, 2), 3, [0, 3, 6]),  # a batch begins in the steps 0, 1, 3, 4, 6, 7
+        ((4, 1, 1), 3, [0, 4]),  # 0, 4: the first since 3
+        ((2, 2, 1), 2, [0, 4]),
+        ((1, 1, 2), 2, [0, 0, 2, 2, 4, 4, 6, 6]),  # two batches a step
+    ],
+)
+def test_when_removals_are_shown(sizes, period, shown):
+    names = ("steps_per_generation", "num_iterations", "gradient_accumulation_steps")
+    args = SimpleNamespace(**dict(zip(names, sizes, strict=True)), removal_eval_steps=period)
+    micro = sizes[0] * sizes[1]
+    begins = [n * micro // sizes[2] for n in range(20) if n * micro // sizes[2] < 8]
+    of = MultiAgentGRPOTrainer._shows_removals
+    seen = [s for s in begins if of(SimpleNamespace(args=args, state=SimpleNamespace(global_step=s)))]
+    assert seen == shown
 
 
 def test_an_evaluation_without_arms_draws_none(model_dirs, chat_dataset, make_config, outcome):

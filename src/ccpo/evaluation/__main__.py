@@ -18,7 +18,7 @@ import yaml
 from ..generation import OpenAIGenerator
 from ..team.role import Role
 from ..team.topology import Topology, make_topology
-from .arms import alone
+from .arms import SINGLE, single_policy
 from .benchmarks import BENCHMARKS
 from .loading import BACKENDS, TEAM_FILE, read_team
 from .suite import evaluate
@@ -42,6 +42,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--k", type=int, default=1, help="samples for each problem")
     add("--arms", nargs="+", help="by default all that can be")
     add("--single", help="a run's folder or a model, for the single policy and its self-consistency")
+    add("--single_prompt", help="what a model in --single is asked: a template with {problem}, or a file of it")
     add("--swap", nargs="+", default=[], metavar="ROLE=MODEL", help="another model in a role, as an arm")
     add("--endpoint", nargs="+", default=[], metavar="ROLE=MODEL@URL", help="who speaks behind an endpoint")
     add("--backend", choices=BACKENDS, default="transformers", help="what runs the local models")
@@ -71,6 +72,13 @@ def read_topology(given: str) -> Topology:
         return make_topology(yaml.safe_load(text))
     except yaml.YAMLError as error:
         raise ValueError(f"`--topology` cannot be read as YAML ({error}).") from error
+
+
+def read_prompt(given: str | None) -> str | None:
+    """A template, or what is in the file that has it, but for the newline at its end."""
+    if given is None or "{" in given or not Path(given).is_file():
+        return given
+    return Path(given).read_text(encoding="utf-8").removesuffix("\n")
 
 
 def make_endpoint(role: str, place: str, sampling: dict[str, Any]) -> OpenAIGenerator:
@@ -115,12 +123,17 @@ def run(options: argparse.Namespace) -> str:
     common = {"backend": options.backend, "seed": options.seed}
     chosen = {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
     team, sampling = load_team(options, common, chosen)
-    single, swaps = None, {}
-    if options.single is not None and (Path(options.single) / TEAM_FILE).is_file():
+    single, swaps, remarks = None, {}, []
+    is_run = options.single is not None and (Path(options.single) / TEAM_FILE).is_file()
+    if options.single_prompt is not None and (options.single is None or is_run):
+        raise ValueError(f"`--single_prompt` is of a model in `--single`, got `--single {options.single}`. Name one.")
+    if is_run:
         single = Team.from_pretrained(options.single, outcome=team.outcome, **common, **chosen)
-    elif options.single is not None:  # asked and sampled as the role that answers
-        own = sampling[team.topology.answer_roles[-1]]
-        single = Team.from_models(options.single, alone(team.topology), outcome=team.outcome, **common, **own)
+    elif options.single is not None:
+        one, own = single_policy(team.topology, sampling, read_prompt(options.single_prompt))
+        single = Team.from_models(options.single, one, outcome=team.outcome, **common, **own)
+        asked = "the problem as it is" if one.roles[0].prompt is None else repr(one.roles[0].prompt)
+        remarks = [f"*{SINGLE}* is asked {asked}, with room for {own['max_new_tokens']} tokens.", ""]
     for role, model in read_pairs("swap", options.swap).items():
         if role not in team.topology.role_names:
             raise ValueError(f"`--swap` names {role!r}; the roles are {list(team.topology.role_names)}.")
@@ -139,8 +152,7 @@ def run(options: argparse.Namespace) -> str:
         max_problems=options.max_problems,
         conversational=not options.text,
     )
-    written = "\n".join(str(Path(options.output_dir) / name) for name in FILES)
-    return f"{to_markdown(results)}\n{written}"
+    return "\n".join([to_markdown(results), *remarks, *(str(Path(options.output_dir) / name) for name in FILES)])
 
 
 def main() -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from ..generation import Completion
+from ..generation import Completion, TransformersGenerator
 from ..team.prompts import Prompt
-from ..team.topology import Solo, Topology
+from ..team.role import Role
+from ..team.topology import Topology
 from .team import Team, TeamAnswer
 
 JOINT, SINGLE, VOTES = "joint", "single", "self_consistency"
@@ -106,18 +108,55 @@ def build_arms(
 
 def alone(topology: Topology) -> Topology:
     """
-    The role that answers, by itself: asked as it is in the team without all others, as far as the team says how; else
-    by the dataset's own prompts.
+    One role by itself, as the team asks it: the first that answers and reads nobody, as in a vote; else the role that
+    answers, without all others.
+
+    Raises:
+        `ValueError`: the team does not say how a role answers alone.
     """
-    if topology.answer == "vote":
-        first = topology[topology.answer_roles[0]]
-        return Solo() if first.reads else Topology((first,))
-    while len(topology.roles) > 1:
-        removable = next((role for role in topology.role_names if topology.removable(role)), None)
-        if removable is None:
-            return Solo()
-        topology = topology.reduced(removable)
-    return topology
+    if topology.is_solo:
+        return topology
+    first = next((role for role in topology.roles if role.name in topology.judged and not role.reads), None)
+    found = _reduced_to_one(topology) if first is None else Topology((first,))
+    if found is None:
+        raise ValueError(
+            f"The team {list(topology.role_names)} does not say how one of its roles answers alone: there is no "
+            f"prompt of {topology.answer_roles[-1]!r} without all that it reads. Give `single` a team with a prompt "
+            "of its own, Team.from_models(model, Solo(prompt=...)); or set `prompt_without`; on "
+            "the command line, `--single_prompt`."
+        )
+    return found
+
+
+def single_policy(
+    topology: Topology, sampling: Mapping[str, Mapping[str, Any]], prompt: str | None = None
+) -> tuple[Topology, dict[str, Any]]:
+    """
+    One policy in the place of a team: who is asked, and sampled how, with room for all that the team writes.
+
+    Args:
+        topology ([`Topology`]): the team.
+        sampling (`Mapping`): role -> arguments of its generator.
+        prompt (`str`, *optional*): template of the role that answers; by default the role is asked as [`alone`] says.
+
+    Returns:
+        `tuple[Topology, dict]`: of one role of the team, and the arguments of its generator.
+
+    Raises:
+        `ValueError`: a prompt without the problem, or none where the team does not say how a role answers alone.
+    """
+    name = topology.answer_roles[-1]
+    given = Role(name, agent=topology.agent_of(name), prompt=prompt)
+    one = alone(topology) if prompt is None else Topology((given,))
+    lengths = [sampling[role].get("max_new_tokens", TransformersGenerator.max_new_tokens) for role in sampling]
+    return one, {**sampling[one.role_names[0]], "max_new_tokens": sum(lengths)}
+
+
+def _reduced_to_one(topology: Topology) -> Topology | None:
+    if len(topology.roles) == 1:
+        return topology
+    smaller = (topology.reduced(role) for role in topology.role_names if topology.removable(role))
+    return next((found for rest in smaller if (found := _reduced_to_one(rest)) is not None), None)
 
 
 def _plain_arm(name: str, team: Team) -> Arm:

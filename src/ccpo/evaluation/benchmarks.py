@@ -23,7 +23,8 @@ class Benchmark:
         split (`str`, defaults to `"test"`): split.
         problem_column, solution_column (`str`): as for [`~ccpo.data.load_problems`].
         context_column (`str`, *optional*): a text that goes before the problem.
-        options_column (`str`, *optional*): texts to choose from, which are lettered; the solution is a number, from 0.
+        options_column (`str`, *optional*):
+            texts to choose from, which are lettered; the solution is a number from 0, or a letter.
         source (`str`): where the problems come from.
     """
 
@@ -115,10 +116,10 @@ def load_benchmark(given: Any, *, conversational: bool = True) -> tuple[str, Dat
     added = [column for column in (benchmark.context_column, benchmark.options_column) if column is not None]
     if missing := [column for column in added if column not in problems.column_names]:
         raise ValueError(f"{benchmark.dataset!r} has no column {missing}; it has {problems.column_names}.")
-    return benchmark.name, problems.map(partial(_lettered, benchmark)) if added else problems
+    return benchmark.name, problems.map(partial(_lettered, benchmark), with_indices=True) if added else problems
 
 
-def _lettered(benchmark: Benchmark, row: dict) -> dict:
+def _lettered(benchmark: Benchmark, row: dict, number: int) -> dict:
     """The problem with its context and its options, and the letter of the one that is right."""
     prompt, changed = row["prompt"], {}
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
@@ -126,10 +127,29 @@ def _lettered(benchmark: Benchmark, row: dict) -> dict:
         text = f"{row[benchmark.context_column]}\n\n{text}"
     if benchmark.options_column is not None:
         options = row[benchmark.options_column]
-        text += "".join(f"\n{letter}. {option}" for letter, option in zip(ascii_uppercase, options, strict=False))
-        changed["solution"] = row["solution"] and ascii_uppercase[int(row["solution"])]
+        if len(options) > len(ascii_uppercase):
+            raise ValueError(
+                f"Row {number} of {benchmark.dataset!r} has {len(options)} `{benchmark.options_column}`, and there "
+                f"are {len(ascii_uppercase)} letters. Take the row out."
+            )
+        letters = ascii_uppercase[: len(options)]
+        text += "".join(f"\n{letter}. {option}" for letter, option in zip(letters, options, strict=True))
+        changed["solution"] = row["solution"] and _letter(benchmark, number, row["solution"], letters)
     changed["prompt"] = text if isinstance(prompt, str) else [*prompt[:-1], {**prompt[-1], "content": text}]
     return changed
+
+
+def _letter(benchmark: Benchmark, number: int, solution: str, letters: str) -> str:
+    """The letter of the right option, of its number or of itself."""
+    said = solution.strip().strip("().").upper()
+    found = letters[int(said) : int(said) + 1] if said.isdecimal() else said
+    if len(found) != 1 or found not in letters:
+        raise ValueError(
+            f"Row {number} of {benchmark.dataset!r} has `{benchmark.solution_column}={solution!r}`, which is none of "
+            f"its {len(letters)} options: it must be a number from 0 to {len(letters) - 1}, or a letter from "
+            f"{letters[:1]} to {letters[-1:]}. Correct the row, or take it out."
+        )
+    return found
 
 
 def _plain(name: str) -> str:

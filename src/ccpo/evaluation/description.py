@@ -1,12 +1,16 @@
 """What samples depend on, in plain values: generators with their models' weights, and outcome functions."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
+from peft import PeftModel
+
+from ..generation.bases import BASE_FILE, find_base, read_adapter
 from ..team.answers import reader_of
 from .loading import Player
 from .team import Team
@@ -14,7 +18,8 @@ from .team import Team
 # Of a generator, what its samples do not depend on, or what is nobody's business.
 _LEFT_OUT = {"api_key", "seed", "max_concurrency", "max_retries", "timeout", "model", "processing_class"}
 _CHUNK, _CHUNKS = 1 << 16, 16  # bytes of a long file that are read, and at how many places
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*config.json", "tokenizer*.json", "chat_template*")
+_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*config.json", "tokenizer*.json", "chat_template*", BASE_FILE)
+_WHERE = {"token", "cache_dir", "local_files_only"}  # of `model_init_kwargs`: from where, not what
 
 
 def describe_team(team: Team, known: dict[int, Any] | None = None) -> dict[str, Any]:
@@ -45,8 +50,13 @@ def describe_generator(generate: Callable) -> dict[str, Any]:
         return {"kind": name}
     options = {f.name: getattr(generate, f.name) for f in fields(generate) if f.init and f.name not in _LEFT_OUT}
     tokenizer = getattr(generate, "processing_class", None)
-    named = {"tokenizer": getattr(tokenizer, "name_or_path", tokenizer)}
-    return {"kind": name, **_describe_model(generate.model), **options, **(named if tokenizer is not None else {})}
+    model = generate.model
+    if "model_init_kwargs" in options:
+        given = (model.shared.options if isinstance(model, Player) else options["model_init_kwargs"]) or {}
+        options["model_init_kwargs"] = {key: given[key] for key in given if key not in _WHERE} or None
+    if "base_url" in options:
+        options["base_url"] = options["base_url"] or os.environ.get("OPENAI_BASE_URL")
+    return {"kind": name, **_describe_model(model), **options, **_describe_tokenizer(tokenizer)}
 
 
 def describe_outcome(outcome: Callable) -> dict[str, Any]:
@@ -84,9 +94,29 @@ def _describe_model(model: Any) -> dict[str, Any]:
         weights = {"model": model.name_or_path, "base": model.shared.base}
         return weights | _checksums(weights.values())
     if isinstance(model, str):
-        return {"model": model} | _checksums([model])
+        base = (read_adapter(model) or {}).get("base_model_name_or_path") or find_base(model)
+        return {"model": model} | _checksums([model, base])
     named = getattr(model, "name_or_path", "") or type(model).__name__
-    return {"model": named, "weights": [sum(p.double().sum().item() for p in model.parameters())]}
+    found = {"model": named, "weights": [sum(p.double().sum().item() for p in model.parameters())]}
+    if isinstance(model, PeftModel):
+        found |= {"adapters": list(model.active_adapters), "adapters_enabled": model.get_model_status().enabled}
+    config = getattr(model, "generation_config", None)
+    if config is None:
+        return found
+    return {**found, "generation_config": config.to_diff_dict() | {"transformers_version": None}}
+
+
+def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
+    """A tokenizer's name; of an object also a checksum of what it makes of prompts."""
+    if tokenizer is None or isinstance(tokenizer, str):
+        return {} if tokenizer is None else {"tokenizer": tokenizer}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    rules = {} if backend is None else json.loads(backend.to_str())
+    rules = {name: value for name, value in rules.items() if name not in ("padding", "truncation")}
+    template, special = getattr(tokenizer, "chat_template", None), getattr(tokenizer, "special_tokens_map", None)
+    vocabulary = sorted(tokenizer.get_vocab().items()) if hasattr(tokenizer, "get_vocab") else None
+    found = crc32(repr((rules, template, special, vocabulary)).encode("utf-8", "replace"))
+    return {"tokenizer": getattr(tokenizer, "name_or_path", None), "tokenizer_checksum": found}
 
 
 def _checksums(names: Any) -> dict[str, Any]:

@@ -73,8 +73,10 @@ class Draws:
     def settings_of(self, batch: int) -> dict[str, Any]:
         """What a batch's samples depend on."""
         start, end = self.spans[batch]
-        gold = self.data["solution"][start:end] if "solution" in self.data.column_names else None
-        checksum = crc32(repr((self.prompts[start:end], gold)).encode())
+        columns = self.data.with_format("arrow")[start:end].to_pydict()  # all of them: the outcome gets them
+        gold = columns.pop("solution", None)
+        others = sorted((name, values) for name, values in columns.items() if name != "prompt")
+        checksum = crc32(repr((self.prompts[start:end], gold, *others)).encode("utf-8", "replace"))
         return {**self.common, "problems": f"rows {start} to {end - 1}, checksum {checksum}"}
 
     def kept(self) -> list[int | None]:
@@ -85,13 +87,26 @@ class Draws:
         ]
 
     def draw(self, batch: int, numbers: list[int], joint: "Draws | None", bar: tqdm) -> None:
-        """Draw a batch, unless it is kept, `numbers[i]` samples of its i-th problem; what is drawn is kept."""
-        place = (self.name, self.arm.name, batch)
+        """
+        Draw a batch, unless it is kept, `numbers[i]` samples of its i-th problem; what is drawn is kept. Of endpoints,
+        which may fail on the way, as many samples are kept at a time as have requests in flight.
+        """
+        place, part = (self.name, self.arm.name, batch), (self.name, f"{self.arm.name}.part", batch)
         settings = self.settings_of(batch)
         if self.samples.count(*place, settings) is None:
-            rows = self._judged(batch, numbers, joint)
-            self.samples.write(*place, settings, rows)
+            start, _ = self.spans[batch]
+            places = [(start + i, n) for i, number in enumerate(numbers) for n in range(number)]
+            rows = [] if self.samples.count(*part, settings) is None else self.samples.read(*part)
             bar.update(len(rows))
+            step = min((g.max_concurrency for g in self._generators() if hasattr(g, "max_concurrency")), default=None)
+            while len(rows) < len(places):
+                new = self._judged(batch, places[len(rows) :][:step], joint, len(rows))
+                rows += new
+                if len(rows) < len(places):
+                    self.samples.write(*part, settings, rows)
+                bar.update(len(new))
+            self.samples.write(*place, settings, rows)
+            self.samples.file(*part).unlink(missing_ok=True)
         self.rows += self.samples.read(*place, LIGHT)
 
     def answers(self, places: list[tuple[int, int]]) -> list[TeamAnswer]:
@@ -117,11 +132,11 @@ class Draws:
         others = [(self.other_problem(i), n) for i, n in places] if self.arm.reads == "other" else []
         return Said(joint.answers(places), joint.answers(others))
 
-    def _judged(self, batch: int, numbers: list[int], joint: "Draws | None") -> list[dict]:
+    def _judged(self, batch: int, places: list[tuple[int, int]], joint: "Draws | None", before: int) -> list[dict]:
+        """The rows of some places of a batch, with `before` others of it drawn."""
         start, end = self.spans[batch]
-        places = [(start + i, n) for i, number in enumerate(numbers) for n in range(number)]
         said = self._said(places, joint)
-        self._reseed(batch)
+        self._reseed(f"{batch}+{before}" if before else f"{batch}")
         prompts = [self.prompts[i] for i, _ in places]
         answers = self.arm.draw(prompts, said)
         team, data = self.arm.team, self.data[start:end]
@@ -147,12 +162,14 @@ class Draws:
             for n, ((problem, sample), answer) in enumerate(zip(places, answers, strict=True))
         ]
 
-    def _reseed(self, batch: int) -> None:
+    def _generators(self) -> list[Any]:
+        return list({id(g): g for g in self.arm.team.generate.values()}.values())
+
+    def _reseed(self, where: str) -> None:
         """Every batch begins at a seed of its own, so that what comes after one that is kept is the same."""
-        generators = list({id(g): g for g in self.arm.team.generate.values()}.values())
-        for i, generate in enumerate(generators):
+        for i, generate in enumerate(self._generators()):
             if hasattr(generate, "reseed"):
-                generate.reseed(crc32(f"{self.sizes.seed}/{self.name}/{self.arm.name}/{batch}/{i}".encode()))
+                generate.reseed(crc32(f"{self.sizes.seed}/{self.name}/{self.arm.name}/{where}/{i}".encode()))
 
 
 def _text(value: Any) -> str | None:

@@ -224,6 +224,8 @@ def make_generators(
             generators[role] = generate
             continue
         options = {**sampling.get(role, {}), **overrides}
+        if backend == "vllm":  # whose engine keeps prefixes by itself: `enable_prefix_caching` of `model_init_kwargs`
+            options.pop("prefix_caching", None)
         who, make = playing[topology.agent_of(role)]
         key = repr((who, sorted(options.items(), key=str)))
         if key not in made:  # agents that are alike would draw alike from one seed

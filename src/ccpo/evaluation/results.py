@@ -25,7 +25,7 @@ class ArmResult:
             How much of each answer is right, NaN unscorable; of self-consistency `(P, 1)`, the vote's.
         avg ([`Estimate`]): avg@k over the problems.
         passes (`dict[int, Estimate]`): pass@1, pass@2, pass@4, … and pass@k.
-        maj ([`Estimate`], *optional*): maj@k, where the outcome function can compare answers.
+        maj ([`Estimate`], *optional*): maj@k, where a sample is one answer and the outcome function can compare them.
         rates (`dict[str, float]`):
             Means over samples, NaN where unknown: `leak` (texts that pass the leak guard and stated an answer),
             `no_answer` (answers in which none was found), `truncated` (a text was cut at the limit), `unscorable`.
@@ -92,7 +92,7 @@ def summarize(
         seed (`int`, defaults to 0): of the bootstrap.
         left_out (`Mapping[str, str]`, *optional*): arm -> why it is not there.
     """
-    found = {name: _arm(name, own, problems, k, outcome, seed) for name, own in rows.items()}
+    found = {name: _arm(arms[name], own, problems, outcome, seed) for name, own in rows.items()}
     joint = found[JOINT].right
     pairs, help_, hurt = {}, {}, {}
     for name, arm in found.items():
@@ -108,12 +108,13 @@ def summarize(
     return BenchmarkResult(k, found, compare(pairs, seed=seed), help_, hurt, dict(left_out or {}))
 
 
-def _arm(name: str, rows: Sequence[dict], problems: int, k: int, outcome: Callable, seed: int) -> ArmResult:
+def _arm(arm: Arm, rows: Sequence[dict], problems: int, outcome: Callable, seed: int) -> ArmResult:
     by_problem: list[list[dict]] = [[] for _ in range(problems)]
     for row in rows:
         by_problem[row["problem"]].append(row)
-    majority = majority_right(by_problem, outcome)
-    if name == VOTES:  # one answer for each problem, the vote's
+    several = arm.team.topology.answer == "mean"  # a sample is of several answers, of which none is the team's
+    majority = None if several else majority_right(by_problem, outcome)
+    if arm.name == VOTES:  # one answer for each problem, the vote's
         right = majority.unsqueeze(1)
     else:
         right = torch.tensor([[_number(row["right"]) for row in group] for group in by_problem], dtype=torch.float64)

@@ -61,7 +61,7 @@ class Samples:
 
     def file(self, benchmark: str, arm: str, batch: int) -> Path:
         """Where a batch's samples are, once they are drawn."""
-        return self.folder / "samples" / f"{_plain(benchmark)}-{arm}-{batch:05d}.parquet"
+        return self.folder / "samples" / f"{file_name(benchmark)}-{arm}-{batch:05d}.parquet"
 
     def count(self, benchmark: str, arm: str, batch: int, settings: Mapping[str, Any]) -> int | None:
         """
@@ -81,9 +81,12 @@ class Samples:
                 f"{file} cannot be read as samples of an evaluation ({error}). Delete it, and it is drawn again."
             ) from error
         if found := find_difference(was, dict(settings)):
+            name, before, now = found
+            other = name == "problems" and str(before).partition(",")[0] != str(now).partition(",")[0]
+            hint = ": another `max_problems`, or another number of problems" if other else ""
             raise ValueError(
-                f"`output_dir={str(self.folder)!r}` has samples of another evaluation, in {file.name}: `{found[0]}` "
-                f"was {found[1]!r} and is {found[2]!r}. Set it back, or give another folder."
+                f"`output_dir={str(self.folder)!r}` has samples of another evaluation, in {file.name}: `{name}` was "
+                f"{before!r} and is {now!r}{hint}. Set it back, or give another folder."
             )
         return metadata.num_rows
 
@@ -169,5 +172,6 @@ def _cannot_write(file: Path, error: OSError) -> OSError:
     )
 
 
-def _plain(name: str) -> str:
+def file_name(name: str) -> str:
+    """What stands for a benchmark's name in the names of its files."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)

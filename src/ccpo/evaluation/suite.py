@@ -6,6 +6,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from datasets import Dataset
 from tqdm.auto import tqdm
 
@@ -16,7 +17,7 @@ from .benchmarks import load_benchmark
 from .description import describe_generator, describe_team, plain
 from .draws import Draws, Sizes, mean_tokens, votes_of
 from .results import WITHIN, BenchmarkResult, can_compare, summarize
-from .samples import Samples
+from .samples import Samples, file_name
 from .tables import write_results
 from .team import Recorder, Team
 
@@ -65,7 +66,7 @@ def evaluate(
 
     Raises:
         `ValueError`: an unknown benchmark or arm, a number below 1, problems that cannot be asked or judged, or a
-            folder with samples of other settings; before anything is drawn.
+            folder with samples of other settings, or another process than the main one; before anything is drawn.
         `OSError`: the folder cannot be written any more.
     """
     for name, value in (("k", k), ("batch_size", batch_size), ("max_problems", max_problems)):
@@ -73,6 +74,12 @@ def evaluate(
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}. Set 1 or more.")
+    process = PartialState()
+    if not process.is_main_process:  # all would write the same files
+        raise ValueError(
+            f"`evaluate` is called in process {process.process_index} of {process.num_processes}. Call it in the main "
+            "one only (`if PartialState().is_main_process:`), or run one process."
+        )
     problems = _load(benchmarks, conversational, max_problems)
     team = team if isinstance(team, Team) else Team.from_pretrained(team, seed=seed)
     chosen = build_arms(team, arms, single=single, swaps=swaps)
@@ -130,6 +137,9 @@ def _load(benchmarks: Any, conversational: bool, max_problems: int | None) -> di
     names = [name for name, _ in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"`benchmarks` has {twice} twice. Give files different names, or name each one once.")
+    files = [file_name(name) for name in names]
+    if alike := [name for name, file in zip(names, files, strict=True) if files.count(file) > 1]:
+        raise ValueError(f"`benchmarks` has {alike}, whose samples would be in the same files. Rename one.")
     for name, data in found:
         if not isinstance(data, Dataset) or "prompt" not in data.column_names or not len(data):
             has = data.column_names if isinstance(data, Dataset) else type(data).__name__

@@ -172,7 +172,7 @@ class TransformersGenerator:
                         input_ids=ids, attention_mask=mask, generation_config=config, synced_gpus=False, **options
                     )
                     for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                        row, stopped = cut_at_stop(row, tokenizer, stops)
+                        row, stopped = cut_at_stop(row, tokenizer, stops, rows[i])
                         end = next((n for n, token in enumerate(row) if token in eos), len(row))
                         text = tokenizer.decode(row[:end], skip_special_tokens=True)
                         drawn = end + (end < len(row))  # with its end-of-sequence token

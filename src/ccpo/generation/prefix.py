@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
+_KNOWN = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "return_dict"}
 SHORTEST = 8  # tokens; a shorter prefix does not pay for a pass of its own
 
 
@@ -87,7 +88,8 @@ def cache_common_prefix(model: nn.Module) -> RemovableHandle:
             "Set `prefix_caching=False`."
         )
     decoder = model.get_decoder()
-    decoder.forward = partial(_read_prefix_once, decoder.forward, tuple(signature(decoder.forward).parameters))
+    names = tuple(signature(decoder.forward).parameters)
+    decoder.forward = partial(_read_prefix_once, decoder.forward, names, model.config)
     model.generate = partial(_generate, model.generate)
     return model.get_output_embeddings().register_forward_pre_hook(_side_by_side)
 
@@ -114,23 +116,46 @@ def caching_common_prefix(model: nn.Module) -> Iterator[None]:
 
 
 def _generate(generate: Callable, *args: Any, **options: Any) -> Any:
+    """`generate`, with the padding behind the prefix, where nothing but ids and mask goes by tokens."""
     ids, mask = options.get("input_ids"), options.get("attention_mask")
-    if args or ids is None or mask is None:
+    others = (options.get(name) for name in ("inputs_embeds", "position_ids", "token_type_ids", "past_key_values"))
+    if args or ids is None or mask is None or any(other is not None for other in others):
         return generate(*args, **options)
     options["input_ids"], options["attention_mask"] = prefix_first(ids, mask)
     drawn = generate(**options)
-    return torch.cat([ids, drawn[:, ids.size(1) :]], dim=1)
+    sequences = drawn if isinstance(drawn, torch.Tensor) else drawn.sequences
+    rows = ids.repeat_interleave(len(sequences) // len(ids), dim=0)  # as they were given
+    sequences = torch.cat([rows, sequences[:, ids.size(1) :]], dim=1)
+    if isinstance(drawn, torch.Tensor):
+        return sequences
+    drawn.sequences = sequences
+    return drawn
 
 
-def _read_prefix_once(forward: Callable, names: tuple[str, ...], *args: Any, **options: Any) -> Any:
-    """The decoder's `forward`, whose arguments have these names: the same arguments, the same results."""
-    options = dict(zip(names, args, strict=False)) | options
+def _reads_whole(config: Any, options: dict[str, Any]) -> bool:
+    """Whether a pass has to be made as it is asked for: the prefix would not be read once, or more is asked for."""
     ids, mask, cache = (options.get(name) for name in ("input_ids", "attention_mask", "past_key_values"))
     if ids is None or len(ids) < 2 or (cache is not None and cache.get_seq_length()):
-        return forward(**options)
-    mask = torch.ones_like(ids) if mask is None else mask
+        return True
+    if any(value not in (None, False) for name, value in options.items() if name not in _KNOWN):
+        return True
+    if config.output_hidden_states or getattr(config, "output_attentions", False):  # of whole rows
+        return True
+    if mask is None:
+        return options.get("position_ids") is not None
     if mask.shape != ids.shape or (options.get("use_cache") and not mask[:, 0].all()):  # a cache keeps its columns
+        return True
+    places = options.get("position_ids")
+    return places is not None and not (places == mask.cumsum(dim=1) - 1)[mask.bool()].all()
+
+
+def _read_prefix_once(forward: Callable, names: tuple[str, ...], config: Any, *args: Any, **options: Any) -> Any:
+    """The decoder's `forward`, whose arguments have these names: the same arguments, the same results."""
+    options = dict(zip(names, args, strict=False)) | options
+    if _reads_whole(config, options):
         return forward(**options)
+    ids, mask, cache = (options.get(name) for name in ("input_ids", "attention_mask", "past_key_values"))
+    mask = torch.ones_like(ids) if mask is None else mask
     length = min(common_prefix(ids, mask), ids.size(1) - 1)
     if length < SHORTEST:
         return forward(**options)
@@ -150,4 +175,6 @@ def _read_prefix_once(forward: Callable, names: tuple[str, ...], *args: Any, **o
     copied = begun.last_hidden_state[0][(columns - lead).clamp(0, length - 1)]  # (B, T, H)
     hidden = nn.functional.pad(gone_on.last_hidden_state, (0, 0, length, 0))
     gone_on.last_hidden_state = torch.where(of_prefix.unsqueeze(-1), copied, hidden)
+    if not options.get("use_cache"):  # it was not asked for
+        gone_on.past_key_values = None
     return gone_on

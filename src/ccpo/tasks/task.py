@@ -22,7 +22,8 @@ class Task:
             Makes the models of agents for which none is named: team, folder, seed -> agent -> folder. Without it, one
             has to be named.
         answer_pattern (`str`, *optional*): where answers stand, see [`~ccpo.MathVerifier`].
-        single_prompt (`str`, *optional*): what a single policy is asked; by default the problem as it is.
+        single_prompt (`str`, *optional*): what a single policy is asked; by default as the team asks the role that
+            answers, alone.
     """
 
     topology: Callable[[Any], Topology]

@@ -157,11 +157,22 @@ class Topology:
             kept = [role for role in kept if role not in idle]
 
     def reduced(self, removed: str) -> "Topology":
-        """The team without a role, see [`without`], as a team of its own in which every role speaks once."""
+        """
+        The team without a role, see [`without`], as a team of its own in which every role speaks once. A
+        `prompt_without` that names a role which is not read any more goes; a role that is asked by default has others.
+        """
         kept = []
         for role in self.without(removed):
-            known = {name: text for name, text in role.prompt_without.items() if name in role.reads}
-            kept.append(replace(role, agent=self.agent_of(role.name), prompt_without=known, branches=1))
+            gone = [f"{{{name}}}" for name in self.role_names if name not in role.reads]
+            known = {
+                name: text
+                for name, text in role.prompt_without.items()
+                if name in role.reads and not any(field in text for field in gone)
+            }
+            by_default = role.prompt == default_prompt(role.name, role.reads, self.answers(role.name))
+            prompt = None if by_default else role.prompt  # which then comes with those without each role
+            role = replace(role, agent=self.agent_of(role.name), prompt=prompt, prompt_without=known, branches=1)
+            kept.append(role)
         return Topology(tuple(kept), self.answer, self.answer_roles)
 
     def removable(self, name: str) -> bool:

@@ -27,20 +27,28 @@ class ArmsMixin:
         read = [role for role in topology.role_names if any(role in other.reads for other in topology.roles)]
         for arm in (arm for arm in self.args.eval_arms if arm != "without"):
             for role in read:
-                texts = episodes.said[role].texts
                 before = topology.role_names[: topology.role_names.index(role)]
                 given = {name: episodes.said[name].texts for name in before}
-                given[role] = [""] * len(texts)
+                given[role] = [""] * len(episodes.said[role].texts)
                 if arm == "swapped":
-                    given[role] = self._of_the_next_problem(texts, group * episodes.texts_per_row(role))
-                accuracies[f"credit/{arm}_{role}_accuracy"] = self._accuracy(inputs, episodes, given, group)
+                    given[role] = self._of_another_problem(role, episodes, group)
+                if given[role] is not None:
+                    accuracies[f"credit/{arm}_{role}_accuracy"] = self._accuracy(inputs, episodes, given, group)
         return accuracies
 
-    def _of_the_next_problem(self, texts: list[str], size: int) -> list[str]:
-        """What a role said about the problem after each one's, of all processes' batch; `size` texts are of one."""
-        everyone, state = gather_object(texts), self.accelerator
-        moved = everyone[size:] + everyone[:size]
-        return moved[state.process_index * len(texts) : (state.process_index + 1) * len(texts)]
+    def _of_another_problem(self, role: str, episodes: Episodes, group: int) -> list[str] | None:
+        """What a role said about the next other problem of all processes' batch; `None` if there is none."""
+        said, state, size = episodes.said[role], self.accelerator, group * episodes.texts_per_row(role)
+        own = [(repr(episodes.prompts[row]), text) for row, text in zip(said.rows, said.texts, strict=True)]
+        everyone = gather_object(own)
+        problems = [everyone[i : i + size] for i in range(0, len(everyone), size)]
+        moved = []
+        for i, (problem, _) in enumerate(texts[0] for texts in problems):
+            others = (texts for texts in problems[i + 1 :] + problems[:i] if texts[0][0] != problem)
+            moved += next(others, [])
+        if len(moved) < len(everyone):
+            return None
+        return [text for _, text in moved][state.process_index * len(own) : (state.process_index + 1) * len(own)]
 
     def _accuracy(self, inputs: list[dict[str, Any]], before: Episodes, given: dict, group: int) -> float:
         """The share of right answers where some roles' texts are given, and nothing else is logged of it."""

@@ -140,8 +140,11 @@ class CollectionMixin:
         args, period = self.args, self.args.removal_eval_steps
         if period is None:
             return False
-        steps = -(-args.steps_per_generation * args.num_iterations // args.gradient_accumulation_steps)
-        return self.state.global_step % period < steps
+        # Batch n begins in step n·micro // accumulation: the one before this step's is what counts.
+        micro, accumulation = args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
+        step = self.state.global_step
+        before = (-(-step * accumulation // micro) - 1) * micro // accumulation
+        return step == 0 or step // period > before // period
 
     def _removals(
         self, rows: int, group: int, removed: set[str]
@@ -314,5 +317,7 @@ class CollectionMixin:
 
 
 def _ids(generator: PolicyGenerator, said: Texts) -> list[list[int]]:
-    """The completions' token ids of texts."""
+    """The completions' token ids of texts; none of texts that were given."""
+    if not said.prompts:
+        return [[] for _ in said.texts]
     return [ids for _, ids, _ in generator.samples[said.start : said.start + len(said.texts)]]

@@ -9,7 +9,7 @@ from peft import PeftModel
 from torch import nn
 
 from ..generation.prefix import cache_common_prefix
-from ..generation.stops import cut_at_stop
+from ..generation.stops import EndedIds, cut_at_stop
 from .policies import AgentPolicies
 
 
@@ -20,37 +20,47 @@ class SamplingMixin:
     Overrides:
 
     - `_generate_single_turn`: transformers gets the tokenizer that it needs for stop strings, and what fills a batch
-      up behind one is cut off.
-
-    TRL takes a completion for ended if its last token is an end-of-sequence token. For as long as completions are
-    counted that stop strings have ended, the last tokens of these are such tokens, too.
+      up behind one is cut off. TRL counts such completions as ended.
     """
 
     stop_strings: tuple[str, ...] = ()  # of the role, while the trainer is one
 
     def _init_sampling(self) -> None:
         self.stop_strings = stops_of(self.args.generation_kwargs)
-        self._own_ends = self.eos_token_ids
         if self.args.prefix_caching:
             for policy in self.model.policies.values() if isinstance(self.model, AgentPolicies) else [self.model]:
-                cache_common_prefix(_base(policy))
+                model = _base(policy)
+                if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+                    raise ValueError(
+                        "`prefix_caching=True` does not go with a model that checkpoints its activations, which drops "
+                        "the keys and values that it keeps. Switch that off at the model, or set "
+                        "`prefix_caching=False`."
+                    )
+                cache_common_prefix(model)
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         if not self.stop_strings:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        if self.topology.is_solo:
-            self.eos_token_ids = self._own_ends
         with self._tokenizer_given():
             completion_ids, log_probs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        completion_ids = [cut_at_stop(ids, self._tokenizer, self.stop_strings)[0] for ids in completion_ids]
-        if self.topology.is_solo:
-            self._count_stops(completion_ids)
-        return completion_ids, log_probs
+        if not self.use_vllm:  # which ends them there itself, and its log-probabilities, too
+            cut = zip(completion_ids, prompt_ids, strict=True)
+            completion_ids = [cut_at_stop(ids, self._tokenizer, self.stop_strings, before)[0] for ids, before in cut]
+        return self._with_ends(prompt_ids, completion_ids) if self.topology.is_solo else completion_ids, log_probs
 
-    def _count_stops(self, completion_ids: list[list[int]]) -> None:
-        """The last tokens of completions that a stop string has ended become end-of-sequence tokens."""
-        cut = [cut_at_stop(ids, self._tokenizer, self.stop_strings) for ids in completion_ids]
-        self.eos_token_ids = [*self.eos_token_ids, *sorted({ids[-1] for ids, stopped in cut if stopped})]
+    def _with_ends(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> list[list[int]]:
+        """The completions, those that a stop string has ended as such that TRL counts as ended."""
+
+        def ended(before: list[int], ids: list[int]) -> bool:
+            before, last = [*before, *ids[:-1]], ids[-1:]
+            return cut_at_stop(last, self._tokenizer, self.stop_strings, before)[1]
+
+        if not self.stop_strings:
+            return completion_ids
+        return [
+            EndedIds(ids, self.eos_token_ids[0]) if ended(before, ids) else ids
+            for before, ids in zip(prompt_ids, completion_ids, strict=True)
+        ]
 
     @contextmanager
     def _tokenizer_given(self) -> Iterator[None]:

@@ -317,8 +317,8 @@ class MultiAgentGRPOTrainer(
         """TRL's `rollout_func`: the completions that the team's pass has drawn already."""
         prompt_ids, completion_ids, log_probs = zip(*self._replay[0], strict=True)
         sampled = None if log_probs[0] is None else list(log_probs)
-        self._count_stops(completion_ids)
-        return {"prompt_ids": list(prompt_ids), "completion_ids": list(completion_ids), "logprobs": sampled}
+        completion_ids = self._with_ends(list(prompt_ids), list(completion_ids))
+        return {"prompt_ids": list(prompt_ids), "completion_ids": completion_ids, "logprobs": sampled}
 
     def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
         if self._replay is not None:
