@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
-from transformers import AutoTokenizer
 
 from ..generation import TransformersGenerator, VLLMGenerator
 from ..generation.bases import BASE_FILE, find_base, read_adapter
@@ -146,10 +145,12 @@ class Player:
         shared ([`SharedModel`]): the model.
         agent (`str`): whose.
         name (`str`): folder or id of the agent's model.
+        tokenizer_options (`dict`): how its tokenizer is loaded.
     """
 
-    def __init__(self, shared: SharedModel, agent: str, name: str):
+    def __init__(self, shared: SharedModel, agent: str, name: str, tokenizer_options: dict[str, Any]):
         self.shared, self.agent, self.name_or_path = shared, agent, name
+        self.tokenizer_options = tokenizer_options
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "shared":
@@ -251,11 +252,9 @@ def _players(models: Mapping[str, str], init: dict) -> dict[str, tuple[Any, Call
             own = {a: models[a] for a, (b, adapter) in bases.items() if b == base and adapter}
             shared[base] = SharedModel(base, own, init)
         adapter = models[agent] if agent in shared[base].adapters else None
-        tokenizer, options = models[agent], {name: value for name, value in init.items() if name in HUB}
-        if options:
-            tokenizer = AutoTokenizer.from_pretrained(tokenizer, **options)
-        player = Player(shared[base], agent, models[agent])
-        playing[agent] = (base, adapter), partial(TransformersGenerator, player, tokenizer)
+        options = {name: value for name, value in init.items() if name in HUB}
+        player = Player(shared[base], agent, models[agent], options)
+        playing[agent] = (base, adapter), partial(TransformersGenerator, player, models[agent])
     return playing
 
 

@@ -253,6 +253,7 @@ class TransformersGenerator:
             model, tokenizer, options = self.model, self.processing_class, dict(self.model_init_kwargs or {})
             if isinstance(tokenizer, str):
                 shared = {name: value for name, value in options.items() if name in HUB and tokenizer == model}
+                shared |= getattr(model, "tokenizer_options", {})  # of a model that several agents play
                 tokenizer = AutoTokenizer.from_pretrained(tokenizer, **shared)
             if isinstance(model, str):
                 if (device := PartialState().device).type != "cpu":
