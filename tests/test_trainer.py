@@ -659,6 +659,16 @@ def test_an_evaluation_without_arms_draws_none(model_dirs, chat_dataset, make_co
         ({"eval_arms": ["removed"]}, None, r"`eval_arms` must be a list of \['without', 'ablated', 'swapped'\], got"),
         ({"eval_arms": "ablated"}, None, "`eval_arms` must be a list of"),
         ({"removal_eval_steps": 0}, None, "`removal_eval_steps` must be an integer of at least 1, got 0"),
+        (
+            {"removal_eval_steps": 2},
+            Vote(2),
+            "`removal_eval_steps=2` has no effect: the team .* has no role that it can",
+        ),
+        (
+            {"num_solos": 2, "eval_strategy": "steps", "eval_arms": []},
+            None,
+            "`num_solos=2` is of passes without a role",
+        ),
         ({"eval_arms": ["ablated"]}, Vote(2), r"nobody reads another among \['voter_1', 'voter_2'\]"),
         ({"eval_arms": ["swapped"], "per_device_eval_batch_size": 4}, None, "an evaluation's batch holds one"),
     ],
@@ -680,6 +690,12 @@ def test_removals_for_the_metrics_alone(model_dirs, chat_dataset, make_config, o
     tables = [pd.read_parquet(f"{args.output_dir}/completions/completions_{i:05d}.parquet") for i in (1, 2, 3)]
     assert [table["solo_answer"].notna().all() for table in tables] == [True, False, True]
     assert tables[1]["solo_answer"].isna().all()  # no other batch's
+
+
+def test_how_many_passes_are_shown(model_dirs, chat_dataset, make_config, outcome):
+    args = make_config(removal_eval_steps=1, max_steps=1, schedule="joint", num_solos=2)
+    trainer, _ = train(model_dirs["qwen3"], SharedCredit(outcome), args, chat_dataset)
+    assert trainer.seen[0][0].outcomes[0].without["thinker"].shape == (1, 2)
 
 
 def test_credit_does_not_look_at_what_is_shown(model_dirs, chat_dataset, make_config, outcome):

@@ -147,7 +147,13 @@ def _check_idle(
 ) -> None:
     """Fields of passes without a role are refused where no pass is ever drawn, whoever is trained."""
     in_evaluation = topology.is_chain and any(map(topology.removable, topology.role_names))
-    draws = args.advantage_estimator == "counterfactual" or (evaluates and in_evaluation)
+    seen = evaluates and "without" in args.eval_arms or args.removal_eval_steps is not None
+    if args.removal_eval_steps is not None and not in_evaluation:
+        raise ValueError(
+            f"`removal_eval_steps={args.removal_eval_steps}` has no effect: the team {list(topology.role_names)} has "
+            "no role that it can be seen without. Leave it out."
+        )
+    draws = args.advantage_estimator == "counterfactual" or (seen and in_evaluation)
     # CCPO with the bonus switched off is a setting of one that draws.
     if draws or any(isinstance(allocator, CounterfactualCredit) for allocator in allocators):
         return
