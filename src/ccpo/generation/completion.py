@@ -17,3 +17,11 @@ class Completion:
     text: str
     tokens: int | None = None
     truncated: bool | None = None
+
+
+class CompletionGenerator:
+    """What has a method `generate`, prompts -> [`Completion`], as a callable: prompts -> texts."""
+
+    def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
+        """The texts of `generate`."""
+        return [completion.text for completion in self.generate(prompts, max_new_tokens=max_new_tokens)]

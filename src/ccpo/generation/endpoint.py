@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from .completion import Completion
+from .completion import Completion, CompletionGenerator
 from .inputs import check_prompts, check_range
 from .replies import Reply, error_status, read_json, read_reply
 
@@ -29,7 +29,7 @@ _LIMIT_REFUSED = re.compile(
 
 
 @dataclass(eq=False)
-class OpenAIGenerator:
+class OpenAIGenerator(CompletionGenerator):
     """
     A model behind an OpenAI-compatible endpoint: `vllm serve`, `transformers serve`, or a hosted one.
 
@@ -89,10 +89,6 @@ class OpenAIGenerator:
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_client": None}
 
-    def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
-        """The texts of [`generate`]."""
-        return [completion.text for completion in self.generate(prompts, max_new_tokens=max_new_tokens)]
-
     def generate(self, prompts: list, *, max_new_tokens: int | None = None) -> list[Completion]:
         """
         Generate one completion per prompt. The first request that fails for good ends the call.
@@ -128,7 +124,9 @@ class OpenAIGenerator:
         if failures:
             unasked = sum(future.cancelled() for future in futures)
             counts = f"{len(futures) - len(failures) - unasked} were answered, {len(failures)} failed"
-            raise type(failures[0])(f"{failures[0]} Of {len(futures)} prompts {counts} and {unasked} were not asked.")
+            first = failures[0]
+            first.args = (f"{first} Of {len(futures)} prompts {counts} and {unasked} were not asked.",)
+            raise first
         replies = [future.result() for future in futures]
         empty = Counter(reply.why_empty for reply in replies if reply.why_empty)
         with _CLIENT_LOCK:

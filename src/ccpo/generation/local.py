@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from transformers.integrations import deepspeed
 
 from .bases import find_base
-from .completion import Completion
+from .completion import Completion, CompletionGenerator
 from .inputs import (
     TEXT_FOR_A_CHAT_MODEL,
     check_chat_template,
@@ -48,7 +48,7 @@ def _unsharded_loading() -> Iterator[None]:
 
 
 @dataclass(eq=False, repr=False)
-class TransformersGenerator:
+class TransformersGenerator(CompletionGenerator):
     """
     A local, frozen model that generates text, in evaluation mode and without gradients.
 
@@ -130,10 +130,6 @@ class TransformersGenerator:
         model = self.model
         name = model if isinstance(model, str) else getattr(model, "name_or_path", "") or type(model).__name__
         return f"TransformersGenerator({name!r}, max_new_tokens={self.max_new_tokens}, temperature={self.temperature})"
-
-    def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
-        """The texts of [`generate`]."""
-        return [completion.text for completion in self.generate(prompts, max_new_tokens=max_new_tokens)]
 
     def generate(self, prompts: list, *, max_new_tokens: int | None = None) -> list[Completion]:
         """

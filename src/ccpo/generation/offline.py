@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .bases import find_base, read_adapter
-from .completion import Completion
+from .completion import Completion, CompletionGenerator
 from .inputs import (
     TEXT_FOR_A_CHAT_MODEL,
     check_chat_template,
@@ -30,7 +30,7 @@ _RESERVED = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", "detoke
 
 
 @dataclass(eq=False)
-class VLLMGenerator:
+class VLLMGenerator(CompletionGenerator):
     """
     A local, frozen model in vLLM's offline engine. Generators of one base share an engine.
 
@@ -87,10 +87,6 @@ class VLLMGenerator:
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_loaded": None}
-
-    def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
-        """The texts of [`generate`]."""
-        return [completion.text for completion in self.generate(prompts, max_new_tokens=max_new_tokens)]
 
     def generate(self, prompts: list, *, max_new_tokens: int | None = None) -> list[Completion]:
         """
