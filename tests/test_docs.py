@@ -266,9 +266,15 @@ def test_shell_blocks_say_what_there_is():
             words = [str(ROOT / word) if word.startswith("recipes/") else word for word in command[script + 1 :]]
             parser = trl.TrlParser((TeamArguments, ccpo.MultiAgentGRPOConfig, trl.ModelConfig))
             parser.parse_args_and_config([*words, "--use_cpu", "true", "--bf16", "false"])
+        elif command[:2] == ["python", "examples/evaluate.py"]:
+            launches += 1
+            own = command.index("--k")  # the script's own
+            words = [*command[2:own], *command[own + 2 :], "--use_cpu", "true", "--bf16", "false"]
+            parser = trl.TrlParser((TeamArguments, ccpo.MultiAgentGRPOConfig, trl.ModelConfig))
+            parser.parse_args_and_config(words)
         else:
             assert command == ["pip", "install", "-e", "."], command
-    assert launches == 2
+    assert launches == 3
 
 
 def test_readme_map_names_every_module():
