@@ -218,6 +218,8 @@ def test_transformers_continuous_batching(model_dirs, chat_dataset, make_config)
             "top_k": 1,
             "role_kwargs": {"thinker": {"max_completion_length": 3}},
         }
+        if continuous:  # of all memory by default, which no test should take
+            settings["transformers_continuous_batching_config"] = {"max_memory_percent": 0.02}
         args = make_config(use_transformers_continuous_batching=continuous, **settings)
         evaluation = {"eval_dataset": chat_dataset.select(range(2))}
         trainer = build(model_dirs, chat_dataset, args, CounterfactualCredit, **evaluation)
