@@ -7,8 +7,9 @@ import pytest
 import torch
 from conftest import make_tokenizer
 
-from ccpo import MultiAgentGRPOTrainer, Solo, TransformersGenerator
+from ccpo import MultiAgentGRPOTrainer, Solo, ThinkSolve, TransformersGenerator
 from ccpo.generation.stops import EndedIds, cut_at_stop
+from ccpo.team.rollout import run_team
 from ccpo.training.generator import PolicyGenerator
 from ccpo.training.team_file import generator_options
 
@@ -130,16 +131,28 @@ def test_vllm_gets_them_under_its_own_name(make_config):
         make_config(use_vllm=True, generation_kwargs={"stop_strings": ["x"], "stop": ["y"]})
 
 
-def test_a_text_is_without_the_token_that_ended_it(monkeypatch):
-    """A newline as an end token is no special token, and a role's text goes into another's prompt, on one line."""
+def test_a_text_is_read_without_the_token_that_ended_it():
+    """
+    A newline as an end token is no special token, and a role's text goes into another's prompt, on one line. It is
+    judged as TRL decodes it.
+    """
     tokenizer = make_tokenizer()
     a, b, end = tokenizer("abc", add_special_tokens=False)["input_ids"]
-    trainer = SimpleNamespace(
-        as_role=lambda role: nullcontext(), eos_token_ids=[end, tokenizer.eos_token_id], processing_class=tokenizer
-    )
+    eos = [end, tokenizer.eos_token_id]
+    trainer = SimpleNamespace(as_role=lambda role: nullcontext(), eos_token_ids=eos, processing_class=tokenizer)
     generate = PolicyGenerator(trainer, "thinker")
-    drawn = [[a, b, end], [a, b], [end], [], [a, end, b], [a, tokenizer.eos_token_id]]
-    monkeypatch.setattr(generate, "_tokenize", lambda prompts: [[a]] * len(prompts))
-    monkeypatch.setattr(generate, "_generate", lambda prompts, limit: (drawn, None))
-    assert generate(["x"] * 6) == ["ab", "ab", "", "", "acb", "a"]
-    assert [ids for _, ids, _ in generate.samples] == drawn  # what is trained on has it
+    assert generate.ends == ("c",)
+    said = {"abc": "ab", "ab": "ab", "c": "", "": "", "acb": "acb", "abcc": "abc"}
+
+    class Speaks:
+        ends = generate.ends
+
+        def __call__(self, prompts):
+            return list(said)
+
+    read = []
+    speakers = {"thinker": Speaks(), "solver": lambda prompts: read.extend(prompts) or ["9"] * len(prompts)}
+    team = ThinkSolve(thinker_prompt="{problem}", solver_prompt="{problem}[{thought}]", solo_prompt="{problem}")
+    episodes = run_team(team, ["1"] * len(said), speakers)
+    assert read == [f"1[{text}]" for text in said.values()]
+    assert episodes.said["thinker"].texts == list(said)

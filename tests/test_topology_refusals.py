@@ -333,7 +333,7 @@ def test_answer_roles_that_nobody_gave_follow_the_roles():
         ({"kind": "vote", "answer": "last"}, r"the kind 'vote' has the keys \['answer'\]"),
         ({"kind": "think_solve", "roles": []}, r"has the keys \['roles'\]; it may have \['thinker_prompt', 'solver_"),
         ({"kind": "chain", "roles": ["a"], "answer": "mean"}, r"has the keys \['answer'\]; it may have \['roles'\]"),
-        ({"kind": "solo", "roles": [{"name": "a"}]}, r"has the keys \['roles'\]; it may have \[\]"),
+        ({"kind": "solo", "roles": [{"name": "a"}]}, r"has the keys \['roles'\]; it may have \['prompt'\]"),
         ({"roles": [{"name": "a"}, {"name": "b"}]}, "Nobody reads or judges the text of role 'a'"),
     ],
 )  # fmt: skip

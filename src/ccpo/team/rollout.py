@@ -73,6 +73,7 @@ class Episodes:
         without (`dict[str, dict[str, Texts]]`): removed role -> role -> its texts, one in each pass.
         passes (`dict[str, Passes]`): the passes without each removed role.
         reader ([`~ccpo.team.answers.AnswerReader`]): what the leak guard takes for an answer's place.
+        ends (`dict[str, tuple[str, ...]]`): role -> what may have ended its texts, and is nobody's to read.
     """
 
     topology: Topology
@@ -82,6 +83,7 @@ class Episodes:
     without: dict[str, dict[str, Texts]] = field(default_factory=dict)
     passes: dict[str, Passes] = field(default_factory=dict)
     reader: AnswerReader = DEFAULT_READER
+    ends: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
 
     @property
     def answers(self) -> list[str]:
@@ -97,7 +99,11 @@ class Episodes:
         return leaf // (self.texts_per_row(self.topology.role_names[-1]) // self.texts_per_row(role))
 
     def view(self, role: str, text: str) -> str:
-        """A role's text as others read it: the leak guard takes answers out, and what is no character is replaced."""
+        """
+        A role's text as others read it: without what ended it; the leak guard takes answers out, and what is no
+        character is replaced.
+        """
+        text = text.removesuffix(next((end for end in self.ends.get(role, ()) if text.endswith(end)), ""))
         return whole_characters(self.reader.strip(text) if self.topology.guarded(role) else text)
 
     def cuts(self, role: str) -> list[bool]:
@@ -210,7 +216,8 @@ def run_team(
     given = dict(given or {})
     if missing := [name for name in topology.role_names if name not in generate and name not in given]:
         raise ValueError(f"`generate` has no generator for the roles {missing}; it has {sorted(generate)}.")
-    episodes = Episodes(topology, prompts, tuple(branches or topology.branches()), reader=reader)
+    ends = {name: getattr(speaker, "ends", ()) for name, speaker in generate.items()}
+    episodes = Episodes(topology, prompts, tuple(branches or topology.branches()), reader=reader, ends=ends)
     arms = [_Arm(episodes, None, None)]
     arms += [_Arm(episodes, removed, passes) for removed, passes in (removals or {}).items()]
     asked: dict[int, int] = {}  # generator -> prompts that it has had

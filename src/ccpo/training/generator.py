@@ -59,15 +59,21 @@ class PolicyGenerator:
             return list(map(len, self._tokenize(prompts)))
 
     def __call__(self, prompts: list[Prompt], *, max_new_tokens: int | None = None) -> list[str]:
-        """Completions of the prompts, in their order, without the token that ended them and without special ones."""
+        """Completions of the prompts, special tokens left out, in their order."""
         with self.trainer.as_role(self.role):
             prompt_ids = self._tokenize(prompts)
             self._known.clear()
             completion_ids, log_probs = self._generate(prompt_ids, max_new_tokens)
             self.samples += zip(prompt_ids, completion_ids, log_probs or [None] * len(prompts), strict=True)
-            ends = {*self.trainer.eos_token_ids}
-            said = [ids[:-1] if ids and ids[-1] in ends else ids for ids in completion_ids]
-            return self.trainer.processing_class.batch_decode(said, skip_special_tokens=True)
+            return self.trainer.processing_class.batch_decode(completion_ids, skip_special_tokens=True)
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """What the end-of-sequence tokens that are no special ones say, such as a newline; the longest first."""
+        with self.trainer.as_role(self.role):
+            tokenizer = self.trainer.processing_class
+            ids = {*self.trainer.eos_token_ids} - {*tokenizer.all_special_ids}
+            return tuple(sorted({tokenizer.decode([i]) for i in ids} - {""}, key=lambda text: (-len(text), text)))
 
     def _tokenize(self, prompts: list[Prompt]) -> list[list[int]]:
         """Token ids of the prompts; those of one text, such as a group's, are tokenized once."""
