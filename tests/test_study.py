@@ -105,6 +105,25 @@ def done(value):
     return future
 
 
+def test_a_comparison_is_one_hypothesis(monkeypatch, tmp_path):
+    """Shared less single is single less shared: counted twice, both would have to be clearer to stand."""
+    make_study(tmp_path, study.STUDIED, range(3))
+    compared = []
+    monkeypatch.setattr(report, "compare_seeds", lambda pairs: compared.append([*pairs]) or {})
+    report.summarize(report.read_study(tmp_path, study.STUDIED, range(3), 1000))
+    assert len(compared[0]) == len({(key[0], *sorted(key[1:])) for key in compared[0]}) == 2 * (2 * 8 - 1)
+
+
+def test_a_run_of_another_recipe_is_made_again(monkeypatch, tmp_path):
+    job = Job("train", "shared", 0, 1000)
+    make_study(tmp_path, ["shared"], [0])
+    assert study.read_figures(tmp_path, job) is not None
+    (tmp_path / "recipes" / "shared").mkdir(parents=True)
+    (tmp_path / "recipes" / "shared" / "config_demo.yaml").write_text("learning_rate: 1.0\n")
+    monkeypatch.setattr(study, "RECIPES", tmp_path / "recipes")
+    assert study.read_figures(tmp_path, job) is None
+
+
 def test_a_killed_study_goes_on(driver, tmp_path):
     job, other = Job("train", "C3", 0, 1000), Job("train", "CCPO", 0, 1000)
     (tmp_path / f"{job.folder}.part-17").mkdir()
@@ -241,6 +260,9 @@ def test_the_report_regenerates_tables_and_leaves_the_prose(tmp_path, monkeypatc
     assert page.read_text() == once
     saved = json.loads((tmp_path / "study.json").read_text())
     assert saved["cpu_minutes"] == 3 * 13 and saved["run_minutes"] == 3 * 13 * 1.5
+    mirrored = [saved["differences"][f"joint | {pair}"] for pair in ("single | shared", "shared | single")]
+    assert mirrored[0]["value"] == -mirrored[1]["value"] and mirrored[0]["p"] == mirrored[1]["p"]
+    assert mirrored[0]["interval"] == [-bound for bound in reversed(mirrored[1]["interval"])]
     difference = saved["differences"]["area | C3 | shared"]
     assert difference["value"] == pytest.approx(0.04, abs=0.01) and difference["stands"] is True
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,13 @@ def summarize(study: dict[str, Any]) -> dict[str, Any]:
         for base in (SHARED, SINGLE)
         if base in settings
         for name in settings
-        if name != base
+        if name != base and (name, base) != (SHARED, SINGLE)  # which is the other one, mirrored
     }
+    differences = compare_seeds(pairs)
+    for measure, name, base in [key for key in differences if key[1:] == (SINGLE, SHARED)]:
+        other = differences[measure, name, base]
+        low, high = other.interval
+        differences[measure, base, name] = replace(other, value=-other.value, interval=(-high, -low))
     votes = {
         name: {key: [own[name][key] for own in study["votes"]] for key in one}
         for name, one in (study["votes"] or [{}])[0].items()
@@ -97,7 +102,7 @@ def summarize(study: dict[str, Any]) -> dict[str, Any]:
             name: {key: over_seeds(own[key]) for key in ("joint", "area", "alone", "gain") if key in own}
             for name, own in settings.items()
         },
-        "differences": compare_seeds(pairs),
+        "differences": differences,
         "votes": votes,
         "team_less_votes": compare_seeds(voted),
         "cpu_seconds": {kind: float(np.mean(own)) for kind, own in cpu.items()},

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes" / "arithmetic"
@@ -57,8 +58,11 @@ class Job:
         return f"{self.kind}-{name}-seed{self.seed}" + (f"-{self.tokens}" if self.kind != "start" else "")
 
     def to_dict(self) -> dict[str, Any]:
-        fields = {"fields": list(SETTINGS[self.name])} if self.kind == "train" else {}
-        return {**asdict(self), **fields}
+        if self.kind != "train":
+            return asdict(self)
+        folder, fields = SETTINGS[self.name]
+        recipe = yaml.safe_load((RECIPES / folder / "config_demo.yaml").read_text(encoding="utf-8"))
+        return {**asdict(self), "fields": [folder, fields], "recipe": recipe}
 
 
 def list_jobs(settings: Sequence[str], seeds: Sequence[int], tokens: int) -> list[Job]:
