@@ -6,6 +6,7 @@ import re
 import resource
 import shutil
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import pyarrow.parquet as pq
@@ -394,7 +395,33 @@ def test_an_endpoint_that_fails_in_a_batch_loses_no_reply_that_was_finished(tmp_
     assert [file.name for file in (tmp_path / "samples").iterdir()] == ["six-joint-00000.parquet"]
 
 
+def test_a_generator_of_ones_own_may_be_a_dataclass(tmp_path):
+    @dataclass
+    class Mine:
+        model: object = None
+
+        def __call__(self, prompts):
+            return ["1"] * len(prompts)
+
+    team = Team(Solo(), {"solver": Mine()}, outcome)
+    assert evaluate(team, {"four": PROBLEMS}, output_dir=tmp_path)["four"].arms["joint"].avg.value == 1 / 3
+
+
 # ---- What cannot be ----
+
+
+@pytest.mark.parametrize(
+    ("problems", "options", "error", "message"),
+    [
+        (["1", "2"], {"batch_size": -1}, ValueError, "batch_size must be an integer from 1 to inf, got -1"),
+        (["1", "2"], {"batch_size": 0}, ValueError, "batch_size must be an integer from 1 to inf, got 0"),
+        (["1", None], {}, TypeError, r"prompts\[1\] must be a str or a non-empty list of messages, got None"),
+        ([1, 2], {}, TypeError, r"prompts\[0\] must be a str or a non-empty list of messages, got 1"),
+    ],
+)
+def test_what_a_team_cannot_answer(problems, options, error, message):
+    with pytest.raises(error, match=message):
+        make_team()(problems, **options)
 
 
 def test_what_cannot_be(tmp_path):
@@ -412,6 +439,9 @@ def test_what_cannot_be(tmp_path):
     for wrong in (0, -1, 1.0, "2", True, None):
         with pytest.raises(ValueError, match="`k` must be an integer of at least 1, got"):
             evaluate(team, {"four": PROBLEMS}, k=wrong, **options)
+    for wrong in (-1, 1.5, "0", True, None):
+        with pytest.raises(ValueError, match="`seed` must be an integer of at least 0, got"):
+            evaluate(team, {"four": PROBLEMS}, seed=wrong, **options)
     with pytest.raises(ValueError, match=r"`benchmarks` names 'MATH501'; known are \['MATH500', 'GSM8K'"):
         evaluate(team, ["MATH501"], **options)
     with pytest.raises(ValueError, match="`benchmarks` is empty"):

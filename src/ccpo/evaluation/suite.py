@@ -65,15 +65,17 @@ def evaluate(
         `dict[str, BenchmarkResult]`: benchmark -> result.
 
     Raises:
-        `ValueError`: an unknown benchmark or arm, a number below 1, problems that cannot be asked or judged, or a
+        `ValueError`: an unknown benchmark or arm, a number too low, problems that cannot be asked or judged, or a
             folder with samples of other settings, or another process than the main one; before anything is drawn.
         `OSError`: the folder cannot be written any more.
     """
-    for name, value in (("k", k), ("batch_size", batch_size), ("max_problems", max_problems)):
+    numbers = {"k": k, "batch_size": batch_size, "seed": seed, "max_problems": max_problems}
+    for name, value in numbers.items():
         if name == "max_problems" and value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"`{name}` must be an integer of at least 1, got {value!r}. Set 1 or more.")
+        least = 0 if name == "seed" else 1
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}. Set {least} or more.")
     process = PartialState()
     if not process.is_main_process:  # all would write the same files
         raise ValueError(
