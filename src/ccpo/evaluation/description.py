@@ -3,13 +3,14 @@
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from zlib import crc32
 
 from peft import PeftModel
 
+from ..generation import OpenAIGenerator, TransformersGenerator, VLLMGenerator
 from ..generation.bases import BASE_FILE, find_base, read_adapter
 from ..team.answers import reader_of
 from .loading import Player
@@ -46,7 +47,7 @@ def describe_generator(generate: Callable) -> dict[str, Any]:
     into which another run was saved is another model. Of a callable of one's own its name is all that is known.
     """
     name = getattr(generate, "__qualname__", type(generate).__qualname__)
-    if not is_dataclass(generate):
+    if not isinstance(generate, OpenAIGenerator | TransformersGenerator | VLLMGenerator):
         return {"kind": name}
     options = {f.name: getattr(generate, f.name) for f in fields(generate) if f.init and f.name not in _LEFT_OUT}
     tokenizer = getattr(generate, "processing_class", None)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..calls import call
 from ..generation import Completion
+from ..generation.inputs import check_prompts, check_range
 from ..team.answers import reader_of
 from ..team.completions import completion_text
 from ..team.prompts import Prompt
@@ -193,13 +194,16 @@ class Team:
             `list[TeamAnswer]` in the order of the problems; one [`TeamAnswer`] for one problem.
 
         Raises:
-            `ValueError`: a problem that does not fit a model's context by itself.
+            `ValueError`: a problem that does not fit a model's context by itself, or a `batch_size` below 1.
+            `TypeError`: what is neither a text nor chat messages.
         """
         if _is_one(problems):
             return self([problems], batch_size=batch_size)[0]
+        check_range("batch_size", batch_size, 1)
+        problems = check_prompts(problems)
         answers: list[TeamAnswer] = []
         for start in range(0, len(problems), batch_size):
-            answers += self.answer(list(problems[start : start + batch_size]))
+            answers += self.answer(problems[start : start + batch_size])
         return answers
 
     def answer(self, problems: list[Prompt], given: Mapping[str, list[Completion]] | None = None) -> list[TeamAnswer]:
