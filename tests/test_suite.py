@@ -451,6 +451,14 @@ def test_what_cannot_be(tmp_path):
     strict = Team(TEAM, team.generate)
     with pytest.raises(ValueError, match="has no column 'solution', by which MathVerifier judges; it has"):
         evaluate(strict, {"x": PROBLEMS.rename_column("solution", "gold")}, **options)
+    for judged, columns, message in (
+        (team, {"prompt": ["1", None]}, r"`benchmarks\['x'\]`: prompts\[1\] must be a str or a .* got None"),
+        (team, {"prompt": [1]}, r"`benchmarks\['x'\]`: prompts\[0\] must be a str or a .* got 1"),
+        (team, {"prompt": ["1"], "completions": ["a"]}, r"has the columns \['completions'\], which the outcome gets"),
+        (strict, {"prompt": ["1", "2"], "solution": [1.5, None]}, "has the solution 1.5, which is no text"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate(judged, {"x": Dataset.from_dict(columns)}, **options)
     file = tmp_path / "problems.jsonl"
     file.write_text('{"problem": "1", "gold": "1"}\n')
     with pytest.raises(ValueError, match="`solution_column='answer'` is not a column of"):

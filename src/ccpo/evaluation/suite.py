@@ -10,6 +10,7 @@ from accelerate import PartialState
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from ..generation.inputs import check_prompts
 from ..team.problems import check_problems
 from ..verifier.math_verifier import MathVerifier
 from .arms import JOINT, SINGLE, VOTES, Arm, build_arms
@@ -157,15 +158,27 @@ def _load(benchmarks: Any, conversational: bool, max_problems: int | None) -> di
 
 def _check(name: str, data: Dataset, arms: Sequence[Arm]) -> None:
     """Refuse what cannot be asked or judged, before anything of these arms is drawn."""
+    try:
+        prompts = check_prompts(data["prompt"])
+    except TypeError as error:
+        raise ValueError(f"`benchmarks[{name!r}]`: {error} Correct the row, or take it out.") from error
+    if taken := [column for column in ("prompts", "completions") if column in data.column_names]:
+        raise ValueError(f"`benchmarks[{name!r}]` has the columns {taken}, which the outcome gets. Rename them.")
     if arms and isinstance(arms[0].team.outcome, MathVerifier) and "solution" not in data.column_names:
         raise ValueError(
             f"`benchmarks[{name!r}]` has no column 'solution', by which MathVerifier judges; it has "
             f"{data.column_names}. Rename the gold answers' column, or give a team with another `outcome`."
         )
+    golds = data["solution"] if arms and isinstance(arms[0].team.outcome, MathVerifier) else []
+    if wrong := [gold for gold in golds if not isinstance(gold, str | None)]:
+        raise ValueError(
+            f"`benchmarks[{name!r}]` has the solution {wrong[0]!r}, which is no text, by which MathVerifier judges. "
+            "Write gold answers as text; ccpo.data.load_problems does."
+        )
     teams = {id(arm.team): arm.team for arm in arms if arm.reads != "own"}
     for team in teams.values():
         speak = {role: Recorder(team.generate[role], [role]) for role in team.topology.role_names}
-        check_problems(f"benchmarks[{name!r}]", list(data["prompt"]), team.topology, speak)
+        check_problems(f"benchmarks[{name!r}]", prompts, team.topology, speak)
 
 
 def _draw(
