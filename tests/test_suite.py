@@ -286,7 +286,8 @@ def test_other_settings_are_refused_before_anything_is_drawn(tmp_path):
         ({"k": 3}, "samples of another evaluation, in four-joint-00000.parquet: `k` was 1 and is 3. Set it back"),
         ({"seed": 1}, "`seed` was 0 and is 1"),
         ({"batch_size": 3}, "`batch_size` was 64 and is 3"),
-        ({"settings": {"mine": "b"}}, "`mine` was None and is 'b'"),
+        ({"settings": {"k": 1}}, "`settings` was None and is {'k': 1}"),
+        ({"settings": {"seed": 0}, "seed": 1}, "`seed` was 0 and is 1"),
         ({"max_problems": 3}, "`problems` was 'rows 0 to 3, checksum .*' and is 'rows 0 to 2, .*`max_problems`"),
     ):
         team = make_team()

@@ -88,7 +88,8 @@ def evaluate(
     chosen = build_arms(team, arms, single=single, swaps=swaps)
     samples, sizes = Samples(output_dir), Sizes(k, batch_size, seed)
     known: dict[int, Any] = {}
-    depends = {name: {**(settings or {}), **describe_team(arm.team, known)} for name, arm in chosen.items()}
+    mine = {"settings": dict(settings)} if settings else {}  # apart: theirs may have the names of ours
+    depends = {name: {**mine, **describe_team(arm.team, known)} for name, arm in chosen.items()}
     drawn = {
         name: {arm: Draws(samples, name, data, chosen[arm], sizes, depends[arm], fine=arm == VOTES) for arm in chosen}
         for name, data in problems.items()
@@ -107,7 +108,7 @@ def evaluate(
             results[name] = summarize(rows, chosen, len(problems[name]), k, team.outcome, **options)
     content = {
         "settings": {
-            **{"k": k, "batch_size": batch_size, "seed": seed, "max_problems": max_problems, **(settings or {})},
+            **{"k": k, "batch_size": batch_size, "seed": seed, "max_problems": max_problems, **mine},
             "benchmarks": {
                 name: {"problems": len(data), "columns": data.column_names} for name, data in problems.items()
             },
