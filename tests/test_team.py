@@ -115,6 +115,40 @@ def test_a_run_that_is_half_written(run_folder):
         Team.from_pretrained(run_folder)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "config.json", "generation_config.json"])
+def test_a_part_of_a_model_that_is_half_written(run_folder, name):
+    file = run_folder / "solver" / name
+    whole = file.read_bytes()
+    for content in (whole[: len(whole) // 2], b"", b"\x00\xff"):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"agent 'solver' is not whole: .*solver/{name} is cut short, or no JSON"):
+            Team.from_pretrained(run_folder)
+
+
+def test_a_model_without_a_tokenizer(run_folder):
+    for file in (run_folder / "solver").glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(ValueError, match="agent 'solver' is not whole: .*solver has no tokenizer"):
+        Team.from_pretrained(run_folder)
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        ([1], "'list' object has no attribute 'get'"),
+        ({"sampling": None}, "'NoneType' object has no attribute 'items'"),
+        ({"sampling": {"solver": 5}}, "'int' object is not iterable"),
+        ({"sampling": {"solver": {"heat": 1}}}, r"`sampling` has \['heat'\], which are no arguments"),
+        ({"answer_pattern": 5}, "`answer_pattern` is no text, but 5"),
+    ],
+)
+def test_how_a_run_sampled_cannot_be_read(run_folder, run, message):
+    file = run_folder / "team.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "run": run}))
+    with pytest.raises(ValueError, match=f"team.json cannot be read as a team .{message}.*Save the team again"):
+        Team.from_pretrained(run_folder)
+
+
 def test_a_role_without_a_chat_template(run_folder, model_dirs, tmp_path):
     config = run_folder / "solver" / "chat_template.jinja"
     config.unlink()

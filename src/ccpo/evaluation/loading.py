@@ -16,6 +16,7 @@ from ..generation.local import HUB
 from ..team.topology import Topology, make_topology
 
 TEAM_FILE = "team.json"  # beside the agents' folders: who speaks, with which prompts, sampled how
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
 BACKENDS = ("transformers", "vllm")
 
 
@@ -43,9 +44,16 @@ def read_team(folder: str | Path) -> tuple[Topology, dict[str, dict[str, Any]], 
         saved = json.loads(file.read_text(encoding="utf-8"))
         run = saved.pop("run", None) or {}
         topology = make_topology(saved)
+        sampling = {role: dict(options) for role, options in run.get("sampling", {}).items()}
+        pattern = run.get("answer_pattern")
+        known = [name for name, field in TransformersGenerator.__dataclass_fields__.items() if field.init]
+        if unknown := sorted({name for options in sampling.values() for name in options} - {*known}):
+            raise ValueError(f"`sampling` has {unknown}, which are no arguments of TransformersGenerator")
+        if not isinstance(pattern, str | None):
+            raise TypeError(f"`answer_pattern` is no text, but {pattern!r}")
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be read as a team ({error}). Save the team again.") from error
-    return topology, run.get("sampling", {}), run.get("answer_pattern")
+    return topology, sampling, pattern
 
 
 def find_folders(folder: str | Path, topology: Topology, but: set[str]) -> dict[str, str]:
@@ -78,6 +86,13 @@ def find_folders(folder: str | Path, topology: Topology, but: set[str]) -> dict[
 
 def find_defect(folder: Path) -> str | None:
     """What a folder lacks to be loaded as a model, or an adapter; `None` if nothing can be seen to be missing."""
+    for file in sorted({*folder.glob("*config.json"), *folder.glob("tokenizer*.json")}):
+        try:
+            json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            return f"{file} is cut short, or no JSON ({error})"
+    if not any(file.is_file() for name in TOKENIZER_FILES for file in folder.glob(name)):
+        return f"{folder} has no tokenizer"
     if (folder / BASE_FILE).is_file():
         return None
     if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
