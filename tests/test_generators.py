@@ -471,6 +471,13 @@ def test_prompts_of_the_wrong_type(generator, prompts, message):
         ({"top_k": -1}, "top_k must be an integer from 0 to inf, got -1"),
         ({"batch_size": 0}, "batch_size must be an integer from 1 to inf, got 0"),
         ({"generation_kwargs": {"top_p": 0.5, "min_p": 0.1}}, r"generation_kwargs must not hold \['top_p'\]"),
+        ({"generation_kwargs": {"stop_strings": [""]}}, "must be a text or a list of texts, got"),
+        ({"generation_kwargs": {"stop_strings": []}}, "must be a text or a list of texts, got"),
+        ({"generation_kwargs": {"stop_strings": [5]}}, "must be a text or a list of texts, got"),
+        (
+            {"generation_kwargs": {"stop": "a"}},
+            r"generation_kwargs has \['stop'\], which transformers' .* would ignore",
+        ),
         ({"processing_class": 3}, "processing_class must be a tokenizer or its id"),
     ],
     ids=str,

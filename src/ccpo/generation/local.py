@@ -25,7 +25,7 @@ from .inputs import (
 )
 from .prefix import caching_common_prefix
 from .scoring import batches_by_length, evaluating, left_pad, score_choices
-from .stops import cut_at_stop
+from .stops import check_stops, cut_at_stop
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +122,9 @@ class TransformersGenerator(CompletionGenerator):
         check_range("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         if reserved := sorted(_RESERVED & set(self.generation_kwargs or {})):
             raise ValueError(f"generation_kwargs must not hold {reserved}: the generator sets them itself.")
+        check_stops("generation_kwargs", self.generation_kwargs or {}, "stop_strings")
+        if unknown := sorted(set(self.generation_kwargs or {}) - vars(GenerationConfig()).keys()):
+            raise ValueError(f"generation_kwargs has {unknown}, which transformers' GenerationConfig would ignore.")
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_loaded": None, "_counted": {}}

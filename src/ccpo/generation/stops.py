@@ -5,6 +5,14 @@ from collections.abc import Sequence
 from typing import Any
 
 
+def check_stops(name: str, options: dict[str, Any], key: str) -> None:
+    """Refuse stop strings among the options of a backend that are no text and no list of texts, or empty ones."""
+    given = [options[key]] if isinstance(options.get(key), str) else options.get(key)
+    texts = isinstance(given, list | tuple) and given and all(isinstance(x, str) and x for x in given)
+    if given is not None and not texts:
+        raise ValueError(f"`{name}[{key!r}]` must be a text or a list of texts, got {options[key]!r}.")
+
+
 def cut_at_stop(
     ids: list[int], tokenizer: Any, stops: Sequence[str], prompt: Sequence[int] = ()
 ) -> tuple[list[int], bool]:

@@ -10,6 +10,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 import yaml
 from transformers import GenerationConfig
 
+from ..generation.stops import check_stops
+
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 _OF_TRANSFORMERS = frozenset(vars(GenerationConfig()))
 _OTHER_RESULTS = {
@@ -113,10 +115,7 @@ def check_generation_keys(name: str, options: dict[str, Any], use_vllm: bool) ->
     `stop_strings` becomes what vLLM calls it.
     """
     for key in ("stop_strings", "stop") if use_vllm else ("stop_strings",):
-        given = [options[key]] if isinstance(options.get(key), str) else options.get(key)
-        texts = isinstance(given, list | tuple) and given and all(isinstance(x, str) and x for x in given)
-        if given is not None and not texts:
-            raise ValueError(f"`{name}[{key!r}]` must be a text or a list of texts, got {options[key]!r}.")
+        check_stops(name, options, key)
     if use_vllm and "stop_strings" in options:
         if "stop" in options:
             raise ValueError(f"`{name}` has both 'stop_strings' and 'stop'. Leave one out: they are the same.")
