@@ -271,6 +271,21 @@ def test_more_options_than_letters(tmp_path):
         load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
 
 
+@pytest.mark.parametrize("options", [None, [], ["one"], "abc", ["a", None]])
+def test_options_that_are_none(options, tmp_path):
+    row = {"question": "Which?", "text": "All sleep.", "options": options, "answer": 0}
+    (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(ValueError, match="Row 0 of .*copy.jsonl.* has `options=.*`: it must be a list of two texts"):
+        load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
+
+
+def test_a_question_without_a_context(tmp_path):
+    row = {"question": "Which?", "text": None, "options": ["None.", "Tom."], "answer": 0}
+    (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
+    _, problems = load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}", conversational=False)
+    assert problems["prompt"] == ["Which?\nA. None.\nB. Tom."]
+
+
 # ---- The command line ----
 
 
@@ -318,6 +333,9 @@ def test_command_lines_that_cannot_be(run_folder, model_dirs, problem_file, tmp_
         (["--models", model, "--topology", "ring"], "`topology` must be of a kind in"),
         (["--models", model, "--topology", "{a"], "`--topology` cannot be read as YAML"),
         ([run_folder, "--swap", "thinker"], r"`--swap` must be ROLE=VALUE, got \['thinker'\]"),
+        (["--models", f"solver={model}", "solver=x", "--topology", "solo"], r"`--models` names \['solver'\] twice"),
+        ([run_folder, "--single", model, "--single_prompt", "go" * 200], "must contain {problem}, got 'gogo"),
+        (["--models", model, "--topology", "{roles: [" + "{name: a}, " * 40 + "]}"], "`roles`"),
         ([run_folder, "--swap", f"nobody={model}"], "`--swap` names 'nobody'"),
         ([run_folder, "--endpoint", "solver=m"], "`--endpoint solver=m` must be ROLE=MODEL@URL"),
         ([run_folder, "--endpoint", "solver=@http://x/v1"], "must be ROLE=MODEL@URL"),

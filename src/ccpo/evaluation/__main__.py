@@ -10,6 +10,7 @@ The folder gets results.json, results.md and samples.parquet. The same command g
 
 import argparse
 import sys
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any
 
@@ -62,23 +63,35 @@ def read_pairs(name: str, given: list[str]) -> dict[str, str]:
     pairs = [pair.partition("=")[::2] for pair in given]
     if bad := [pair for pair, (role, value) in zip(given, pairs, strict=True) if not role or not value]:
         raise ValueError(f"`--{name}` must be ROLE=VALUE, got {bad}.")
+    roles = [role for role, _ in pairs]
+    if twice := sorted({role for role in roles if roles.count(role) > 1}):
+        raise ValueError(f"`--{name}` names {twice} twice. Leave one out.")
     return dict(pairs)
+
+
+def read_text(given: str) -> str | None:
+    """What a file of this name holds; `None` if there is none, as of a text too long to be a name."""
+    try:
+        return Path(given).read_text(encoding="utf-8") if Path(given).is_file() else None
+    except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            return None
+        raise
 
 
 def read_topology(given: str) -> Topology:
     """A team from a kind, from YAML, or from a file of it."""
-    text = Path(given).read_text(encoding="utf-8") if Path(given).is_file() else given
+    text = read_text(given)
     try:
-        return make_topology(yaml.safe_load(text))
+        return make_topology(yaml.safe_load(given if text is None else text))
     except yaml.YAMLError as error:
         raise ValueError(f"`--topology` cannot be read as YAML ({error}).") from error
 
 
 def read_prompt(given: str | None) -> str | None:
     """A template, or what is in the file that has it, but for the newline at its end."""
-    if given is None or "{" in given or not Path(given).is_file():
-        return given
-    return Path(given).read_text(encoding="utf-8").removesuffix("\n")
+    text = None if given is None or "{" in given else read_text(given)
+    return given if text is None else text.removesuffix("\n")
 
 
 def make_endpoint(role: str, place: str, sampling: dict[str, Any]) -> OpenAIGenerator:

@@ -123,10 +123,15 @@ def _lettered(benchmark: Benchmark, row: dict, number: int) -> dict:
     """The problem with its context and its options, and the letter of the one that is right."""
     prompt, changed = row["prompt"], {}
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-    if benchmark.context_column is not None:
+    if benchmark.context_column is not None and row[benchmark.context_column] is not None:
         text = f"{row[benchmark.context_column]}\n\n{text}"
     if benchmark.options_column is not None:
         options = row[benchmark.options_column]
+        if not isinstance(options, list) or len(options) < 2 or None in options:
+            raise ValueError(
+                f"Row {number} of {benchmark.dataset!r} has `{benchmark.options_column}={options!r}`: it must be a "
+                "list of two texts or more. Correct the row, or take it out."
+            )
         if len(options) > len(ascii_uppercase):
             raise ValueError(
                 f"Row {number} of {benchmark.dataset!r} has {len(options)} `{benchmark.options_column}`, and there "
