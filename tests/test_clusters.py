@@ -41,7 +41,18 @@ class ManyAtOnce(Relation):
         return [super(ManyAtOnce, self).equal(*pair) for pair in pairs]
 
 
+class Asynchronous(Relation):
+    """The same, whose methods are to be awaited."""
+
+    async def extract(self, text):
+        return super().extract(text)
+
+    async def equal(self, first, second):
+        return super().equal(first, second)
+
+
 both = pytest.mark.parametrize("kind", [Relation, ManyAtOnce])
+all_kinds = pytest.mark.parametrize("kind", [Relation, ManyAtOnce, Asynchronous])
 
 
 def clusters(words, outcome):
@@ -56,7 +67,7 @@ def verifier():
 # ---- By hand ----
 
 
-@both
+@all_kinds
 def test_clusters_by_hand(kind):
     # a = b; abc: a and b one cluster, c another. Numbers in order of first appearance, silence is -1.
     outcome = kind("ab")

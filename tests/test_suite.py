@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -406,6 +407,12 @@ def test_a_generator_of_ones_own_may_be_a_dataclass(tmp_path):
 
     team = Team(Solo(), {"solver": Mine()}, outcome)
     assert evaluate(team, {"four": PROBLEMS}, output_dir=tmp_path)["four"].arms["joint"].avg.value == 1 / 3
+
+
+def test_a_generator_may_count_with_numpy(tmp_path):
+    solver = Says(lambda text: "1", tokens=lambda text: np.int64(3))
+    found = evaluate(Team(Solo(), {"solver": solver}, outcome), {"four": PROBLEMS}, output_dir=tmp_path)["four"]
+    assert found.arms["joint"].tokens == 3
 
 
 # ---- What cannot be ----

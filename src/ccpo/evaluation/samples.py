@@ -136,7 +136,7 @@ def make_row(answer: TeamAnswer, **values: Any) -> dict:
         "tokens": answer.tokens,
         "texts": json.dumps(answer.texts),
         "prompts": json.dumps(answer.prompts),
-        "completions": json.dumps(said),
+        "completions": json.dumps(said, default=lambda number: number.item()),  # NumPy's, of a generator of one's own
     }
 
 

@@ -4,6 +4,8 @@ from collections.abc import Callable, Generator, Sequence
 
 import torch
 
+from ..calls import call
+
 
 def cluster_answers(texts: Sequence[Sequence[str]], outcome: Callable) -> torch.Tensor:
     """
@@ -22,7 +24,7 @@ def cluster_answers(texts: Sequence[Sequence[str]], outcome: Callable) -> torch.
         outcome (`Callable`):
             The verifier, with `extract(text) -> str | None`, the answer in a text, and `equal(a, b) -> bool`, whether
             two answers are the same. If it has `equal_pairs(pairs) -> list[bool]`, as [`MathVerifier`] has, all
-            episodes' pairs are asked together.
+            episodes' pairs are asked together. The methods may be asynchronous.
 
     Returns:
         `torch.Tensor` of int64 of shape `(rows, voters)`: the number of the answer's cluster, in the order in which
@@ -38,7 +40,9 @@ def cluster_answers(texts: Sequence[Sequence[str]], outcome: Callable) -> torch.
             raise ValueError(
                 f"`texts` must have as many voters in each row, got {voters} in row 0 and {len(episode)} in row {row}."
             )
-    found = {text: outcome.extract(text) for text in dict.fromkeys(text for episode in texts for text in episode)}
+    found = {
+        text: call(outcome.extract, text) for text in dict.fromkeys(text for episode in texts for text in episode)
+    }
     answers = [[found[text] for text in episode] for episode in texts]
     verdicts: dict[frozenset[str], bool] = {}
     clusterings = [_cluster(episode) for episode in answers]
@@ -85,7 +89,12 @@ def _cluster(answers: Sequence[str | None]) -> Generator[tuple[str, str], bool, 
 
 def _ask(outcome: Callable, pairs: dict[frozenset[str], tuple[str, str]]) -> dict[frozenset[str], bool]:
     """Whether the answers of each pair are equal in either direction."""
-    ask = getattr(outcome, "equal_pairs", None) or (lambda asked: [outcome.equal(a, b) for a, b in asked])
+
+    def ask(asked: list[tuple[str, str]]) -> list[bool]:
+        if hasattr(outcome, "equal_pairs"):
+            return call(outcome.equal_pairs, asked)
+        return [call(outcome.equal, a, b) for a, b in asked]
+
     verdicts = dict(zip(pairs, map(bool, ask(list(pairs.values()))), strict=True))
     apart = [key for key, equal in verdicts.items() if not equal]
     return verdicts | dict(zip(apart, map(bool, ask([pairs[key][::-1] for key in apart])), strict=True))
