@@ -359,6 +359,25 @@ def test_an_endpoint_is_sampled_as_its_role(run_folder, problem_file, tmp_path):
     _, path, body = endpoint.requests[0]
     assert path.endswith("/chat/completions") and (body["model"], body["max_tokens"]) == ("org/m", 5)
     assert body["temperature"] == 0.5 and "| joint | 0.250" in said
+    assert not {"stop", "top_k", "repetition_penalty", "chat_template_kwargs"} & body.keys()
+    file = run_folder / "team.json"
+    saved = json.loads(file.read_text())
+    own = {"stop_strings": ["\n"], "min_p": 0.1, "repetition_penalty": 1.0}
+    saved["run"]["sampling"]["solver"] |= {
+        "generation_kwargs": own,
+        "chat_template_kwargs": {"enable_thinking": False},
+    }
+    file.write_text(json.dumps(saved))
+    with FaultyEndpoint(lambda number, body: (200, answer)) as endpoint:
+        words[1] = f"solver=org/m@{endpoint.base_url}"
+        command(run_folder, *words, "--output_dir", tmp_path / "other")
+    body = endpoint.requests[0][2]
+    assert (body["stop"], body["min_p"], body["chat_template_kwargs"]) == (["\n"], 0.1, {"enable_thinking": False})
+    assert "repetition_penalty" not in body
+    own["num_beams"] = 2
+    file.write_text(json.dumps(saved))
+    with pytest.raises(ValueError, match=r"samples 'solver' with \['num_beams'\], which endpoints do not know"):
+        command(run_folder, *words, "--output_dir", tmp_path / "third")
 
 
 # ---- The page ----

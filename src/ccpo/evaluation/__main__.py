@@ -26,6 +26,8 @@ from .suite import evaluate
 from .tables import FILES, to_markdown
 from .team import Team
 
+# Options of transformers' GenerationConfig -> what vLLM's endpoint calls them; the first is every endpoint's
+NAMES_OF_ENDPOINTS = {"stop_strings": "stop", "min_p": "min_p", "repetition_penalty": "repetition_penalty"}
 SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens")
 
 
@@ -103,8 +105,17 @@ def make_endpoint(role: str, place: str, sampling: dict[str, Any]) -> OpenAIGene
         )
     options = {name: sampling[name] for name in ("temperature", "top_p") if name in sampling}
     options |= {"max_tokens": sampling["max_new_tokens"]} if "max_new_tokens" in sampling else {}
-    options |= {"extra_body": {"top_k": sampling["top_k"]}} if sampling.get("top_k") else {}
-    return OpenAIGenerator(model, url, **options)
+    more = {name: sampling[name] for name in ("top_k", "chat_template_kwargs") if sampling.get(name)}
+    others = {
+        NAMES_OF_ENDPOINTS.get(name, name): value for name, value in (sampling.get("generation_kwargs") or {}).items()
+    }
+    more |= {name: value for name, value in others.items() if (name, value) != ("repetition_penalty", 1.0)}
+    if unknown := sorted(set(others) - {*NAMES_OF_ENDPOINTS.values()}):
+        raise ValueError(
+            f"`--endpoint {role}={place}`: the run samples {role!r} with {unknown}, which endpoints do not know. Take "
+            f"them out of its `generation_kwargs` in {TEAM_FILE}, or evaluate it with a local model."
+        )
+    return OpenAIGenerator(model, url, extra_body=more or None, **options)
 
 
 def load_team(options: argparse.Namespace, common: dict[str, Any], chosen: dict[str, Any]) -> tuple[Team, dict]:
