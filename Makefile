@@ -37,7 +37,7 @@ demo-llm: $(LLM_STAMP)  ## train a team of a real language model with 135M param
 	--num_cpu_threads_per_process $(CORES) examples/train_ccpo.py \
 	--config recipes/SmolLM2-135M-Instruct/wordproblems/config_demo.yaml --seed $(SEED)
 
-study: $(STAMP)  ## one policy alone against teams, credit against credit: 65 CPU minutes on each of two cores, resumable; docs/study.md
+study: $(STAMP)  ## one policy alone against teams, credit against credit: 66 minutes on two cores to itself, resumable; docs/study.md
 	$(BIN)/python benchmarks/study
 
 test: $(STAMP)
