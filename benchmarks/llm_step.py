@@ -96,7 +96,7 @@ def main() -> None:
             "model_init_kwargs": {"dtype": "float32"},
             "learning_rate": 2e-4,
         }
-        # A process of its own counts the memory of this one as its own until then: measured while this one is small.
+        # The system counts a parent's memory as its child's peak, so this comes while the parent is small.
         peak = None if options.peak else measure_peak(options)
 
         def lora():

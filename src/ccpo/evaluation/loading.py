@@ -16,7 +16,7 @@ from ..generation.local import HUB
 from ..team.topology import Topology, make_topology
 
 TEAM_FILE = "team.json"  # beside the agents' folders: who speaks, with which prompts, sampled how
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 BACKENDS = ("transformers", "vllm")
 
 
