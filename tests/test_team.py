@@ -18,6 +18,7 @@ from ccpo.evaluation import Team, TeamAnswer, evaluate
 from ccpo.evaluation.__main__ import parse_arguments, run
 from ccpo.evaluation.arms import alone
 from ccpo.evaluation.benchmarks import BENCHMARKS, find_benchmark, load_benchmark
+from ccpo.evaluation.loading import find_defect
 from ccpo.generation import TransformersGenerator, VLLMGenerator
 from ccpo.team.prompts import default_prompt
 from ccpo.training.trainer import MultiAgentGRPOTrainer
@@ -130,6 +131,8 @@ def test_a_model_without_a_tokenizer(run_folder):
         file.unlink()
     with pytest.raises(ValueError, match="agent 'solver' is not whole: .*solver has no tokenizer"):
         Team.from_pretrained(run_folder)
+    (run_folder / "solver" / "tekken.json").write_text("{}")  # Mistral's own
+    assert find_defect(run_folder / "solver") is None
 
 
 @pytest.mark.parametrize(

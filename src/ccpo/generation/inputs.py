@@ -5,8 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jinja2 import TemplateError
+from transformers import GenerationConfig
 
 logger = logging.getLogger(__name__)
+
+_OF_TRANSFORMERS = frozenset(vars(GenerationConfig()))
 
 # What a template raises by itself, and what its expressions raise of a message that is not as they expect.
 _REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
@@ -34,6 +37,16 @@ def check_range(name: str, value, low, high=float("inf"), *, whole: bool = True)
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or not low <= value <= high:
         kind = "an integer" if whole else "a number"
         raise ValueError(f"{name} must be {kind} from {low:g} to {high:g}, got {value!r}.")
+
+
+def check_known_options(name: str, options: Mapping[str, Any]) -> None:
+    """Refuse options that transformers' `GenerationConfig` does not have: it would take them and do nothing."""
+    for key in options:
+        if key not in _OF_TRANSFORMERS:
+            raise ValueError(
+                f"`{name}` has the key {key!r}, which transformers' GenerationConfig does not have and would ignore. "
+                + ("Write 'stop_strings'." if key == "stop" else "Check its spelling, or leave it out.")
+            )
 
 
 def context_length(config: Any) -> int | None:

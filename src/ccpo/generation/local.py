@@ -17,6 +17,7 @@ from .completion import Completion, CompletionGenerator
 from .inputs import (
     TEXT_FOR_A_CHAT_MODEL,
     check_chat_template,
+    check_known_options,
     check_lengths,
     check_prompts,
     check_range,
@@ -123,8 +124,7 @@ class TransformersGenerator(CompletionGenerator):
         if reserved := sorted(_RESERVED & set(self.generation_kwargs or {})):
             raise ValueError(f"generation_kwargs must not hold {reserved}: the generator sets them itself.")
         check_stops("generation_kwargs", self.generation_kwargs or {}, "stop_strings")
-        if unknown := sorted(set(self.generation_kwargs or {}) - vars(GenerationConfig()).keys()):
-            raise ValueError(f"generation_kwargs has {unknown}, which transformers' GenerationConfig would ignore.")
+        check_known_options("generation_kwargs", self.generation_kwargs or {})
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_loaded": None, "_counted": {}}

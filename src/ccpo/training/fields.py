@@ -8,12 +8,11 @@ from numbers import Integral, Number
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
-from transformers import GenerationConfig
 
+from ..generation.inputs import check_known_options
 from ..generation.stops import check_stops
 
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
-_OF_TRANSFORMERS = frozenset(vars(GenerationConfig()))
 _OTHER_RESULTS = {
     "num_return_sequences": "`num_generations` says how many completions a prompt gets",
     "n": "`num_generations` says how many completions a prompt gets",
@@ -123,8 +122,5 @@ def check_generation_keys(name: str, options: dict[str, Any], use_vllm: bool) ->
     for key in options:
         if key in _OTHER_RESULTS:
             raise ValueError(f"`{name}[{key!r}]` cannot be set: {_OTHER_RESULTS[key]}. Leave it out.")
-        if not use_vllm and key not in _OF_TRANSFORMERS:
-            raise ValueError(
-                f"`{name}` has the key {key!r}, which transformers' GenerationConfig does not have and would ignore. "
-                + ("Write 'stop_strings'." if key == "stop" else "Check its spelling, or leave it out.")
-            )
+    if not use_vllm:
+        check_known_options(name, options)
