@@ -273,8 +273,11 @@ def _show(said: object, key: str) -> str:
 
 
 def _take_status_of_error(response) -> None:
-    """An error inside HTTP 200 gets the status that it is about: the client repeats it or raises, as any other."""
-    if response.is_success:
+    """
+    An error inside HTTP 200 gets the status that it is about: the client repeats it or raises, as any other. A stream
+    is not waited for.
+    """
+    if response.is_success and not response.headers.get("content-type", "").startswith("text/event-stream"):
         response.read()
         response.status_code = error_status(read_json(response.text)) or response.status_code
 

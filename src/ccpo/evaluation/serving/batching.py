@@ -77,6 +77,7 @@ class Batcher:
         self.waiting: deque[Job] = deque()
         self.running: list[Job] = []
         self.stopping = False
+        self.loop = asyncio.get_running_loop()
         self._arrived = asyncio.Event()
 
     def submit(self, request: ChatRequest) -> Job:
@@ -114,7 +115,7 @@ class Batcher:
                 if not self.waiting:
                     self._arrived.clear()
                 if self.running:
-                    await asyncio.get_running_loop().run_in_executor(pool, self._answer, self.running)
+                    await self.loop.run_in_executor(pool, self._answer, self.running)
                 self.running = []
         finally:
             self.stopping = True
