@@ -35,6 +35,7 @@ class Job:
 
     def __init__(self, request: ChatRequest, team: Team):
         self.request, self.team = request, team
+        self.live = request.stream or bool(request.sampling.stop)  # whether it is heard while it is drawn
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.dropped = self.begun = False
         self._loop = asyncio.get_running_loop()
@@ -169,7 +170,10 @@ class Batcher:
 
         def hear(role: str, row: int, piece: str, completion: Any) -> bool:
             job, choice = rows[row]
-            return self.stopping or job.dropped or choice.hear(role, piece, completion)
+            if self.stopping or job.dropped:
+                return True
+            # who neither streams nor stops somewhere is told at the end
+            return (completion is not None or job.live) and choice.hear(role, piece, completion)
 
         answers = iter(jobs[0].team.answer([job.request.problem for job, _ in rows], hear=hear))
         return [[next(answers) for _ in job.choices] for job in jobs]
