@@ -8,10 +8,10 @@ answer; of a larger model the figure is smaller. `python -m ccpo.evaluation.serv
 own, with its defaults: 32 answers at once and 256 requests in flight. As many clients as `--clients` says ask it, each
 its next problem as soon as it has an answer, with the `openai` package, all in one process beside the server. By hand,
 the team answers problems in the same batches. Both in turn, and `overhead_ratio` is the median over the turns of a
-served answer's seconds, by throughput, over those of one by hand: the server's work and the clients', who share
-the cores with it. `p50` and `p99` are seconds of a request, all turns together; `failed` counts requests without an answer.
-`first_delta_share` is, of one client alone that streams, the time to the first piece of text over that to the last,
-the median of 20.
+served answer's seconds, by throughput, over those of one by hand: the server's work and the clients', who share the
+cores with it. `p50` and `p99` are seconds of a request, all turns together; `failed` counts requests without an
+answer. `first_delta_share` is, of one client alone that streams, the time to the first piece of text over that to the
+last, the median of 20.
 
 Writes `outputs/bench/serving.json`.
 """

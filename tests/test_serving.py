@@ -20,9 +20,12 @@ from pathlib import Path
 
 import openai
 import pytest
+import torch
 import uvicorn
 from conftest import make_model, make_tokenizer
 from openai_server import free_port
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from ccpo import (
     AnswerCritiqueRewrite,
@@ -322,6 +325,57 @@ def test_a_role_of_one_generator_hears_its_own(team):
 # ---- While it is drawn ----
 
 
+def byte_tokenizer():
+    """Of whose tokens four make an emoji."""
+    core = Tokenizer(models.BPE({c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, []))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, padding_side="left")
+    tokenizer.add_special_tokens({"eos_token": "</s>", "pad_token": "<pad>"})
+    return tokenizer
+
+
+class Script:
+    """A logits processor after which each row is drawn as it is written."""
+
+    def __init__(self, rows, start):
+        self.rows, self.start = rows, start
+
+    def __call__(self, input_ids, scores):
+        place, forced = input_ids.size(1) - self.start, torch.full_like(scores, -torch.inf)
+        for row, ids in enumerate(self.rows):
+            forced[row, ids[min(place, len(ids) - 1)]] = 0
+        return forced
+
+
+@pytest.mark.parametrize("options", [{}, {"generation_kwargs": {"stop_strings": ["b", "😀x"]}}, {"batch_size": 2}])
+@pytest.mark.parametrize("end", [None, "d"])
+def test_pieces_are_the_text(options, end, monkeypatch):
+    """Token by token, over batches; an end that is no special token, stop strings, and rows that end early."""
+    tokenizer = byte_tokenizer()
+    model = make_model("llama", tokenizer)
+    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(end) if end else tokenizer.eos_token_id
+    generator = TransformersGenerator(model, tokenizer, max_new_tokens=24, temperature=0.0, **options)
+    texts = ["a 😀 cab", "é😀x b </s>", "zzz d zzz", "ça va 😀"]
+    rows = [tokenizer(text + "</s>")["input_ids"] for text in texts]
+    generate, batches = model.generate, iter([[0, 1], [2, 3]] if options == {"batch_size": 2} else [[0, 1, 2, 3]])
+
+    def scripted(**given):
+        script = Script([rows[i] for i in next(batches)], given["input_ids"].size(1))
+        return generate(**given, logits_processor=[script])
+
+    monkeypatch.setattr(model, "generate", scripted)
+    heard = [""] * 4
+
+    def watch(i, piece):
+        heard[i] += piece
+        return i == 3 and heard[3].endswith("v")
+
+    drawn = generator.generate(["x"] * 4, watch=watch)
+    assert heard == [completion.text for completion in drawn]
+    assert drawn[3] == Completion("ça v", 5, False, 1) and drawn[2].text == ("zzz " if end else "zzz d zzz")
+    assert drawn[0].text == "a 😀 cab" and not any(completion.truncated for completion in drawn)
+
+
 def test_a_stream_comes_while_it_is_drawn():
     team = typists(ThinkSolve(**SHORT), delay=0.01, thinker=lambda a: "t" * 30, solver=lambda a: "s" * 30)
     with served(team) as client:
@@ -413,9 +467,12 @@ def test_a_client_that_hangs_up(stream):
         wait_for(lambda: typist.typed > 3)
         connections += [hang_up(client, stream) for _ in range(3)]
         wait_for(lambda: len(batcher.waiting) == 3)
-        for connection in reversed(connections):
+        for connection in connections[1:]:
             connection.close()
-        wait_for(lambda: not batcher.waiting and not batcher.running)
+        wait_for(lambda: not batcher.waiting)
+        assert batcher.running  # their places are free while the first is still drawn
+        connections[0].close()
+        wait_for(lambda: not batcher.running)
         assert len(typist.calls) == 1 and typist.typed < 1000
         typist.reply = lambda asked: "still there"
         assert ask(client).choices[0].message.content == "still there"
@@ -535,13 +592,13 @@ def test_paths_methods_and_types(client):
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_that_is_too_large(chunked):
     """The client is heard out, so that it can read why; what is endless is cut off."""
-    with served(typists(Solo()), max_body_bytes=100_000) as client:
-        body = json.dumps({"model": "team", "messages": [{"role": "user", "content": "x" * 1_000_000}]}).encode()
+    with served(typists(Solo()), max_body_bytes=1_000_000) as client:
+        body = json.dumps({"model": "team", "messages": [{"role": "user", "content": "x" * 15_000_000}]}).encode()
         parts = (body[i : i + 65536] for i in range(0, len(body), 65536)) if chunked else body
-        status, error = send(client, parts)
-        assert status == 413 and "larger than 100000 bytes" in error["message"]
-        with pytest.raises(openai.APIStatusError, match="larger than 100000 bytes") as caught:
-            ask(client, [{"role": "user", "content": "x" * 100_000}])
+        status, error = send(client, parts, Connection="close")
+        assert status == 413 and "larger than 1000000 bytes" in error["message"]
+        with pytest.raises(openai.APIStatusError, match="larger than 1000000 bytes") as caught:
+            ask(client, [{"role": "user", "content": "x" * 1_000_000}])
         assert caught.value.status_code == 413
         assert ask(client).choices
 
