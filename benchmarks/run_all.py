@@ -109,6 +109,14 @@ FIGURES = {
         ),
         ("samples", "answers of each", ""),
     ],
+    "serving": [
+        ("p50", "seconds of a request, 64 clients for a minute, half of the requests", ""),
+        ("p99", "99 of 100", ""),
+        ("overhead_ratio", "seconds of a served answer over one of `Team` called by hand, clients included", ""),
+        ("failed", "requests without an answer", "= 0"),
+        ("requests", "requests", ""),
+        ("first_delta_share", "one client that streams: time to the first piece over that to the last", "<= 0.5"),
+    ],
     "kill_resume": [
         ("survived", "kills after which the run went on as it should", ">= kills"),
         ("kills", "kills by SIGKILL", ""),

@@ -1,7 +1,8 @@
 """[`Team`]: a team that answers, from the folder of a run, from models, or from endpoints."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,9 @@ from ..team.topology import Topology, make_topology
 from ..verifier.clusters import cluster_answers, plurality
 from ..verifier.math_verifier import MathVerifier
 from .loading import find_folders, make_generators, read_team
+
+# Role, problem's place, a piece of its text, and the completion once that is whole -> whether the text is enough.
+Hear = Callable[[str, int, str, Completion | None], bool]
 
 
 @dataclass(frozen=True)
@@ -52,22 +56,31 @@ class Recorder:
     Args:
         generate (`Callable`): prompts -> texts; with a method `generate`, prompts -> [`Completion`], tokens are known.
         roles (`list[str]`): who speaks with it, for the errors.
+        hear (`Callable`, *optional*): as for [`Team.answer`].
 
     Attributes:
         completions (`list[Completion]`): one for each prompt that it has had, in their order.
+        speaking (`list[str]`): the roles that the next call is of, each with as many prompts.
     """
 
-    def __init__(self, generate: Callable, roles: list[str]):
-        self.inner, self.roles, self.completions = generate, roles, []
+    def __init__(self, generate: Callable, roles: list[str], hear: Hear | None = None):
+        self.inner, self.roles, self.hear, self.completions = generate, roles, hear, []
+        self.speaking: list[str] = roles
 
     def __call__(self, prompts: list[Prompt]) -> list[str]:
+        size = len(prompts) // len(self.speaking)
         with self._naming_roles():
             if hasattr(self.inner, "generate"):
-                drawn = call(self.inner.generate, prompts)
+                options = {}
+                if self.hear is not None and "watch" in inspect.signature(self.inner.generate).parameters:
+                    options["watch"] = lambda i, piece: self.hear(self.speaking[i // size], i % size, piece, None)
+                drawn = call(self.inner.generate, prompts, **options)
             else:
                 drawn = ask(" and ".join(self.roles), self.inner, prompts)
         made = [c if isinstance(c, Completion) else Completion(completion_text(c)) for c in drawn]
         self.completions += made
+        for i, completion in enumerate(made if self.hear is not None else ()):
+            self.hear(self.speaking[i // size], i % size, "", completion)
         return [completion.text for completion in made]
 
     def __getattr__(self, name: str) -> Any:
@@ -206,20 +219,36 @@ class Team:
             answers += self.answer(problems[start : start + batch_size])
         return answers
 
-    def answer(self, problems: list[Prompt], given: Mapping[str, list[Completion]] | None = None) -> list[TeamAnswer]:
+    def answer(
+        self,
+        problems: list[Prompt],
+        given: Mapping[str, list[Completion]] | None = None,
+        hear: Hear | None = None,
+    ) -> list[TeamAnswer]:
         """
         One batch.
 
         Args:
             problems (`list`): texts or chat messages.
             given (`Mapping[str, list[Completion]]`, *optional*): role -> what it has said already about each.
+            hear (`Callable`, *optional*):
+                Is told what is said while it is said: role, the problem's place, a piece of the role's text, `None`;
+                returns whether that is enough of this text. When the text is whole: role, place, `""` and the
+                [`Completion`]. Pieces come from generators that can be watched (`generate(prompts, watch=…)`), maybe
+                on several threads.
         """
         given = dict(given or {})
         speakers: dict[int, list[str]] = {}
         for role in self.topology.role_names:
             speakers.setdefault(id(self.generate[role]), []).append(role)
-        recorders = {key: Recorder(self.generate[roles[0]], roles) for key, roles in speakers.items()}
+        recorders = {key: Recorder(self.generate[roles[0]], roles, hear) for key, roles in speakers.items()}
         speak = {role: recorders[id(self.generate[role])] for role in self.topology.role_names}
+        labels = {self.topology.label(f"rollout/{role}"): role for role in self.topology.role_names}
+
+        def tell(recorder: Recorder, parts: list[tuple[str, int]]) -> nullcontext:
+            recorder.speaking = [labels[label] for label, _ in parts]
+            return nullcontext()
+
         episodes = run_team(
             self.topology,
             problems,
@@ -227,6 +256,7 @@ class Team:
             branches=[1] * len(self.topology.roles),
             given={role: [completion.text for completion in said] for role, said in given.items()},
             reader=reader_of(self.outcome),
+            around=tell,
         )
         drawn = {role: recorder.completions for role, recorder in speak.items()}
         return self._read(episodes, drawn, given)

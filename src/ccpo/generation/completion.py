@@ -12,11 +12,13 @@ class Completion:
         text (`str`): without special tokens.
         tokens (`int`, *optional*): how many were drawn, an end-of-sequence token included; `None` where nobody tells.
         truncated (`bool`, *optional*): whether it was cut at the limit; `None` where nobody tells.
+        prompt_tokens (`int`, *optional*): tokens of what was read for it; `None` where nobody tells.
     """
 
     text: str
     tokens: int | None = None
     truncated: bool | None = None
+    prompt_tokens: int | None = None
 
 
 class CompletionGenerator:

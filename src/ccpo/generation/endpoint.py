@@ -6,15 +6,17 @@ import os
 import re
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 
 from .completion import Completion, CompletionGenerator
 from .inputs import check_prompts, check_range
-from .replies import Reply, error_status, read_json, read_reply
+from .replies import Reply, error_status, join_chunks, read_json, read_reply
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,7 @@ class OpenAIGenerator(CompletionGenerator):
     completion_tokens: int = field(default=0, init=False)
     empty_answers: dict[str, int] = field(default_factory=dict, init=False)
     _limit_name: str = field(default="max_tokens", init=False, repr=False)
+    _seed: int | None = field(default=None, init=False, repr=False)
     _client: object = field(default=None, init=False, repr=False)
 
     def __post_init__(self):
@@ -89,13 +92,40 @@ class OpenAIGenerator(CompletionGenerator):
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_client": None}
 
-    def generate(self, prompts: list, *, max_new_tokens: int | None = None) -> list[Completion]:
+    @property
+    def max_new_tokens(self) -> int:
+        """`max_tokens`, by the name that it has elsewhere."""
+        return self.max_tokens
+
+    def sampled(self, seed: int | None = None, stop: list[str] | None = None, **options) -> "OpenAIGenerator":
+        """
+        The same endpoint asked otherwise: other arguments by name, `max_new_tokens` among them, stop strings, and no
+        seed but the one given. Prompt i of a call gets `seed + i`.
+        """
+        if "max_new_tokens" in options:
+            options["max_tokens"] = options.pop("max_new_tokens")
+        if stop:
+            options["extra_body"] = {**(self.extra_body or {}), "stop": list(stop)}
+        other = replace(self, **options)
+        other._seed, other._client, other._limit_name = seed, self._connect(), self._limit_name
+        return other
+
+    def generate(
+        self,
+        prompts: list,
+        *,
+        max_new_tokens: int | None = None,
+        watch: Callable[[int, str], bool] | None = None,
+    ) -> list[Completion]:
         """
         Generate one completion per prompt. The first request that fails for good ends the call.
 
         Args:
             prompts (`list[str]` or `list[list[dict]]`): Texts or conversations.
             max_new_tokens (`int`, *optional*): Longest completion, in place of `max_tokens`.
+            watch (`Callable`, *optional*):
+                Gets a prompt's index and each piece of its completion as it comes, on several threads; returns whether
+                that is enough: the request is closed then, and what it drew is known to nobody.
 
         Returns:
             `list[Completion]`: The completions. A model's reasoning is no part of them. An answer without text (cut
@@ -116,7 +146,9 @@ class OpenAIGenerator(CompletionGenerator):
         client = self._connect()
         pool = ThreadPoolExecutor(min(self.max_concurrency, len(prompts)))
         try:
-            futures = [pool.submit(self._complete, client, prompt, max_tokens) for prompt in prompts]
+            futures = [
+                pool.submit(self._complete, client, i, prompt, max_tokens, watch) for i, prompt in enumerate(prompts)
+            ]
             wait(futures, return_when=FIRST_EXCEPTION)
         finally:
             pool.shutdown(cancel_futures=True)
@@ -140,7 +172,7 @@ class OpenAIGenerator(CompletionGenerator):
             advice = f" The limit is max_tokens={max_tokens}: raise it." if "at the limit" in reasons else ""
             counts = (client.base_url, empty.total(), len(replies), reasons)
             logger.warning("%s: %d of %d answers are without text: %s.%s", *counts, advice)
-        return [Completion(reply.text, reply.tokens, reply.truncated) for reply in replies]
+        return [Completion(reply.text, reply.tokens, reply.truncated, reply.prompt_tokens) for reply in replies]
 
     def _connect(self):
         try:
@@ -158,10 +190,12 @@ class OpenAIGenerator(CompletionGenerator):
                 self._client = openai.OpenAI(api_key=key, http_client=http_client, **options)
             return self._client
 
-    def _complete(self, client, prompt, max_tokens: int) -> Reply:
-        """The answer to one prompt."""
+    def _complete(self, client, i: int, prompt, max_tokens: int, watch: Callable | None) -> Reply:
+        """The answer to prompt i of a call."""
+        body = None
         try:
-            body = read_json(self._send(client, prompt, max_tokens))
+            answer = self._send(client, i, prompt, max_tokens, stream=watch is not None)
+            body = read_json(answer) if watch is None else join_chunks(answer, lambda piece: watch(i, piece))
             failure = None
         except Exception as error:  # the client's own, and whatever it lets through
             failure = self._explain(client, error)
@@ -173,26 +207,32 @@ class OpenAIGenerator(CompletionGenerator):
             raise RuntimeError(f"{client.base_url} does not answer as an OpenAI-compatible endpoint: {said}")
         return reply
 
-    def _send(self, client, prompt, max_tokens: int) -> str:
+    def _send(self, client, i: int, prompt, max_tokens: int, stream: bool) -> Any:
         """
-        What the endpoint answers, as it came. One that refuses `max_tokens` is asked with `max_completion_tokens`,
-        from then on at once.
+        What the endpoint answers, as it came, or as a stream of chunks. One that refuses `max_tokens` is asked with
+        `max_completion_tokens`, from then on at once.
         """
         import openai
 
         options = {"model": self.model, "temperature": self.temperature, "top_p": self.top_p}
         options["extra_body"] = self.extra_body
+        options |= {} if self._seed is None else {"seed": self._seed + i}
+        options |= {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+
+        def ask(endpoint, **given: Any) -> Any:
+            if stream:
+                return endpoint.create(**given, **options)
+            return endpoint.with_raw_response.create(**given, **options).http_response.text
+
         if isinstance(prompt, str):
-            create = client.completions.with_raw_response.create
-            return create(prompt=prompt, max_tokens=max_tokens, **options).http_response.text
-        create = client.chat.completions.with_raw_response.create
+            return ask(client.completions, prompt=prompt, max_tokens=max_tokens)
         try:
-            return create(messages=prompt, **{self._limit_name: max_tokens}, **options).http_response.text
+            return ask(client.chat.completions, messages=prompt, **{self._limit_name: max_tokens})
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
             said = f"{error} {error.body}"  # the client's own words leave out a body without the key `error`
             if self._limit_name == _NEW_LIMIT or not _LIMIT_REFUSED.search(said):
                 raise
-        answer = create(messages=prompt, **{_NEW_LIMIT: max_tokens}, **options).http_response.text
+        answer = ask(client.chat.completions, messages=prompt, **{_NEW_LIMIT: max_tokens})
         self._limit_name = _NEW_LIMIT
         return answer
 
@@ -233,8 +273,11 @@ def _show(said: object, key: str) -> str:
 
 
 def _take_status_of_error(response) -> None:
-    """An error inside HTTP 200 gets the status that it is about: the client repeats it or raises, as any other."""
-    if response.is_success:
+    """
+    An error inside HTTP 200 gets the status that it is about: the client repeats it or raises, as any other. A stream
+    is not waited for.
+    """
+    if response.is_success and not response.headers.get("content-type", "").startswith("text/event-stream"):
         response.read()
         response.status_code = error_status(read_json(response.text)) or response.status_code
 

@@ -5,11 +5,17 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+    StoppingCriteriaList,
+)
 from transformers.integrations import deepspeed
 
 from .bases import find_base
@@ -27,6 +33,7 @@ from .inputs import (
 from .prefix import caching_common_prefix
 from .scoring import batches_by_length, evaluating, left_pad, score_choices
 from .stops import check_stops, cut_at_stop
+from .watching import Watch, Watching
 
 logger = logging.getLogger(__name__)
 
@@ -134,13 +141,18 @@ class TransformersGenerator(CompletionGenerator):
         name = model if isinstance(model, str) else getattr(model, "name_or_path", "") or type(model).__name__
         return f"TransformersGenerator({name!r}, max_new_tokens={self.max_new_tokens}, temperature={self.temperature})"
 
-    def generate(self, prompts: list, *, max_new_tokens: int | None = None) -> list[Completion]:
+    def generate(
+        self, prompts: list, *, max_new_tokens: int | None = None, watch: Watch | None = None
+    ) -> list[Completion]:
         """
         Generate one completion per prompt.
 
         Args:
             prompts (`list[str]` or `list[list[dict]]`): Texts or conversations; a last assistant message is continued.
             max_new_tokens (`int`, *optional*): Longest completion, in place of the generator's own.
+            watch (`Callable`, *optional*):
+                Gets a prompt's index and the piece of text that was just drawn for it, token by token; returns whether
+                that is enough. Pieces are empty while a character is not whole, see [`~ccpo.generation.watching`].
 
         Returns:
             `list[Completion]`: The completions.
@@ -166,18 +178,36 @@ class TransformersGenerator(CompletionGenerator):
             with evaluating(model), caching, self._own_random_state():
                 for batch in self._batches(rows):
                     ids, mask = left_pad([rows[i] for i in batch], pad_id, model.device)
+                    watching = None
+                    if watch is not None:
+                        watching = Watching(watch, batch, tokenizer, eos, stops)
+                        options["stopping_criteria"] = StoppingCriteriaList([watching])
                     # synced_gpus: the model is whole here, so that it never waits for the other processes
                     output = model.generate(
                         input_ids=ids, attention_mask=mask, generation_config=config, synced_gpus=False, **options
                     )
+                    enough = {} if watching is None else watching.enough
                     for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                        row, stopped = cut_at_stop(row, tokenizer, stops, rows[i])
+                        row, stopped = cut_at_stop(row[: enough.get(i)], tokenizer, stops, rows[i])
+                        stopped = stopped or i in enough
                         end = next((n for n, token in enumerate(row) if token in eos), len(row))
                         text = tokenizer.decode(row[:end], skip_special_tokens=True)
                         drawn = end + (end < len(row))  # with its end-of-sequence token
-                        completions[i] = Completion(text, drawn, end == max_new_tokens and not stopped)
+                        cut = end == max_new_tokens and not stopped
+                        completions[i] = Completion(text, drawn, cut, len(rows[i]))
             self.completion_tokens += sum(completion.tokens for completion in completions)
         return completions
+
+    def sampled(self, seed: int | None = None, **options) -> "TransformersGenerator":
+        """The same model sampled otherwise: other arguments by name, and no seed but the one given."""
+        other = replace(self, seed=seed, **options)
+        other._loaded, other._warned, other._folds = self._load(), self._warned, self._folds
+        return other
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether prompts may be conversations: there is a chat template."""
+        return bool(self._load()[1].chat_template or (self.chat_template_kwargs or {}).get("chat_template"))
 
     def reseed(self, seed: int) -> None:
         """Begin the random state of its own anew: what is drawn next depends on this seed alone."""

@@ -4,7 +4,7 @@ import itertools
 import json
 import logging
 import weakref
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -116,13 +116,29 @@ class VLLMGenerator(CompletionGenerator):
         given = [{"prompt_token_ids": ids} for ids in rows]
         sampling = [self._sampling_params(limit, tokenizer) for _ in rows]
         completions = []
-        for output in engine.generate(given, sampling, use_tqdm=False, lora_request=adapter):
+        outputs = engine.generate(given, sampling, use_tqdm=False, lora_request=adapter)
+        for read, output in zip(rows, outputs, strict=True):
             drawn = output.outputs[0]
             ids, by_token = list(drawn.token_ids), drawn.finish_reason == "stop" and type(drawn.stop_reason) is not str
             text = tokenizer.decode(ids[:-1] if by_token else ids, skip_special_tokens=True)
-            completions.append(Completion(text, len(ids), drawn.finish_reason == "length"))
+            completions.append(Completion(text, len(ids), drawn.finish_reason == "length", len(read)))
         self.completion_tokens += sum(completion.tokens for completion in completions)
         return completions
+
+    def sampled(self, seed: int | None = None, stop: list[str] | None = None, **options) -> "VLLMGenerator":
+        """The same engine sampled otherwise: other arguments by name, more stop strings, no seed but the one given."""
+        if stop:
+            own = (self.generation_kwargs or {}).get("stop_strings") or []
+            stops = [*([own] if isinstance(own, str) else own), *stop]
+            options["generation_kwargs"] = {**(self.generation_kwargs or {}), "stop_strings": stops}
+        other = replace(self, seed=seed, **options)
+        other._loaded, other._warned, other._folds = self._load(), self._warned, self._folds
+        return other
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether prompts may be conversations: there is a chat template."""
+        return bool(self._load()[1].chat_template or (self.chat_template_kwargs or {}).get("chat_template"))
 
     def reseed(self, seed: int) -> None:
         """Begin anew with a seed: what is drawn next depends on it alone, as far as vLLM keeps to that."""

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,12 +42,14 @@ class Reply:
         tokens (`int`, *optional*): length of the completion by the endpoint's own count, if it tells.
         why_empty (`str`, *optional*): why the text is empty.
         truncated (`bool`, *optional*): whether it was cut at the limit, if the endpoint tells why it ended.
+        prompt_tokens (`int`, *optional*): length of the prompt, if the endpoint tells.
     """
 
     text: str
     tokens: int | None
     why_empty: str | None
     truncated: bool | None = None
+    prompt_tokens: int | None = None
 
 
 def read_json(text: str) -> Any:
@@ -112,11 +114,47 @@ def read_reply(body: Any, *, chat: bool) -> Reply | None:
         text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text: no tokenizer reads it
     except TypeError:
         return None
-    usage = body.get("usage")
-    tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
-    tokens = tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None
     truncated = finish == "length" if isinstance(finish, str) else None
-    return Reply(text, tokens, None if text.strip() else _why_empty(message, finish), truncated)
+    why_empty = None if text.strip() else _why_empty(message, finish)
+    return Reply(text, _count(body, "completion_tokens"), why_empty, truncated, _count(body, "prompt_tokens"))
+
+
+def _count(body: Mapping, name: str) -> int | None:
+    """A number of the body's `usage`."""
+    usage = body.get("usage")
+    tokens = usage.get(name) if isinstance(usage, Mapping) else None
+    return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None
+
+
+def join_chunks(chunks: Iterable, watch: Callable[[str], bool]) -> dict[str, Any]:
+    """
+    One answer of the chunks of a stream, which ends where it is enough.
+
+    Args:
+        chunks (`Iterable`): the `openai` client's stream, of either endpoint.
+        watch (`Callable`): gets each piece of the text; returns whether that is enough.
+
+    Returns:
+        `dict`: the body that the endpoint would have answered without streaming.
+    """
+    message, finish, usage, text, some = {}, None, None, "", False
+    for chunk in chunks:
+        body = chunk.model_dump()
+        usage = body.get("usage") or usage
+        if (choice := _choice(body)) is None:
+            continue
+        some, finish = True, choice.get("finish_reason") or finish
+        delta = choice.get("delta")
+        delta = delta if isinstance(delta, Mapping) else {"content": choice.get("text")}
+        message |= {name: value for name, value in delta.items() if name not in ("content", "role") and value}
+        if piece := delta.get("content"):
+            text += piece
+            if watch(piece):
+                finish = "stop"
+                chunks.close()
+                break
+    choice = {"finish_reason": finish, "message": {**message, "content": text}, "text": text}
+    return {"choices": [choice] if some else [], "usage": usage}
 
 
 def _why_empty(message: Mapping, finish: Any) -> str:

@@ -1,0 +1,114 @@
+"""A team as the command line names it: a run's folder, or models and a topology, with endpoints and sampling."""
+
+import argparse
+from errno import ENAMETOOLONG
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..generation import OpenAIGenerator
+from ..team.topology import Topology, make_topology
+from .loading import BACKENDS, TEAM_FILE, read_team
+from .team import Team
+
+# Options of transformers' GenerationConfig -> what vLLM's endpoint calls them; the first is every endpoint's
+NAMES_OF_ENDPOINTS = {"stop_strings": "stop", "min_p": "min_p", "repetition_penalty": "repetition_penalty"}
+SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens")
+
+
+def add_team_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that [`load_team`] reads, and `--text`."""
+    add = parser.add_argument
+    add("team", nargs="?", help="a run's folder: team.json, and a folder for each agent")
+    add("--models", nargs="+", metavar="[AGENT=]MODEL", help="in place of a run's folder: one for all, or by agent")
+    add("--topology", help="of --models: a kind (think_solve, vote, ...), YAML, or a file of it")
+    add("--endpoint", nargs="+", default=[], metavar="ROLE=MODEL@URL", help="who speaks behind an endpoint")
+    add("--backend", choices=BACKENDS, default="transformers", help="what runs the local models")
+    add("--temperature", type=float, help="in place of the run's")
+    add("--top_p", type=float, help="in place of the run's")
+    add("--top_k", type=int, help="in place of the run's")
+    add("--max_new_tokens", type=int, help="in place of the run's")
+    add("--text", action="store_true", help="prompts are plain text, not chat messages")
+
+
+def read_pairs(name: str, given: list[str]) -> dict[str, str]:
+    """`ROLE=VALUE` as a mapping."""
+    pairs = [pair.partition("=")[::2] for pair in given]
+    if bad := [pair for pair, (role, value) in zip(given, pairs, strict=True) if not role or not value]:
+        raise ValueError(f"`--{name}` must be ROLE=VALUE, got {bad}.")
+    roles = [role for role, _ in pairs]
+    if twice := sorted({role for role in roles if roles.count(role) > 1}):
+        raise ValueError(f"`--{name}` names {twice} twice. Leave one out.")
+    return dict(pairs)
+
+
+def read_text(given: str) -> str | None:
+    """What a file of this name holds; `None` if there is none, as of a text too long to be a name."""
+    try:
+        return Path(given).read_text(encoding="utf-8") if Path(given).is_file() else None
+    except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            return None
+        raise
+
+
+def read_topology(given: str) -> Topology:
+    """A team from a kind, from YAML, or from a file of it."""
+    text = read_text(given)
+    try:
+        return make_topology(yaml.safe_load(given if text is None else text))
+    except yaml.YAMLError as error:
+        raise ValueError(f"`--topology` cannot be read as YAML ({error}).") from error
+
+
+def make_endpoint(role: str, place: str, sampling: dict[str, Any]) -> OpenAIGenerator:
+    """The generator of `MODEL@URL`, sampled as the role is."""
+    model, _, url = place.rpartition("@")
+    if not model or "://" not in url:
+        raise ValueError(
+            f"`--endpoint {role}={place}` must be ROLE=MODEL@URL, such as {role}=my-model@http://localhost:8000/v1."
+        )
+    options = {name: sampling[name] for name in ("temperature", "top_p") if name in sampling}
+    options |= {"max_tokens": sampling["max_new_tokens"]} if "max_new_tokens" in sampling else {}
+    more = {name: sampling[name] for name in ("top_k", "chat_template_kwargs") if sampling.get(name)}
+    others = {
+        NAMES_OF_ENDPOINTS.get(name, name): value for name, value in (sampling.get("generation_kwargs") or {}).items()
+    }
+    more |= {name: value for name, value in others.items() if (name, value) != ("repetition_penalty", 1.0)}
+    if unknown := sorted(set(others) - {*NAMES_OF_ENDPOINTS.values()}):
+        raise ValueError(
+            f"`--endpoint {role}={place}`: the run samples {role!r} with {unknown}, which endpoints do not know. Take "
+            f"them out of its `generation_kwargs` in {TEAM_FILE}, or evaluate it with a local model."
+        )
+    return OpenAIGenerator(model, url, extra_body=more or None, **options)
+
+
+def chosen_sampling(options: argparse.Namespace) -> dict[str, Any]:
+    """What was chosen in place of the run's sampling."""
+    return {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
+
+
+def load_team(options: argparse.Namespace, common: dict[str, Any]) -> tuple[Team, dict]:
+    """The team, and how each of its roles is sampled: as in the run but for what was chosen."""
+    chosen = chosen_sampling(options)
+    if (options.team is None) == (options.models is None and options.topology is None):
+        raise ValueError("Give a run's folder, or `--models` and `--topology`: one of the two.")
+    if options.team is not None:
+        topology, saved, _ = read_team(options.team)
+    elif options.topology is None:
+        raise ValueError(
+            f"`--models {' '.join(options.models)}` needs `--topology`: who speaks. Name a kind, or a file."
+        )
+    else:
+        topology, saved = read_topology(options.topology), {}
+    sampling = {role: {**saved.get(role, {}), **chosen} for role in topology.role_names}
+    behind = read_pairs("endpoint", options.endpoint)
+    if unknown := sorted(set(behind) - set(topology.role_names)):
+        raise ValueError(f"`--endpoint` names {unknown}; the roles are {list(topology.role_names)}.")
+    given = {role: make_endpoint(role, place, sampling[role]) for role, place in behind.items()}
+    if options.team is not None:
+        return Team.from_pretrained(options.team, generate=given, **common, **chosen), sampling
+    models: Any = options.models or []
+    models = models[0] if len(models) == 1 and "=" not in models[0] else read_pairs("models", models)
+    return Team.from_models(models, topology, generate=given, **common, **chosen), sampling

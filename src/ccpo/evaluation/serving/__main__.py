@@ -1,0 +1,58 @@
+"""
+Serve a team behind an OpenAI-compatible endpoint, as the one model that it has.
+
+    python -m ccpo.evaluation.serving outputs/run
+    python -m ccpo.evaluation.serving outputs/run --host 0.0.0.0 --port 8080 --api_key KEY --max_requests 512
+    python -m ccpo.evaluation.serving --models Qwen/Qwen2.5-1.5B-Instruct --topology think_solve
+
+What is in flight when SIGTERM or SIGINT comes is answered first.
+"""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+from ..command import add_team_arguments, load_team
+
+KEY = "CCPO_API_KEY"
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m ccpo.evaluation.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_team_arguments(parser)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="the address to be bound to; by default none but this machine reaches it")
+    add("--port", type=int, default=8000, help="0 for a free one, which the log names")
+    add("--name", help="the model's; by default that of the folder")
+    add("--api_key", default=os.environ.get(KEY), help=f"what clients must send; by default {KEY} of the environment")
+    add("--batch_size", type=int, default=32, help="answers that are drawn at once")
+    add("--max_requests", type=int, default=256, help="requests in flight, waiting ones too; one more gets 429")
+    add("--max_body_bytes", type=int, default=2**20, help="of a request; a larger one gets 413")
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Load the team and serve it."""
+    from .app import serve
+
+    team, _ = load_team(options, {"backend": options.backend, "seed": None})
+    name = options.name or (Path(options.team).resolve().name if options.team is not None else "team")
+    limits = {limit: getattr(options, limit) for limit in ("batch_size", "max_requests", "max_body_bytes")}
+    own = {"name": name, "api_key": options.api_key, "text": options.text or None}
+    serve(team, host=options.host, port=options.port, **own, **limits)
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    try:
+        run(parse_arguments())
+    except (ValueError, OSError, RuntimeError, ImportError) as error:
+        sys.exit("\n".join([str(error), *getattr(error, "__notes__", ())]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,276 @@
+"""The application: OpenAI's paths, keys, limits and errors around a [`Team`]."""
+
+import asyncio
+import json
+import logging
+import secrets
+import signal
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+try:
+    import uvicorn
+    from fastapi import FastAPI, Request
+    from fastapi.responses import JSONResponse, Response, StreamingResponse
+    from starlette.exceptions import HTTPException
+except ImportError as error:
+    raise ImportError("Serving a team needs fastapi and uvicorn: pip install ccpo[serve]") from error
+
+from ..team import Team
+from .batching import Batcher, Job
+from .errors import RequestError, failed
+from .replies import usage_of
+from .requests import read_request, unknown_model
+
+logger = logging.getLogger(__name__)
+
+BATCH_SIZE, MAX_REQUESTS, MAX_BODY_BYTES = 32, 256, 2**20
+_DRAINED = 16  # times the largest body: what is read of a larger one before it is refused
+_GRACE = 60  # seconds that requests in flight have when the server is to stop
+_HERE = ("127.0.0.1", "localhost", "::1")
+
+
+def create_app(
+    team: Team,
+    *,
+    name: str = "team",
+    api_key: str | None = None,
+    text: bool | None = None,
+    batch_size: int = BATCH_SIZE,
+    max_requests: int = MAX_REQUESTS,
+    max_body_bytes: int = MAX_BODY_BYTES,
+) -> FastAPI:
+    """
+    A team as an application with `/v1/chat/completions`, `/v1/models` and `/health`. Loads the models.
+
+    Args:
+        team ([`Team`]): who answers.
+        name (`str`, defaults to `"team"`): the model's.
+        api_key (`str`, *optional*): what clients must send as a bearer token.
+        text (`bool`, *optional*):
+            Whether the roles are asked in plain text, as in training with `conversational: false`. By default where
+            one of them has no chat template.
+        batch_size (`int`): answers that the team draws at once.
+        max_requests (`int`): requests in flight, waiting ones too; one more gets 429.
+        max_body_bytes (`int`): of a request; a larger one gets 413.
+
+    Raises:
+        `ValueError`: an empty name or key, or a limit below 1.
+    """
+    for label, value in (("name", name), ("api_key", "-" if api_key is None else api_key)):
+        if not value or not value.isprintable():
+            raise ValueError(f"`{label}` must be a text of printable characters, not empty. Give another one.")
+    limits = {"batch_size": batch_size, "max_requests": max_requests, "max_body_bytes": max_body_bytes}
+    for label, value in limits.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"`{label}` must be an integer of at least 1, got {value!r}. Set 1 or more.")
+    for generator in team.generate.values():
+        _ = getattr(generator, "prompt_limit", None)  # loads the model
+    without = [role for role, generator in team.generate.items() if not getattr(generator, "takes_messages", True)]
+    if text is None and without:
+        logger.warning("The roles are asked in plain text: %s have no chat template.", without)
+    if text is False and without:
+        raise ValueError(f"`text=False` needs chat templates, and the roles {without} have none. Set `text=True`.")
+    as_text = bool(without) if text is None else text
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.batcher = Batcher(team, batch_size, max_requests)
+        work = asyncio.create_task(app.state.batcher.run())
+        yield
+        work.cancel()
+        await asyncio.wait([work])
+
+    app = FastAPI(title=name, lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    born = int(time.time())
+    card = {"id": name, "object": "model", "created": born, "owned_by": "ccpo"}
+
+    def check_key(request: Request) -> None:
+        given = request.headers.get("authorization", "").encode()
+        if api_key is not None and not secrets.compare_digest(given, f"Bearer {api_key}".encode()):
+            message = "The API key is missing or wrong. Send it as `Authorization: Bearer <key>`."
+            raise RequestError(message, 401, code="invalid_api_key")
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok"}
+
+    @app.get("/v1/models")
+    async def models(request: Request) -> dict[str, Any]:
+        check_key(request)
+        return {"object": "list", "data": [card]}
+
+    @app.get("/v1/models/{model:path}")
+    async def model(request: Request, model: str) -> dict[str, Any]:
+        check_key(request)
+        if model != name:
+            raise unknown_model(model, name)
+        return card
+
+    @app.post("/v1/chat/completions")
+    async def chat_completions(request: Request) -> Response:
+        check_key(request)
+        body = await _read_body(request, max_body_bytes)
+        asked = read_request(body, name, text=as_text, most=batch_size)
+        batcher: Batcher = request.app.state.batcher
+        job = batcher.submit(asked)
+        gone = asyncio.create_task(_hang_up(request, batcher, job))
+        reply = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+        try:
+            event = await job.events.get()
+        except BaseException:
+            gone.cancel()
+            batcher.drop(job)
+            raise
+        if asked.stream and not isinstance(event, RequestError | None):
+            return StreamingResponse(
+                _stream(event, job, batcher, gone, reply), media_type="text/event-stream", headers=_UNBUFFERED
+            )
+        gone.cancel()
+        if event is None:
+            return Response(status_code=499)  # to nobody
+        if isinstance(event, RequestError):
+            raise event
+        return JSONResponse(_completion(event, job, reply))
+
+    @app.exception_handler(RequestError)
+    async def refuse(request: Request, error: RequestError) -> JSONResponse:
+        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(error.status)
+        return JSONResponse(error.body, error.status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
+        said = {404: "There is no such path.", 405: "The path does not take this method."}
+        message = f"{said.get(error.status_code, error.detail)} {request.method} {request.url.path:.200}"
+        return JSONResponse(RequestError(message, error.status_code).body, error.status_code, error.headers)
+
+    @app.exception_handler(Exception)
+    async def fail(request: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(failed().body, 500)
+
+    return app
+
+
+_UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+
+
+async def _read_body(request: Request, most: int) -> bytes:
+    """
+    The body, of limited size. What is too large is read on for a while, and thrown away: a client that is not heard
+    out does not read the answer.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise RequestError(f"The body must be `Content-Type: application/json`, got {kind[:100]!r}.", 415)
+    body, size = bytearray(), 0
+    async for part in request.stream():
+        size += len(part)
+        if size <= most:
+            body += part
+        elif size > most * _DRAINED:
+            break
+        else:
+            body.clear()
+    if size > most:
+        raise RequestError(f"The body is larger than {most} bytes, the most that this server takes.", 413)
+    return bytes(body)
+
+
+async def _hang_up(request: Request, batcher: Batcher, job: Job) -> None:
+    """Drop the request when its client has gone."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    batcher.drop(job)
+    job.events.put_nowait(None)
+
+
+def _completion(event: list, job: Job, reply: dict[str, Any]) -> dict[str, Any]:
+    """The body of an answer that is not streamed."""
+    choices = []
+    for i, ((_, finish), texts) in enumerate(zip(event, job.texts, strict=True)):
+        message = {"role": "assistant", "content": texts["content"], "refusal": None}
+        if texts["reasoning_content"]:
+            message["reasoning_content"] = texts["reasoning_content"]
+        choices.append({"index": i, "message": message, "logprobs": None, "finish_reason": finish})
+    usage = usage_of([answer for answer, _ in event])
+    return {**reply, "object": "chat.completion", "choices": choices, "usage": usage}
+
+
+async def _stream(event: Any, job: Job, batcher: Batcher, gone: asyncio.Task, reply: dict[str, Any]) -> Any:
+    """The chunks of an answer, as server-sent events."""
+    reply, spoken = {**reply, "object": "chat.completion.chunk"}, set()
+    usage = {"usage": None} if job.request.include_usage else {}
+
+    def chunk(i: int, delta: dict[str, str], finish: str | None = None) -> str:
+        if i not in spoken:
+            delta = {"role": "assistant", **delta}
+            spoken.add(i)
+        choice = {"index": i, "delta": delta, "logprobs": None, "finish_reason": finish}
+        return _event({**reply, "choices": [choice], **usage})
+
+    try:
+        while isinstance(event, tuple):
+            i, field, text = event
+            yield chunk(i, {field: text})
+            event = await job.events.get()
+        if isinstance(event, RequestError):
+            yield _event(event.body)
+        elif event is not None:
+            for i, (_, finish) in enumerate(event):
+                yield chunk(i, {}, finish)
+            if usage:
+                yield _event({**reply, "choices": [], "usage": usage_of([answer for answer, _ in event])})
+            yield "data: [DONE]\n\n"
+    finally:
+        gone.cancel()
+        batcher.drop(job)
+
+
+def _event(value: dict[str, Any]) -> str:
+    return f"data: {json.dumps(value, separators=(',', ':'))}\n\n"
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which says where it is when it is there."""
+
+    async def startup(self, sockets: list | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            host = f"[{host}]" if ":" in host else host
+            logger.info("The team %r is served at http://%s:%d/v1", self.config.app.title, host, port)
+
+
+def serve(team: Team, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
+    """
+    Serve a team until SIGTERM or SIGINT; what is in flight then has a minute to end.
+
+    Args:
+        team ([`Team`]): who answers.
+        host (`str`): the address to be bound to, by default of this machine alone.
+        port (`int`): 0 for a free one, which the log names.
+        options: as for [`create_app`].
+    """
+    if host not in _HERE and options.get("api_key") is None:
+        logger.warning(
+            "The team is open to whoever reaches %s:%d: it has no API key. Set `api_key` (`--api_key`, or "
+            "CCPO_API_KEY in the environment), or bind it to 127.0.0.1.",
+            host,
+            port,
+        )
+    app = create_app(team, **options)
+    config = uvicorn.Config(
+        app, host, port, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE, ws="none"
+    )
+    before = {which: signal.signal(which, lambda *_: None) for which in (signal.SIGTERM, signal.SIGINT)}
+    try:  # uvicorn raises the signal again when all is done, which is to end nothing but the wait
+        server = _Server(config)
+        server.run()
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+    if not server.started:
+        raise OSError(f"The server did not start at {host}:{port}; the log says why.")

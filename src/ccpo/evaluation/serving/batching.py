@@ -1,0 +1,207 @@
+"""Requests that come at the same time are answered together, on one thread beside the event loop's."""
+
+import asyncio
+import logging
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from ...calls import call
+from ...team.rollout import build_role_prompt
+from ..team import Team, TeamAnswer
+from .errors import RequestError, failed
+from .replies import Choice
+from .requests import ChatRequest
+from .sampling import sample_as
+
+logger = logging.getLogger(__name__)
+
+_GATHER = 0.005  # seconds after which an idle team begins, if nobody came meanwhile
+_LONGEST = 0.05  # seconds that it waits at most
+# What a request's events are: `(index, field, text)` of what there is to send, a list of [`TeamAnswer`] with why each
+# ended, an exception, or `None` where the client has gone.
+Event = Any
+
+
+class Job:
+    """
+    A request on its way.
+
+    Attributes:
+        events (`asyncio.Queue`): what there is to send, on the event loop.
+        dropped (`bool`): whether nobody waits for it any more.
+        begun (`bool`): whether something was said to the client.
+    """
+
+    def __init__(self, request: ChatRequest, team: Team):
+        self.request, self.team = request, team
+        self.live = request.stream or bool(request.sampling.stop)  # whether it is heard while it is drawn
+        self.events: asyncio.Queue[Event] = asyncio.Queue()
+        self.dropped = self.begun = False
+        self._loop = asyncio.get_running_loop()
+        self.texts: list[dict[str, str]] = []
+        self.choices: list[Choice] = []
+
+    def begin(self) -> None:
+        """Make ready for a pass of the team."""
+        self.texts = [{"content": "", "reasoning_content": ""} for _ in range(self.request.n)]
+        stop, topology = self.request.sampling.stop, self.team.topology
+        self.choices = [
+            Choice(topology, stop, lambda field, text, i=i: self._take(i, field, text)) for i in range(self.request.n)
+        ]
+
+    def _take(self, i: int, field: str, text: str) -> None:
+        if self.request.stream:
+            self.begun = True
+            self.tell((i, field, text))
+        else:
+            self.texts[i][field] += text
+
+    def tell(self, event: Event) -> None:
+        """Add an event, from any thread."""
+        if not self.dropped and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.events.put_nowait, event)
+
+
+class Batcher:
+    """
+    The requests in flight: those that wait, and those that the team answers now.
+
+    Args:
+        team ([`Team`]): who answers.
+        batch_size (`int`): answers at once.
+        max_requests (`int`): requests in flight; one more is refused.
+    """
+
+    def __init__(self, team: Team, batch_size: int, max_requests: int):
+        self.team, self.batch_size, self.max_requests = team, batch_size, max_requests
+        self.waiting: deque[Job] = deque()
+        self.running: list[Job] = []
+        self.stopping = False
+        self.loop = asyncio.get_running_loop()
+        self._arrived = asyncio.Event()
+
+    def submit(self, request: ChatRequest) -> Job:
+        """
+        Queue a request.
+
+        Raises:
+            [`RequestError`]: too many are in flight, or the team cannot be sampled so.
+        """
+        if len(self.waiting) + len(self.running) >= self.max_requests:
+            message = f"{self.max_requests} requests are in flight, the most that this server takes. Try again later."
+            raise RequestError(message, 429, code="rate_limit_exceeded")
+        try:
+            job = Job(request, sample_as(self.team, request.sampling))
+        except ValueError as error:
+            raise RequestError(f"The team cannot be sampled so: {error}") from error
+        self.waiting.append(job)
+        self._arrived.set()
+        return job
+
+    def drop(self, job: Job) -> None:
+        """Nobody waits for a request any more: it is not begun, and what it draws ends at the next token."""
+        job.dropped = True
+        if job in self.waiting:
+            self.waiting.remove(job)
+
+    async def run(self) -> None:
+        """Answer, until cancelled."""
+        pool = ThreadPoolExecutor(1, "ccpo-serving")
+        try:
+            while True:
+                await self._arrived.wait()
+                await self._gather()
+                self.running = self._next()
+                if not self.waiting:
+                    self._arrived.clear()
+                if self.running:
+                    await self.loop.run_in_executor(pool, self._answer, self.running)
+                self.running = []
+        finally:
+            self.stopping = True
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _gather(self) -> None:
+        """Wait for others as long as they come."""
+        waited, before = 0.0, 0
+        while before < len(self.waiting) and waited < _LONGEST:
+            before = len(self.waiting)
+            if sum(job.request.n for job in self.waiting) >= self.batch_size:
+                return
+            await asyncio.sleep(_GATHER)
+            waited += _GATHER
+
+    def _next(self) -> list[Job]:
+        """The requests of the next batch: the oldest, and those that are sampled as it is, in their order."""
+        if not self.waiting:
+            return []
+        first = self.waiting[0]
+        batch, room = [first], self.batch_size - first.request.n
+        for job in list(self.waiting)[1:] if not first.request.sampling.alone else []:
+            if job.request.sampling == first.request.sampling and job.request.n <= room:
+                batch.append(job)
+                room -= job.request.n
+        for job in batch:
+            self.waiting.remove(job)
+        return batch
+
+    def _answer(self, jobs: list[Job]) -> None:
+        """Answer a batch. If that fails, each request of which nothing was said has another try of its own."""
+        jobs = [job for job in jobs if not job.dropped and self._fits(job)]
+        if not jobs:
+            return
+        try:
+            for job, answers in zip(jobs, self._ask(jobs), strict=True):
+                job.tell([(answer, choice.end(answer)) for answer, choice in zip(answers, job.choices, strict=True)])
+        except Exception:
+            logger.exception("A batch of %d requests failed.", len(jobs))
+            for job in jobs:
+                if len(jobs) == 1 or job.begun:
+                    job.tell(failed())
+                else:
+                    self._answer([job])
+
+    def _ask(self, jobs: list[Job]) -> list[list[TeamAnswer]]:
+        """The answers to each request."""
+        for job in jobs:
+            job.begin()
+        rows = [(job, choice) for job in jobs for choice in job.choices]
+
+        def hear(role: str, row: int, piece: str, completion: Any) -> bool:
+            job, choice = rows[row]
+            if self.stopping or job.dropped:
+                return True
+            # who neither streams nor stops somewhere is told at the end
+            return (completion is not None or job.live) and choice.hear(role, piece, completion)
+
+        answers = iter(jobs[0].team.answer([job.request.problem for job, _ in rows], hear=hear))
+        return [[next(answers) for _ in job.choices] for job in jobs]
+
+    def _fits(self, job: Job) -> bool:
+        """Whether every role can be asked the problem; if not, the client is told."""
+        topology = job.team.topology
+        for role in topology.roles:
+            generator = job.team.generate[role.name]
+            if not hasattr(generator, "count_tokens"):
+                continue
+            prompt = build_role_prompt(topology, role, job.request.problem, dict.fromkeys(role.reads, ""))
+            try:
+                (length,) = call(generator.count_tokens, [prompt])
+            except Exception as error:
+                logger.exception("The role %r cannot be asked.", role.name)
+                if not isinstance(error, ValueError):
+                    job.tell(failed())
+                    return False
+                message = f"The chat template of the role {role.name!r} refuses these messages. Change their roles."
+                job.tell(RequestError(message, param="messages"))
+                return False
+            limit = getattr(generator, "prompt_limit", None)
+            if limit is not None and length > limit:
+                message = (
+                    f"The messages are too long: the prompt of the role {role.name!r} has {length} tokens, and its "
+                    f"model has room for {max(limit, 0)} beside the answer."
+                )
+                job.tell(RequestError(message, param="messages", code="context_length_exceeded"))
+                return False
+        return True
