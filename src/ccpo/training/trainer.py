@@ -210,7 +210,7 @@ class MultiAgentGRPOTrainer(
         self._role_state = {role: self._settings(role) for role in self.roles}
         leaves = args.generation_batch_size * self._texts_per_row(self.roles[-1])
         self._logs |= {key: deque(maxlen=leaves) for key in ("prompt", "completion", "advantages")}
-        self._logs |= {key: defaultdict(lambda: deque(maxlen=leaves)) for key in ("rewards", "extra")}
+        self._logs |= {key: defaultdict(lambda: deque(maxlen=leaves)) for key in ("rewards", "extra", "eval")}
         self._empty_logs = copy.deepcopy(self._logs)
 
     def _texts_per_row(self, role: str) -> int:
