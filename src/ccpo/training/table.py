@@ -1,8 +1,9 @@
 """[`TableMixin`]: what a generation batch is logged as, metrics and the completions table."""
 
+import copy
 import json
 import math
-from collections import deque
+from collections import defaultdict, deque
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from ..verifier import plurality
 from .collection import Rollout
 from .episodes import as_text, describe_columns, effect_of, print_episodes, write_table
 from .generator import Sample
+from .model_card import installed_versions, recipe_of
 from .policies import replaced
+from .run_record import RunRecord
 
 
 class TableMixin:
@@ -27,6 +30,23 @@ class TableMixin:
     Overrides `log`: TRL's, which logs the metrics; of a team the table is ours, since TRL's has the columns `prompt`,
     `completion` and `advantage` of one model, beside which each would stand a second time under its role's name.
     """
+
+    def _init_table(self) -> None:
+        """To be called when the trainer is built."""
+        self.add_callback(RunRecord(self._describe_run))
+        if not self.topology.is_solo:
+            leaves = self.args.generation_batch_size * self._texts_per_row(self.roles[-1])
+            self._logs |= {key: deque(maxlen=leaves) for key in ("prompt", "completion", "advantages")}
+            self._logs |= {key: defaultdict(lambda: deque(maxlen=leaves)) for key in ("rewards", "extra", "eval")}
+            self._empty_logs = copy.deepcopy(self._logs)
+
+    def _describe_run(self) -> dict[str, Any]:
+        """What `run.json` holds."""
+        return {
+            "columns": describe_columns(self.topology, self.reward_func_names[0]),
+            "recipe": recipe_of(self.topology, self._credit, self.args),
+            "versions": installed_versions(),
+        }
 
     def _log_rollout(self, rollout: Rollout, rewards: dict, advantages: dict) -> None:
         """
