@@ -98,7 +98,15 @@ def smooth(values: list[float], weight: float = 0.8) -> list[float]:
     return smoothed
 
 
-def draw(axis: Any, panel: Panel, runs: Sequence[str], blocks: Sequence[tuple[int, int, str]], colors, shades) -> None:
+def draw(
+    axis: Any,
+    panel: Panel,
+    runs: Sequence[str],
+    blocks: Sequence[tuple[int, int, str]],
+    colors: Sequence[str],
+    shades: Sequence[str],
+    title: str | None = None,
+) -> None:
     """
     Draw a panel: each curve raw and smoothed, in a colour for each name and a dash for each run.
 
@@ -107,7 +115,10 @@ def draw(axis: Any, panel: Panel, runs: Sequence[str], blocks: Sequence[tuple[in
         panel ([`Panel`]), runs (`list[str]`): what, and the runs' names.
         blocks (`list`): [`find_blocks`], shaded.
         colors, shades (`Sequence[str]`): of curves and blocks.
+        title (`str`, *optional*): above the legend.
     """
+    from matplotlib.patches import Patch
+
     names = list(dict.fromkeys(curve.name for curve in panel.curves))
     turns = list(dict.fromkeys(roles for *_, roles in blocks))
     for start, end, roles in blocks:
@@ -116,10 +127,13 @@ def draw(axis: Any, panel: Panel, runs: Sequence[str], blocks: Sequence[tuple[in
         color = colors[names.index(curve.name) % len(colors)]
         steps, values = thinned(curve.steps, curve.values)
         dash = _DASHES[curve.run % len(_DASHES)]
-        axis.plot(steps, values, color=color, alpha=0.3, linewidth=0.8, linestyle=dash)
-        axis.plot(steps, smooth(values), color=color, linewidth=1.8, linestyle=dash)
-        if len(steps) == 1:
-            axis.plot(steps, values, color=color, marker="o", linestyle="")
+        smoothed = smooth(values)
+        for part in _parts(steps, blocks):
+            axis.plot(steps[part], values[part], color=color, alpha=0.3, linewidth=0.8, linestyle=dash)
+            alone = "o" if len(steps[part]) == 1 else ""
+            axis.plot(
+                steps[part], smoothed[part], color=color, linewidth=1.8, linestyle=dash, marker=alone, markersize=3
+            )
     handles = [
         axis.plot([], [], color=colors[i % len(colors)], linewidth=1.8, label=n)[0] for i, n in enumerate(names)
     ]
@@ -127,15 +141,28 @@ def draw(axis: Any, panel: Panel, runs: Sequence[str], blocks: Sequence[tuple[in
         there = sorted({curve.run for curve in panel.curves})
         dashes = [axis.plot([], [], color="0.5", linestyle=_DASHES[i % len(_DASHES)], label=runs[i])[0] for i in there]
         handles += dashes
-    handles += [axis.axvspan(0, 0, color=shades[i % len(shades)], label=f"{r} in turn") for i, r in enumerate(turns)]
+    handles += [Patch(color=shades[i % len(shades)], label=f"{roles} in turn") for i, roles in enumerate(turns)]
     low, high = axis.get_ylim()
-    if high - low < 1e-3:  # what is constant but for rounding
+    if panel.label.startswith("share"):
+        axis.set_ylim(0, max(high, 0.05))
+    elif panel.label == "correlation":
+        axis.set_ylim(min(low, 0), 1.05)
+    elif high - low < 1e-3:  # constant but for rounding
         axis.set_ylim((low + high) / 2 - 0.05, (low + high) / 2 + 0.05)
     axis.yaxis.set_major_formatter(lambda value, _: _tick(value))
     axis.set_xlabel("step")
     axis.set_ylabel(panel.label)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(handles=handles, frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "alignment": "left"}
+    axis.legend(handles=handles, frameon=False, ncols=2, title=title, **place)
+
+
+def _parts(steps: Sequence[float], blocks: Sequence[tuple[int, int, str]]) -> list[slice]:
+    """A curve's points in parts: it is not drawn through a block in which it has none."""
+    ends = [
+        i for i in range(1, len(steps)) if any(steps[i - 1] <= start and end < steps[i] for start, end, _ in blocks)
+    ]
+    return [slice(start, end) for start, end in zip([0, *ends], [*ends, len(steps)], strict=True)]
 
 
 def _tick(value: float) -> str:
@@ -167,7 +194,7 @@ def draw_svg(panel: Panel, runs: Sequence[Run], prefix: str) -> str:
     settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK)
     stream = io.StringIO()
     with rc_context(settings):
-        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        figure = Figure(figsize=(4.4, 3.0), layout="constrained")
         axis = figure.subplots()
         draw(axis, panel, [run.name for run in runs], find_blocks(runs[0].metrics), _COLORS, _SHADES)
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
