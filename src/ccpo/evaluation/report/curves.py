@@ -70,15 +70,11 @@ def find_panels(histories: Sequence[Sequence[dict[str, Any]]]) -> list[Panel]:
 
 def find_blocks(history: Sequence[dict[str, Any]]) -> list[tuple[int, int, str]]:
     """The schedule's blocks as they were logged: first and last step, and the roles in turn; none where all are."""
-    turns = []
+    turns: list[tuple[int, str]] = []
+    names = dict.fromkeys(name for row in history for name in row if re.fullmatch("[^/]+/reward", name))
     for row in history:
-        roles = [
-            name.removesuffix("/reward")
-            for name in row
-            if re.fullmatch("[^/]+/reward", name) and row[name] is not None
-        ]
-        if roles:
-            turns.append((row["step"], ", ".join(roles)))
+        if told := [name for name in names if row.get(name) is not None]:
+            turns.append((row["step"], ", ".join(name.removesuffix("/reward") for name in told)))
     blocks: list[tuple[int, int, str]] = []
     for place, (step, roles) in enumerate(turns):
         start = turns[place - 1][0] if place else 0

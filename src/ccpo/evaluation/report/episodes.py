@@ -93,11 +93,15 @@ def share_out(runs: Sequence[Run], most: int) -> list[int]:
 
 def _sample(strata: dict[tuple, list], most: int, rng: random.Random) -> list[tuple[int, int]]:
     total, chosen = sum(map(len, strata.values())), []
-    least = max(1, most // (10 * len(strata)))  # of each category, so that a rare one is there
+    least = max(1, most // (4 * len(strata)))  # of each category, so that a rare one is there
     sizes = {c: min(len(rows), max(least, most * len(rows) // total)) for c, rows in strata.items()}
-    while (over := sum(sizes.values()) - most) > 0:  # what the rare ones got, the largest give
-        largest = max(sizes, key=sizes.get)
-        sizes[largest] -= max(1, min(over, sizes[largest] // 2))
+    while free := most - sum(sizes.values()):  # what the rare ones got, the largest give; what is left, they get
+        if free < 0:
+            largest = max(sizes, key=sizes.get)
+            sizes[largest] -= min(-free, max(1, sizes[largest] // 2))
+        else:
+            largest = max(sizes, key=lambda category: len(strata[category]) - sizes[category])
+            sizes[largest] += min(free, len(strata[largest]) - sizes[largest])
     for category, rows in strata.items():
         rng.shuffle(rows)
         apart = sizes[category] // 2
@@ -143,9 +147,7 @@ def _read(file: Path, columns: list[str] | None = None) -> pa.Table:
 
 def _damaged(file: Path, error: Exception) -> ReportError:
     words = str(error).splitlines()[0]
-    return ReportError(
-        f"{file} is no whole table of episodes ({words}). Delete it, and the report is made without it."
-    )
+    return ReportError(f"{file} is no whole table of episodes ({words}). Delete it: the report is made without it.")
 
 
 def _plain(value: Any) -> Any:

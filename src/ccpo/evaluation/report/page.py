@@ -48,7 +48,7 @@ def write_report(
             break
         most = max(len(runs), int(sum(limits) * BYTES / len(data) * 0.9))
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output, _fill(runs, data).encode())
+    write_whole(output, _fill(runs, data).encode("utf-8", "replace"))  # a folder may have any name
     return output
 
 

@@ -51,9 +51,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(
-            f"{file} cannot be read ({error}). Delete it, and the report is made without curves."
-        ) from None
+        raise ReportError(f"{file} cannot be read ({error}). Make it readable, as UTF-8.") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -117,9 +115,7 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ReportError(
-            f"{file} cannot be read ({error}). It is written anew when its run, or evaluation, is."
-        ) from None
+        raise ReportError(f"{file} cannot be read ({error}). Delete it, or make it anew.") from None
     if not isinstance(content, dict):
         raise ReportError(f"{file} holds {type(content).__name__}, not a mapping: it is of another program.")
     return content

@@ -19,7 +19,7 @@ def evaluation_tables(run: Run) -> list[Rows]:
         earlier = before.get("without") or {}
         rows += [[f"without {name}", _share(earlier.get(name)), _share(share)] for name, share in others.items()]
         tables.append(
-            _table(f"Held out, {run.summary.get('num_eval_problems')} problems", ["", "before", "after"], rows)
+            _table(f"Held out, {run.summary.get('num_eval_problems')} problems", ["measure", "before", "after"], rows)
         )
     for folder, found in run.results.items():
         for name, result in (found.get("benchmarks") or {}).items():
@@ -57,19 +57,19 @@ def _benchmark(title: str, result: dict[str, Any]) -> list[Rows]:
 
 def recipe_table(runs: Sequence[Run]) -> Rows:
     """What each run was told, a row for a field."""
-    return _side_by_side("Recipe", runs, "recipe")
+    return _side_by_side("Recipe", "field", runs, "recipe")
 
 
 def version_table(runs: Sequence[Run]) -> Rows:
     """What each run rests on."""
-    return _side_by_side("Versions", runs, "versions")
+    return _side_by_side("Versions", "package", runs, "versions")
 
 
-def _side_by_side(title: str, runs: Sequence[Run], part: str) -> Rows:
+def _side_by_side(title: str, first: str, runs: Sequence[Run], part: str) -> Rows:
     values = [run.info.get(part) or {} for run in runs]
     names = dict.fromkeys(name for own in values for name in own)
     rows = [[name, *("" if own.get(name) is None else _text(own[name]) for own in values)] for name in names]
-    return _table(title, ["", *(run.name for run in runs)], rows)
+    return _table(title, [first, *(run.name for run in runs)], rows)
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> Rows:
