@@ -755,9 +755,8 @@ def test_wandb_gets_metrics_and_table(tmp_path, monkeypatch, model_dirs, chat_da
     wandb.finish()
     tables = [data["completions"] for data in logged if "completions" in data]
     assert len(tables) == 1  # a batch is logged once
-    assert {"thought", "joint_answer", "solo_answer", "outcome", "thinker_credit", "solver_advantage"} <= set(
-        tables[0].columns
-    )
+    columns = {"thought", "joint_answer", "solo_answer", "outcome", "thinker_credit", "solver_advantage", "solution"}
+    assert columns | {"problem", "solver_prompt", "thinker_effect"} <= {*tables[0].columns}
     assert any("train/credit/joint_accuracy" in data for data in logged)
     assert list(tmp_path.rglob("*.wandb"))
 
