@@ -108,33 +108,28 @@ class TableMixin:
 
     def _log_table(self, rollout: Rollout, rewards: dict, advantages: dict) -> None:
         """Keep a row for each leaf of the global batch, until [`log`] writes them."""
-        judged = self._judged_columns(rollout, rewards, advantages)
+        described = describe_columns(self.topology, self.reward_func_names[0])
+        parts = [described["episode"], *(part["columns"] for part in described["roles"] + described["removals"])]
+        known = ["step", *(name for part in parts for name in part.values())]
         extras = sorted({*gather_object(list(rollout.extras))})
-        own = self._own_columns(rollout)
-        if taken := [name for name in extras if name in {"step", *own, *judged}]:
+        if taken := [name for name in extras if name in known and name != described["episode"]["gold"]]:
             raise ValueError(
                 f"`log_extra({taken[0]!r}, ...)` of an outcome function is another column of the completions table. "
                 "Give it another name, or rename the role."
             )
         if not self.log_completions:
             return
+        own = self._own_columns(rollout)
         size = len(own["problem"])
         own |= {name: list(map(_plain, rollout.extras.get(name) or [None] * size)) for name in extras}
         gathered = zip(*gather_object(list(zip(*own.values(), strict=True))), strict=True)
-        table = dict(zip(own, gathered, strict=True)) | judged
-        ordered = self._in_order(table)
+        table = dict(zip(own, gathered, strict=True)) | self._judged_columns(rollout, rewards, advantages)
         kept, _ = self._table_rows()
         earlier = max(map(len, kept.values()), default=0)
-        for name in dict.fromkeys([*kept, *ordered]):  # of a batch that drew what another did not
+        in_order = [name for name in dict.fromkeys([*known, *table]) if name in table]
+        for name in dict.fromkeys([*kept, *in_order]):  # of a batch that drew what another did not
             kept[name].extend([None] * (earlier - len(kept[name])))
-            kept[name].extend(ordered.get(name) or [None] * len(table["problem"]))
-
-    def _in_order(self, table: dict[str, Any]) -> dict[str, Any]:
-        """The columns in the order in which one reads an episode; what outcome functions log comes last."""
-        described = describe_columns(self.topology, self.reward_func_names[0])
-        parts = [described["episode"], *(part["columns"] for part in described["roles"] + described["removals"])]
-        known = [name for part in parts for name in part.values()]
-        return {name: list(table[name]) for name in dict.fromkeys([*known, *table]) if name in table}
+            kept[name].extend(table.get(name) or [None] * len(table["problem"]))
 
     def _own_columns(self, rollout: Rollout) -> dict[str, list]:
         """Of this process: what was asked and written, a row for each of its leaves."""
