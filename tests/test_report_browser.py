@@ -82,6 +82,7 @@ def test_curves_and_episodes_are_there(report, look):
     page.click("#next")
     assert page.inner_text("#page") == "101 to 120" and page.locator("#next").is_disabled()
     page.locator("details.numbers summary").first.click()
+    page.wait_for_selector("details.numbers th")  # filled when it has opened
     assert page.locator("details.numbers th[scope=col]").all_inner_texts() == ["step", "joint", "solo"]
     page.locator("#about summary").first.click()
     assert page.get_by_text("<b>ccpo</b>", exact=True).is_visible()
