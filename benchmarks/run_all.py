@@ -117,6 +117,12 @@ FIGURES = {
         ("requests", "requests", ""),
         ("first_delta_share", "one client that streams: time to the first piece over that to the last", "<= 0.5"),
     ],
+    "report": [
+        ("seconds", "seconds to write the report of 10,000 episodes of 2 KB", ""),
+        ("megabytes", "its megabytes", "<= 15"),
+        ("open_seconds", "seconds until Chromium lists its episodes", "<= 3"),
+        ("search_seconds", "seconds until a text is searched for in all of them", ""),
+    ],
     "kill_resume": [
         ("survived", "kills after which the run went on as it should", ">= kills"),
         ("kills", "kills by SIGKILL", ""),

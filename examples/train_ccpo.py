@@ -34,6 +34,7 @@ from ccpo.evaluation import Team, evaluate_team, to_markdown
 from ccpo.evaluation import evaluate as evaluate_arms
 from ccpo.evaluation.arms import SINGLE, VOTES, build_arms, single_policy
 from ccpo.evaluation.loading import make_generators
+from ccpo.evaluation.report import write_report
 from ccpo.evaluation.samples import OtherSamplesError
 from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
 from ccpo.tasks import MODELS, TASKS
@@ -240,8 +241,10 @@ def main(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) ->
             extra = {"seconds": seconds, "credit": team.credit, "seed": args.seed}
             extra["peak_gigabytes"] = getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts kilobytes
             paths["summary"] = write_json(summarize(before, after, **extra), output / "summary.json")
+            paths["report"] = write_report(output)
             show_summary(before, after, paths, seconds)
         else:
+            paths["report"] = write_report(output)
             print("\n".join(f"{label}: {path}" for label, path in paths.items()))
     if args.push_to_hub:
         trainer.push_to_hub()

@@ -25,6 +25,7 @@ from ccpo import Chain, CounterfactualCredit, MultiAgentGRPOTrainer, SelfEvaluat
 from ccpo.arguments import TeamArguments
 from ccpo.rewards import CreditAllocator
 from ccpo.training.credit_checks import check_credit, check_role_kwargs
+from ccpo.training.episodes import describe_columns
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -33,7 +34,17 @@ NOT_METRICS |= {"total_flos", "runtime", "samples_per_second", "steps_per_second
 
 
 def documented() -> set[str]:
-    return set(re.findall(r"^\| `([^`]+)` \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    metrics, _ = (ROOT / "docs" / "metrics.md").read_text().split("## The completions table")
+    return set(re.findall(r"^\| `([^`]+)` \|", metrics, re.MULTILINE))
+
+
+def test_columns_of_the_completions_table_are_documented():
+    _, page = (ROOT / "docs" / "metrics.md").read_text().split("## The completions table")
+    cells = " ".join(re.findall(r"^\| (.*?) \|", page, re.MULTILINE))
+    described = describe_columns(Chain(["first", "second"]), "")
+    parts = [described["episode"], *(part["columns"] for part in described["roles"] + described["removals"])]
+    names = {name.replace("first", "<role>").replace("second", "<role>") for part in parts for name in part.values()}
+    assert {"step", *names} - {"<role>"} == set(re.findall("`(.*?)`", cells))
 
 
 def general(name: str) -> str:

@@ -211,7 +211,8 @@ def test_train_ccpo(runs):
     for name in ("joint_accuracy", "solo_accuracy", "leak_rate"):
         assert 0 <= summary[f"{name}_before"] <= 1 and 0 <= summary[f"{name}_after"] <= 1
     assert (output / "curves.png").stat().st_size > 10_000
-    for name in ("thinker", "solver", "summary.json", "curves.png"):
+    assert "<h1>" in (output / "report.html").read_text() and list((output / "completions").glob("*.parquet"))
+    for name in ("thinker", "solver", "summary.json", "curves.png", "report.html"):
         assert str(output / name) in out
     assert "joint accuracy" in out
     for role in ("thinker", "solver"):

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from ccpo.evaluation import ArmResult, BenchmarkResult, Proportion, TeamEvaluation, paired_difference
+from ccpo.evaluation.report.curves import smooth
 from ccpo.evaluation.statistics import Difference, Estimate
-from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, smooth, summarize, write_json
+from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
 
 BEFORE = TeamEvaluation(Proportion(100, 600), Proportion(60, 600), Proportion(90, 600))
 AFTER = TeamEvaluation(

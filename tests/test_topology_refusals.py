@@ -92,6 +92,7 @@ def test_agents(roles, message):
         ("planner_outcome", "planner_outcome"),
         ("planner_credit", "planner_credit"),
         ("planner_advantage", "planner_advantage"),
+        *((f"planner_{kind}",) * 2 for kind in ("prompt", "leaked", "truncated", "rating", "shares", "effect")),
     ],
 )
 def test_names_that_are_logged_alike(other, column):

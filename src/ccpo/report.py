@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +11,8 @@ from transformers import ProgressCallback
 
 from .evaluation import BenchmarkResult, TeamEvaluation, paired_difference
 from .evaluation.arms import JOINT, SINGLE
+from .evaluation.report.curves import draw, find_blocks, find_panels
 from .evaluation.statistics import Difference
-
-# Title -> the metrics of a panel; what the groups match is a curve's name.
-_CURVES = {
-    "Accuracy of a batch": re.compile("credit/(.+)_accuracy"),
-    "Correlation with shared credit": re.compile("credit/(.+)/shared_correlation"),
-    "Rates of a batch": re.compile("credit/(?:(.+)/)?(help|hurt|leak)_rate"),
-}
 
 # Arms that take a role's text away -> what they do.
 _TAKEN_AWAY = {
@@ -42,18 +35,9 @@ class TeamProgressCallback(ProgressCallback):
                 self.training_bar.set_postfix(shown)
 
 
-def smooth(values: list[float], weight: float = 0.8) -> list[float]:
-    """Exponential moving average, unbiased at the start."""
-    smoothed, total, norm = [], 0.0, 0.0
-    for value in values:
-        total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)
-        smoothed.append(total / norm)
-    return smoothed
-
-
 def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str = "") -> Path:
     """
-    Draw the credit metrics of a run over its steps, raw and smoothed.
+    Draw a run's metrics over its steps, raw and smoothed: the panels of its report of which there is something to see.
 
     Args:
         log_history (`list[dict]`): `trainer.state.log_history`.
@@ -63,35 +47,20 @@ def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str 
     Returns:
         `Path`: where it was written.
     """
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, len(_CURVES), figsize=(4.6 * len(_CURVES), 3.4), layout="constrained")
-    logged = dict.fromkeys(name for row in log_history for name in row)
-    for axis, (label, pattern) in zip(axes, _CURVES.items(), strict=True):
-        matches = {name: match for name in logged if (match := pattern.fullmatch(name))}
-        for color, (name, match) in enumerate(matches.items()):
-            curve = " ".join(filter(None, match.groups()))
-            points = [(row["step"], row[name]) for row in log_history if row.get(name) is not None]
-            if points:
-                steps, values = zip(*points, strict=True)
-                axis.plot(steps, values, color=f"C{color}", alpha=0.25, linewidth=1)
-                axis.plot(steps, smooth(list(values)), color=f"C{color}", label=curve, linewidth=2)
-        axis.set_title(label, fontsize=11)
-        axis.set_xlabel("step")
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
-        if axis.get_legend_handles_labels()[0]:
-            axis.legend(frameon=False)
-    axes[0].set_ylim(0, 1)
-    axes[1].set_ylim(min(0.0, axes[1].get_ylim()[0]), 1.05)
+    panels, blocks = find_panels([log_history]), find_blocks(log_history)
+    rows = max(1, -(-len(panels) // 3))
+    figure = Figure(figsize=(13.8, 3.4 * rows), layout="constrained")
+    axes = figure.subplots(rows, 3, squeeze=False).flatten()
+    for axis, panel in zip(axes, panels, strict=False):
+        draw(axis, panel, [""], blocks, [f"C{i}" for i in range(10)], ["0.88", "0.96", "0.92", "0.84"], panel.title)
+    for axis in axes[len(panels) :]:
+        axis.set_visible(False)
     if title:
         figure.suptitle(title)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    plt.close(figure)
     return Path(path)
 
 

@@ -109,7 +109,8 @@ class SelfEvaluatedCredit(CreditAllocator):
 
     def rate(self, raters: dict[str, Callable], episodes: Episodes, outcome: torch.Tensor) -> torch.Tensor:
         """
-        Ask every role to rate every episode: each leaf with the texts above it.
+        Ask every role to rate every episode: each leaf with the texts above it. What they write in free text is put
+        into `episodes.ratings`.
 
         Args:
             raters (`dict[str, Callable]`): a generator per role, one object where one policy rates for several;
@@ -149,25 +150,31 @@ class SelfEvaluatedCredit(CreditAllocator):
                 for role in roles
                 for leaf, verdict in enumerate(verdicts)
             ]
-            rated = self._ask(rater, prompts, verdicts * len(roles), names)
-            for role, own in zip(roles, rated.view(len(roles), len(verdicts), len(names)), strict=True):
+            rated, replies = self._ask(rater, prompts, verdicts * len(roles), names)
+            for i, (role, own) in enumerate(zip(roles, rated.view(len(roles), len(verdicts), -1), strict=True)):
                 shares[:, names.index(role)] = own
+                if replies is not None:
+                    episodes.ratings[role] = replies[i * len(verdicts) : (i + 1) * len(verdicts)]
         return shares.masked_fill(outcome.isnan().cpu().view(-1, 1, 1), torch.nan)
 
     def _ask(
         self, rater: Callable, prompts: list[Prompt], verdicts: list[str], names: tuple[str, ...]
-    ) -> torch.Tensor:
-        """A rating of all roles for each prompt, shape `(len(prompts), n)`; all NaN where it is invalid."""
+    ) -> tuple[torch.Tensor, list[str] | None]:
+        """
+        A rating of all roles for each prompt, shape `(len(prompts), n)`, all NaN where it is invalid; and the replies,
+        `None` where they are choices.
+        """
         if self.rating_mode == "generate":
-            texts = ask("rater", rater, prompts, max_new_tokens=self.rating_max_tokens)
+            replies = ask("rater", rater, prompts, max_new_tokens=self.rating_max_tokens)
             if len(names) > 2:
-                return _read(texts, verdicts, names)
-            share = torch.tensor(parse_shares(texts, verdicts))
-        elif len(names) > 2:
-            return self._choose_shares(rater, prompts, verdicts, names)
+                return _read(replies, verdicts, names), replies
+            share = torch.tensor(parse_shares(replies, verdicts))
         else:
+            replies = None
+            if len(names) > 2:
+                return self._choose_shares(rater, prompts, verdicts, names), replies
             share = self._choose(rater, prompts, verdicts)
-        return torch.stack([share, 1 - share], dim=1)
+        return torch.stack([share, 1 - share], dim=1), replies
 
     def _rating_prompt(
         self, role: str, prompt: Prompt, texts: dict[str, str], verdict: str, context: int | None

@@ -12,10 +12,14 @@ _LONGEST = 64  # characters of a name, which is a part of names of files
 # else.
 _TAKEN = (
     *("step", "prompt", "completion", "advantage", "image", "outcome", "rating", "verify", "update"),
-    *("problem", "role", "transcript", "completions", "runs", "default", "ref", "base"),
+    *("problem", "solution", "no_answer", "answer_role"),
+    *("role", "transcript", "completions", "runs", "default", "ref", "base"),
 )
 # Columns and metrics that have a role's name in them, and could be another role's own.
-_LOGGED = ("{}", "without_{}", "eval_{}", "{}_outcome", "{}_credit", "{}_advantage")
+_LOGGED = (
+    *("{}", "without_{}", "eval_{}", "{}_prompt", "{}_outcome", "{}_credit", "{}_advantage"),
+    *("{}_leaked", "{}_truncated", "{}_rating", "{}_shares", "{}_effect", "without_{}_outcome"),
+)
 
 
 @dataclass(frozen=True)

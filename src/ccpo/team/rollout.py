@@ -74,6 +74,7 @@ class Episodes:
         passes (`dict[str, Passes]`): the passes without each removed role.
         reader ([`~ccpo.team.answers.AnswerReader`]): what the leak guard takes for an answer's place.
         ends (`dict[str, tuple[str, ...]]`): role -> what may have ended its texts, and is nobody's to read.
+        ratings (`dict[str, list[str]]`): role -> what it wrote when it rated each leaf, where it rated in free text.
     """
 
     topology: Topology
@@ -84,6 +85,7 @@ class Episodes:
     passes: dict[str, Passes] = field(default_factory=dict)
     reader: AnswerReader = DEFAULT_READER
     ends: dict[str, tuple[str, ...]] = field(default_factory=dict, compare=False)
+    ratings: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def answers(self) -> list[str]:

@@ -152,6 +152,7 @@ class AdvantagesMixin:
             **options,
         )
         metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics[f"credit/{role}/advantage_size"].append(advantages.abs().mean().item())
         metrics[f"credit/{role}/shared_correlation"].append(correlation(advantages, reference))
         metrics[f"credit/{role}/within_group_correlation"].append(within_group_correlation(advantages, shared))
         return advantages

@@ -18,6 +18,7 @@ from ..team.answers import reader_of
 from ..team.rollout import Episodes, Passes, Texts, assign_solos, build_role_prompt, run_team
 from ..verifier.clusters import cluster_answers
 from .clock import RATING, UPDATE, VERIFY
+from .episodes import as_text
 from .generator import PolicyGenerator, Sample
 from .numbers import LENGTHS
 
@@ -31,7 +32,10 @@ class Rollout:
         episodes ([`~ccpo.team.rollout.Episodes`]): what was said.
         samples (`dict[str, list]`): role -> the token ids of its texts.
         outcomes (`list[TeamOutcomes]`): by each of the F outcome functions, with the evidence of its scheme.
-        extras (`dict[str, list]`): columns of the completions table that the outcome functions log, a row per leaf.
+        extras (`dict[str, list]`):
+            Columns of the completions table, a row per leaf: the dataset's `solution`, and what outcome functions log.
+        counted (`dict[str, list[bool] | None]`):
+            Removed role -> which passes of all processes count; `None` where all do.
         shown (`frozenset[str]`): the roles without which the team was seen for the metrics alone.
         arms (`dict[str, float]`): metrics of an evaluation's other arms.
     """
@@ -40,6 +44,7 @@ class Rollout:
     samples: dict[str, list[Sample]]
     outcomes: list[TeamOutcomes]
     extras: dict[str, list]
+    counted: dict[str, list[bool] | None] = field(default_factory=dict)
     shown: frozenset[str] = frozenset()
     arms: dict[str, float] = field(default_factory=dict)
 
@@ -117,7 +122,9 @@ class CollectionMixin:
             rated = generator.samples[asked[id(generator)] :]
             tokens[RATING] += generator.scored_tokens + sum(len(ids) for _, ids, _ in rated)
         arms = {} if training else self._evaluate_arms(inputs, episodes, group)
-        return Rollout(episodes, samples, outcomes, extras, frozenset(shown - needed), arms)
+        golds = [inputs[row].get("solution") for row in episodes.said[topology.role_names[-1]].rows]
+        extras = ({"solution": golds} if "solution" in inputs[0] else {}) | extras
+        return Rollout(episodes, samples, outcomes, extras, valid, frozenset(shown - needed), arms)
 
     def _seen_without(self, in_turn: tuple[str, ...]) -> tuple[set[str], set[str]]:
         """The roles without which the credit of this step, or an evaluation, sees the team; and the metrics alone."""
@@ -181,8 +188,10 @@ class CollectionMixin:
         return repr((policy, sorted((k, v) for k, v in sampling.items() if length or k not in LENGTHS)))
 
     def _ask_alone(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows as one role alone is asked them: with its prompt, if it has one."""
+        """The rows as one role alone is asked them, with its prompt if it has one; the solutions go to the table."""
         (role,) = self.topology.roles
+        if self.log_completions and "solution" in inputs[0]:
+            self._pending_extra_logs["solution"].extend(as_text(row["solution"]) for row in inputs)
         if role.prompt is None:
             return inputs
         return [{**row, "prompt": build_role_prompt(self.topology, role, row["prompt"], {})} for row in inputs]

@@ -99,7 +99,9 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
     """
     agents = card.topology.agents
     bases = {agent: get_config_model_id(policy_of(model, agent).config) or None for agent in agents}
-    recipe = yaml.dump(_recipe(card), Dumper=_Dumper, sort_keys=False, allow_unicode=True).strip()
+    recipe = yaml.dump(
+        recipe_of(card.topology, card.credit, card.args), Dumper=_Dumper, sort_keys=False, allow_unicode=True
+    ).strip()
     fence = max(re.findall("`{3,}", recipe), key=len, default="``") + "`"  # longer than any in a prompt
     for agent in agents:
         is_adapter = (folder / agent / "adapter_config.json").is_file()
@@ -128,17 +130,25 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
             subfolder=f', subfolder="{agent}"' if card.hub_id and not is_bare else "",
             recipe=recipe,
             fence=fence,
-            versions="\n".join(f"- {name} {_version(name)}" for name in _PACKAGES),
+            versions="\n".join(f"- {name} {version}" for name, version in installed_versions().items()),
         )
         ModelCard(text).save(folder / agent / "README.md")
 
 
-def _recipe(card: TeamCard) -> dict[str, Any]:
-    args, values = card.args, card.args.to_dict()  # tokens are masked there
+def recipe_of(topology: Topology, credit: list[str], args: Any) -> dict[str, Any]:
+    """
+    The prompts, the credit, and what differs from the defaults, in plain values; no tokens.
+
+    Args:
+        topology ([`Topology`]): who speaks.
+        credit (`list[str]`): the allocators with their settings.
+        args ([`MultiAgentGRPOConfig`]): the configuration.
+    """
+    values = args.to_dict()  # tokens are masked there
     recipe: dict[str, Any] = {
-        "topology": type(card.topology).__name__,
-        **card.topology.prompts,
-        "credit": card.credit,
+        "topology": type(topology).__name__,
+        **topology.prompts,
+        "credit": credit,
         "policy_sharing": args.policy_sharing,
         "schedule": args.schedule,
     }
@@ -155,6 +165,11 @@ def _recipe(card: TeamCard) -> dict[str, Any]:
 
 def _on_the_hub(origin: str | None) -> str | None:
     return origin if origin and not Path(origin).is_dir() else None
+
+
+def installed_versions() -> dict[str, str]:
+    """What a run rests on: package -> version."""
+    return {name: _version(name) for name in _PACKAGES}
 
 
 def _version(name: str) -> str:

@@ -1,5 +1,9 @@
 """[`TableMixin`]: what a generation batch is logged as, metrics and the completions table."""
 
+import copy
+import json
+import math
+from collections import defaultdict, deque
 from typing import Any
 
 import torch
@@ -8,13 +12,41 @@ from accelerate.utils import gather_object
 from ..calls import unanswered
 from ..rewards import credit_metrics, shares_metrics
 from ..rewards.evidence import at_leaves
+from ..team.prompts import problem_text
 from ..team.rollout import Texts
 from ..verifier import plurality
 from .collection import Rollout
+from .episodes import as_text, describe_columns, effect_of, print_episodes, write_table
+from .generator import Sample
+from .model_card import installed_versions, recipe_of
+from .policies import replaced
+from .run_record import RunRecord
 
 
 class TableMixin:
-    """Over a trainer of several roles: the credit metrics, and one row of the completions table per leaf."""
+    """
+    Over a trainer of several roles: the credit metrics, and one row of the completions table per leaf.
+
+    Overrides `log`: TRL's, which logs the metrics; of a team the table is ours, since TRL's has the columns `prompt`,
+    `completion` and `advantage` of one model, beside which each would stand a second time under its role's name.
+    """
+
+    def _init_table(self) -> None:
+        """To be called when the trainer is built."""
+        self.add_callback(RunRecord(self._describe_run))
+        if not self.topology.is_solo:
+            leaves = self.args.generation_batch_size * self._texts_per_row(self.roles[-1])
+            self._logs |= {key: deque(maxlen=leaves) for key in ("prompt", "completion", "advantages")}
+            self._logs |= {key: defaultdict(lambda: deque(maxlen=leaves)) for key in ("rewards", "extra", "eval")}
+            self._empty_logs = copy.deepcopy(self._logs)
+
+    def _describe_run(self) -> dict[str, Any]:
+        """What `run.json` holds."""
+        return {
+            "columns": describe_columns(self.topology, self.reward_func_names[0]),
+            "recipe": recipe_of(self.topology, self._credit, self.args),
+            "versions": installed_versions(),
+        }
 
     def _log_rollout(self, rollout: Rollout, rewards: dict, advantages: dict) -> None:
         """
@@ -57,48 +89,125 @@ class TableMixin:
             values |= {f"{arm}_tokens": count for arm, count in self._clock.total_tokens("eval").items()}
         return values
 
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self.topology.is_solo:
+            return super().log(logs, start_time)
+        with replaced(self, log_completions=False):  # the team's table is not TRL's
+            super().log(logs, start_time)
+        table, prefix = self._table_rows()
+        if self.accelerator.is_main_process and self.log_completions and any(table.values()):
+            columns = describe_columns(self.topology, self.reward_func_names[0])
+            print_episodes(table, columns, self.state.global_step, self.num_completions_to_print)
+            write_table(table, self.state.global_step, self.args, prefix)
+        for values in table.values():
+            values.clear()  # a batch is written once, however many steps it is trained in
+
+    def _table_rows(self) -> tuple[dict[str, deque], str]:
+        """The rows that are not written yet, and what their file's name begins with."""
+        return (self._logs["extra"], "") if self.model.training else (self._logs["eval"], "eval_")
+
     def _log_table(self, rollout: Rollout, rewards: dict, advantages: dict) -> None:
-        episodes, topology = rollout.episodes, self.topology
-        names, last = topology.role_names, topology.role_names[-1]
-        firsts = {}  # removed role -> row -> what the last to speak said in its first pass
-        for removed, said in episodes.without.items():
-            final = next((said[name] for name in reversed(names) if name in said), Texts([], [], []))
-            firsts[removed] = dict(zip(reversed(final.rows), reversed(final.texts), strict=True))
-        texts = []
-        for leaf, row in enumerate(episodes.said[last].rows):
-            spoken = [episodes.said[name].texts[episodes.above(name, leaf)] for name in names]
-            texts.append((episodes.prompts[row], *spoken, *(first.get(row) for first in firsts.values())))
-        prompts, *columns = zip(*gather_object(texts), strict=True)
-        texts_by_name = dict(zip([*names, *(f"without_{name}" for name in firsts)], columns, strict=True))
-        table: dict[str, Any] = {topology.label(name): values for name, values in texts_by_name.items()}
-        seen = rollout.outcomes[self._judge()]
-        answers = texts_by_name[last]
+        """Keep a row for each leaf of the global batch, until [`log`] writes them."""
+        described = describe_columns(self.topology, self.reward_func_names[0])
+        parts = [described["episode"], *(part["columns"] for part in described["roles"] + described["removals"])]
+        known = ["step", *(name for part in parts for name in part.values())]
+        extras = sorted({*gather_object(list(rollout.extras))})
+        if taken := [name for name in extras if name in known and name != described["episode"]["gold"]]:
+            raise ValueError(
+                f"`log_extra({taken[0]!r}, ...)` of an outcome function is another column of the completions table. "
+                "Give it another name, or rename the role."
+            )
+        if not self.log_completions:
+            return
+        own = self._own_columns(rollout)
+        size = len(own["problem"])
+        own |= {name: list(map(_plain, rollout.extras.get(name) or [None] * size)) for name in extras}
+        gathered = zip(*gather_object(list(zip(*own.values(), strict=True))), strict=True)
+        table = dict(zip(own, gathered, strict=True)) | self._judged_columns(rollout, rewards, advantages)
+        kept, _ = self._table_rows()
+        earlier = max(map(len, kept.values()), default=0)
+        in_order = [name for name in dict.fromkeys([*known, *table]) if name in table]
+        for name in dict.fromkeys([*kept, *in_order]):  # of a batch that drew what another did not
+            kept[name].extend([None] * (earlier - len(kept[name])))
+            kept[name].extend(table.get(name) or [None] * len(table["problem"]))
+
+    def _own_columns(self, rollout: Rollout) -> dict[str, list]:
+        """Of this process: what was asked and written, a row for each of its leaves."""
+        episodes, topology, outcome = rollout.episodes, self.topology, self.allocators[self._judge()].outcome
+        rows = episodes.said[topology.role_names[-1]].rows
+        problems = [as_text(problem_text(prompt)) for prompt in episodes.prompts]
+        columns, unread = {"problem": [problems[row] for row in rows]}, []
+        for name in topology.role_names:
+            said = episodes.said[name]
+            of_texts = {
+                topology.label(name): list(map(as_text, said.texts)),
+                f"{name}_prompt": list(map(as_text, said.prompts)),
+                f"{name}_truncated": self._truncated(name, rollout.samples[name]),
+            }
+            if topology.guarded(name):
+                of_texts[f"{name}_leaked"] = list(map(episodes.reader.has, said.texts))
+            if name in topology.answer_roles:
+                of_texts["no_answer"] = unanswered(outcome, said.texts)
+            for column, values in of_texts.items():
+                columns[column] = values and [values[episodes.above(name, leaf)] for leaf in range(len(rows))]
+            unread.append(columns.pop("no_answer", None))
+        if any(unread):  # what the outcome function can say of one text, it can of all
+            columns["no_answer"] = list(map(all, zip(*filter(None, unread), strict=True)))
+        return columns | {f"{name}_rating": list(map(as_text, said)) for name, said in episodes.ratings.items()}
+
+    def _truncated(self, role: str, samples: list[Sample]) -> list[bool]:
+        """Which of a role's texts did not end by themselves, by TRL's rule."""
+        state = self._role_state[role]
+        own = {name: state[name] for name in ("eos_token_ids", "_tokenizer", "stop_strings")}
+        with replaced(self, **own):
+            ids = self._with_ends([prompt for prompt, *_ in samples], [drawn for _, drawn, _ in samples])
+        ends = {*state["eos_token_ids"], state["_tokenizer"].pad_token_id}
+        return [bool(drawn) and drawn[-1] not in ends for drawn in ids]
+
+    def _judged_columns(self, rollout: Rollout, rewards: dict, advantages: dict) -> dict[str, list]:
+        """Of all processes: outcomes, credit, shares, and the passes without a role."""
+        topology, seen, episodes = self.topology, rollout.outcomes[self._judge()], rollout.episodes
+        leaves = seen.leaves
+        outcome = seen.team.flatten().tolist()
+        columns: dict[str, list] = {"outcome": outcome}
         if topology.answer == "vote":
-            ballots = list(zip(*(texts_by_name[name] for name in topology.answer_roles), strict=True))
+            ballots = [[""] * len(topology.answer_roles)] * len(outcome)
             shown = plurality(ballots, seen.clusters.flatten(0, 1))
-            answers = [said[voter] for said, voter in zip(ballots, shown, strict=True)]
-        self._logs["prompt"].extend(prompts)
-        self._logs["completion"].extend(answers)
-        leaves = seen.team.shape[1]
-        table["outcome"] = seen.team.flatten().tolist()
+            columns["answer_role"] = [topology.answer_roles[voter] for voter in shown]
         for role in topology.judged if topology.answer != "last" else ():
-            table[f"{role}_outcome"] = at_leaves(seen.own[role], leaves).flatten().tolist()
-        for role in names:
+            columns[f"{role}_outcome"] = at_leaves(seen.own[role], leaves).flatten().tolist()
+        for role in topology.role_names:
             for kind, values in (("credit", self._combine(rewards[role], role)), ("advantage", advantages.get(role))):
                 in_turn = role in advantages  # out of turn, the credit lacks what only its own turn draws
-                table[f"{role}_{kind}"] = (
-                    at_leaves(values, leaves).flatten().tolist() if in_turn else [None] * len(answers)
+                columns[f"{role}_{kind}"] = (
+                    at_leaves(values, leaves).flatten().tolist() if in_turn else [None] * len(outcome)
                 )
-        for name in sorted(set(gather_object(list(rollout.extras)))):
-            if name in table or name in ("step", "prompt", "completion", "advantage"):
-                raise ValueError(
-                    f"`log_extra({name!r}, ...)` of an outcome function is another column of the completions table. "
-                    "Give it another name, or rename the role."
-                )
-            table[name] = gather_object(rollout.extras.get(name, [None] * len(texts)))
-        for name in self._logs["extra"].keys() - table.keys():  # of a batch that drew what this one did not
-            table[name] = [None] * len(texts_by_name[last])
-        for name, values in table.items():
-            self._logs["extra"][name].extend(values)
-        shown = advantages[last].flatten().tolist() if last in advantages else [float("nan")] * len(answers)
-        self._logs["advantages"].extend(shown)
+        shares = next((judged.shares for judged in rollout.outcomes if judged.shares is not None), None)
+        for i, role in enumerate(topology.role_names if shares is not None else ()):
+            rated = shares[:, :, i].flatten(0, 1).tolist()
+            columns[f"{role}_shares"] = [_shares_as_text(topology.role_names, values) for values in rated]
+        for removed, said in episodes.without.items():
+            final = next((said[name] for name in reversed(topology.role_names) if name in said), Texts([], [], []))
+            texts, counted = gather_object(list(map(as_text, final.texts))), rollout.counted[removed]
+            if counted is not None:
+                texts = [text for text, counts in zip(texts, counted, strict=True) if counts]
+            values = seen.without[removed].flatten(1)  # (P, S) or (P, N_(k-1)·S): the passes of a prompt
+            passes = values.shape[1]
+            place = [p * passes + leaf * passes // leaves for p in range(len(values)) for leaf in range(leaves)]
+            without = values.flatten()[place].tolist()
+            columns[topology.label(f"without_{removed}")] = [texts[i] for i in place]
+            columns[f"without_{removed}_outcome"] = without
+            columns[f"{removed}_effect"] = list(map(effect_of, outcome, without))
+        return columns
+
+
+def _shares_as_text(roles: tuple[str, ...], shares: list[float]) -> str | None:
+    """A rating as JSON, role -> share; `None` of an invalid one."""
+    if any(map(math.isnan, shares)):
+        return None
+    return json.dumps({role: round(share, 4) for role, share in zip(roles, shares, strict=True)})
+
+
+def _plain(value: Any) -> Any:
+    """A cell as a file takes it: numbers as they are, all else as text."""
+    return value if value is None or isinstance(value, bool | int | float) else as_text(value)

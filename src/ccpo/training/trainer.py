@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -172,6 +172,7 @@ class MultiAgentGRPOTrainer(
             self.add_callback(self._clock)
             self._init_team(given, saved_adapters)
         self._init_sampling()
+        self._init_table()
 
     def _init_team(self, given: AgentModels, saved_adapters: dict[str, tuple]) -> None:
         """One module of all policies, and each role's own settings."""
@@ -208,10 +209,6 @@ class MultiAgentGRPOTrainer(
             )
             set_seed(args.seed, device_specific=True)  # an engine's start sets the process's seed
         self._role_state = {role: self._settings(role) for role in self.roles}
-        leaves = args.generation_batch_size * self._texts_per_row(self.roles[-1])
-        self._logs |= {key: deque(maxlen=leaves) for key in ("prompt", "completion", "advantages")}
-        self._logs |= {key: defaultdict(lambda: deque(maxlen=leaves)) for key in ("rewards", "extra")}
-        self._empty_logs = copy.deepcopy(self._logs)
 
     def _texts_per_row(self, role: str) -> int:
         return math.prod(self.branches[: self.roles.index(role) + 1])

@@ -1,0 +1,252 @@
+"""The curves of runs, drawn by matplotlib: as pictures for a page that takes no style from them, and as numbers."""
+
+import io
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+from .run import Run
+
+# Title, what is on the y axis, and the metrics: what the groups match is a curve's name.
+PANELS = (
+    ("Accuracy of a batch", "share right", r"credit/(.+)_accuracy"),
+    ("Helped and hurt", "share of texts", r"credit/(?:(.+)/)?(help|hurt)_rate"),
+    ("Reward of each role", "mean", r"(.+)/reward|()reward"),
+    ("Advantage of each role", "mean size", r"credit/(.+)/advantage_size"),
+    ("Correlation with shared credit", "correlation", r"credit/(.+)/shared_correlation"),
+    ("No answer, leaked, cut", "share", r"credit/(no_answer|leak)_rate|(?:(.+)/)?completions/(clipped)_ratio"),
+    ("Ratings", "share", r"rating/(.+)_rate"),
+    ("Tokens of a step", "tokens", r"rollout/(.+)_tokens"),
+    ("Seconds of a step", "seconds", r"rollout/(.+)_seconds|(step)_time"),
+)
+_POINTS = 400  # of a curve; of more, neighbours are averaged
+_ROWS = 100  # of a table of numbers
+_DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
+# Colours are placeholders: the page's stylesheet says what they are, in light and dark.
+_INK, _COLORS = "#010101", tuple(f"#0200{i:02x}" for i in range(10))
+_SHADES = tuple(f"#0300{i:02x}" for i in range(6))
+_SVG = "http://www.w3.org/2000/svg"
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric of one run: name as in the legend, steps and values."""
+
+    name: str
+    run: int
+    steps: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """What is drawn together: a title, the y axis' label, and the curves."""
+
+    title: str
+    label: str
+    curves: list[Curve]
+
+
+def find_panels(histories: Sequence[Sequence[dict[str, Any]]]) -> list[Panel]:
+    """The panels of which there is a curve, of the logs of one or several runs."""
+    panels = []
+    for title, label, pattern in PANELS:
+        curves = []
+        for run, history in enumerate(histories):
+            for name in dict.fromkeys(name for row in history for name in row):
+                match = re.fullmatch(pattern, name)
+                points = [(row["step"], row[name]) for row in history if row.get(name) is not None] if match else []
+                if any(value for _, value in points) or (points and not name.startswith("rollout/")):
+                    steps, values = map(list, zip(*points, strict=True))
+                    words = " ".join(filter(None, match.groups())).replace("_", " ")
+                    curves.append(Curve(words or "all", run, steps, values))
+        if curves:
+            panels.append(Panel(title, label, curves))
+    return panels
+
+
+def find_blocks(history: Sequence[dict[str, Any]]) -> list[tuple[int, int, str]]:
+    """The schedule's blocks as they were logged: first and last step, and the roles in turn; none where all are."""
+    turns: list[tuple[int, str]] = []
+    names = dict.fromkeys(name for row in history for name in row if re.fullmatch("[^/]+/reward", name))
+    for row in history:
+        if told := [name for name in names if row.get(name) is not None]:
+            turns.append((row["step"], ", ".join(name.removesuffix("/reward") for name in told)))
+    blocks: list[tuple[int, int, str]] = []
+    for place, (step, roles) in enumerate(turns):
+        start = turns[place - 1][0] if place else 0
+        if blocks and blocks[-1][2] == roles:
+            blocks[-1] = (blocks[-1][0], step, roles)
+        else:
+            blocks.append((start, step, roles))
+    return blocks if len({roles for *_, roles in blocks}) > 1 else []
+
+
+def smooth(values: list[float], weight: float = 0.8) -> list[float]:
+    """Exponential moving average, unbiased at the start."""
+    smoothed, total, norm = [], 0.0, 0.0
+    for value in values:
+        total, norm = weight * total + (1 - weight) * value, weight * norm + (1 - weight)
+        smoothed.append(total / norm)
+    return smoothed
+
+
+def draw(
+    axis: Any,
+    panel: Panel,
+    runs: Sequence[str],
+    blocks: Sequence[tuple[int, int, str]],
+    colors: Sequence[str],
+    shades: Sequence[str],
+    title: str | None = None,
+) -> None:
+    """
+    Draw a panel: each curve raw and smoothed, in a colour for each name and a dash for each run.
+
+    Args:
+        axis (`matplotlib.axes.Axes`): where.
+        panel ([`Panel`]), runs (`list[str]`): what, and the runs' names.
+        blocks (`list`): [`find_blocks`], shaded.
+        colors, shades (`Sequence[str]`): of curves and blocks.
+        title (`str`, *optional*): above the legend.
+    """
+    from matplotlib.patches import Patch
+
+    names = list(dict.fromkeys(curve.name for curve in panel.curves))
+    turns = list(dict.fromkeys(roles for *_, roles in blocks))
+    for start, end, roles in blocks:
+        axis.axvspan(start, end, color=shades[turns.index(roles) % len(shades)], linewidth=0)
+    for curve in panel.curves:
+        color = colors[names.index(curve.name) % len(colors)]
+        steps, values = thinned(curve.steps, curve.values)
+        dash = _DASHES[curve.run % len(_DASHES)]
+        smoothed = smooth(values)
+        for part in _parts(steps, blocks):
+            axis.plot(steps[part], values[part], color=color, alpha=0.3, linewidth=0.8, linestyle=dash)
+            alone = "o" if len(steps[part]) == 1 else ""
+            axis.plot(
+                steps[part], smoothed[part], color=color, linewidth=1.8, linestyle=dash, marker=alone, markersize=3
+            )
+    handles = [
+        axis.plot([], [], color=colors[i % len(colors)], linewidth=1.8, label=n)[0] for i, n in enumerate(names)
+    ]
+    if len(runs) > 1:
+        there = sorted({curve.run for curve in panel.curves})
+        dashes = [axis.plot([], [], color="0.5", linestyle=_DASHES[i % len(_DASHES)], label=runs[i])[0] for i in there]
+        handles += dashes
+    handles += [Patch(color=shades[i % len(shades)], label=f"{roles} in turn") for i, roles in enumerate(turns)]
+    low, high = axis.get_ylim()
+    if panel.label.startswith("share"):
+        axis.set_ylim(0, max(high, 0.05))
+    elif panel.label == "correlation":
+        axis.set_ylim(min(low, 0), 1.05)
+    elif high - low < 1e-3:  # constant but for rounding
+        axis.set_ylim((low + high) / 2 - 0.05, (low + high) / 2 + 0.05)
+    axis.yaxis.set_major_formatter(lambda value, _: _tick(value))
+    axis.set_xlabel("step")
+    axis.set_ylabel(panel.label)
+    axis.spines[["top", "right"]].set_visible(False)
+    place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "alignment": "left"}
+    axis.legend(handles=handles, frameon=False, ncols=2, title=title, **place)
+
+
+def _parts(steps: Sequence[float], blocks: Sequence[tuple[int, int, str]]) -> list[slice]:
+    """A curve's points in parts: it is not drawn through a block in which it has none."""
+    ends = [
+        i for i in range(1, len(steps)) if any(steps[i - 1] <= start and end < steps[i] for start, end, _ in blocks)
+    ]
+    return [slice(start, end) for start, end in zip([0, *ends], [*ends, len(steps)], strict=True)]
+
+
+def _tick(value: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 10 * size:
+            return f"{value / size:g}{letter}"
+    return f"{value:.6g}"
+
+
+def thinned(steps: Sequence[int], values: Sequence[float], most: int = _POINTS) -> tuple[list[float], list[float]]:
+    """At most so many points: means of neighbours."""
+    size = -(-len(steps) // most)
+    parts = [slice(i, i + size) for i in range(0, len(steps), size)]
+    return [sum(steps[p]) / len(steps[p]) for p in parts], [sum(values[p]) / len(values[p]) for p in parts]
+
+
+def draw_svg(panel: Panel, runs: Sequence[Run], prefix: str) -> str:
+    """
+    A panel as SVG for the page: no style of its own, classes in the place of colours, text as text.
+
+    Args:
+        panel ([`Panel`]), runs (`list[Run]`): what, and of whom; the first one's blocks are shaded.
+        prefix (`str`): of the ids in it.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    settings = {"svg.fonttype": "none", "svg.hashsalt": prefix, "text.parse_math": False, "font.size": 9}
+    settings |= dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK)
+    stream = io.StringIO()
+    with rc_context(settings):
+        figure = Figure(figsize=(4.4, 3.0), layout="constrained")
+        axis = figure.subplots()
+        draw(axis, panel, [run.name for run in runs], find_blocks(runs[0].metrics), _COLORS, _SHADES)
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _restyled(stream.getvalue(), prefix, f"{panel.title}: the table below has the numbers")
+
+
+def table_of(panel: Panel, runs: Sequence[str]) -> dict[str, Any]:
+    """The numbers behind a panel, a row for a step: title, columns, rows."""
+    names = [curve.name if len(runs) == 1 else f"{runs[curve.run]}: {curve.name}" for curve in panel.curves]
+    rows: dict[float, list] = defaultdict(lambda: [None] * len(names))
+    for i, curve in enumerate(panel.curves):
+        for step, value in zip(*thinned(curve.steps, curve.values, _ROWS), strict=True):
+            rows[step][i] = f"{value:.4g}"
+    return {"title": panel.title, "columns": ["step", *names], "rows": [[f"{s:g}", *rows[s]] for s in sorted(rows)]}
+
+
+def _restyled(text: str, prefix: str, label: str) -> str:
+    """matplotlib's SVG with attributes for its style, classes for its colours, ids of its own, and a name."""
+    ElementTree.register_namespace("", _SVG)
+    root = ElementTree.fromstring(text[text.index("<svg") :])
+    for part in root.findall(f"{{{_SVG}}}metadata"):
+        root.remove(part)
+    for defs in root.iter(f"{{{_SVG}}}defs"):
+        for style in defs.findall(f"{{{_SVG}}}style"):
+            defs.remove(style)
+    used = set(re.findall(r"(?:#|url\(#)([\w-]+)", text))
+    for node in root.iter():
+        for name, value in [*node.attrib.items()]:
+            if name == "style":
+                del node.attrib[name]
+                for key, _, setting in (part.partition(":") for part in value.split(";") if ":" in part):
+                    node.set(key.strip(), setting.strip())
+            elif name.endswith("href"):  # xlink's, which HTML does not need
+                del node.attrib[name]
+                node.set("href", f"#{prefix}{value[1:]}")
+        if "id" in node.attrib:
+            own = node.attrib.pop("id")
+            if own in used:
+                node.set("id", prefix + own)
+        if "clip-path" in node.attrib:
+            node.set("clip-path", node.get("clip-path").replace("url(#", f"url(#{prefix}"))
+        classes = [found for name in ("fill", "stroke") if (found := _class_of(name, node.get(name)))]
+        for found in classes:
+            del node.attrib[found.partition("-")[0]]
+        if classes:
+            node.set("class", " ".join(classes))
+        for name in ("font", "font-family", "font-size"):
+            node.attrib.pop(name, None)
+    for name in ("width", "height", "version"):
+        root.attrib.pop(name, None)
+    root.set("role", "img")
+    root.set("aria-label", label)
+    return ElementTree.tostring(root, encoding="unicode").replace(f"<{'svg'}:", "<")
+
+
+def _class_of(name: str, color: str | None) -> str | None:
+    """`stroke-c1` for the second colour of curves, `fill-ink` for text, `fill-b0` for a block."""
+    places = {_INK: "ink"} | {c: f"c{i}" for i, c in enumerate(_COLORS)} | {c: f"b{i}" for i, c in enumerate(_SHADES)}
+    return f"{name}-{places[color]}" if color in places else None

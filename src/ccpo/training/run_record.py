@@ -1,0 +1,50 @@
+"""[`RunRecord`]: what a run leaves for its report, while it goes on and whatever it reports to."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from ..evaluation.report.run import METRICS_FILE, RUN_FILE, read_lines
+from ..evaluation.samples import write_whole
+
+
+class RunRecord(TrainerCallback):
+    """
+    Writes `run.json`, what the run is, and `metrics.jsonl`, a line for each log, into the output folder.
+
+    A run that begins anew replaces both; one that is resumed keeps the lines up to its checkpoint.
+
+    Args:
+        describe (`Callable`): returns what `run.json` holds, in plain values.
+    """
+
+    def __init__(self, describe: Callable[[], dict[str, Any]]):
+        self.describe, self.file = describe, None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        if not state.is_world_process_zero:
+            return
+        folder = Path(args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.file = folder / METRICS_FILE
+        content = json.dumps({**self.describe(), "max_steps": state.max_steps}, indent=2, default=str) + "\n"
+        write_whole(folder / RUN_FILE, content.encode("utf-8", "replace"))
+        kept = [row for row in read_lines(self.file) if row["step"] <= state.global_step] if state.global_step else []
+        write_whole(self.file, "".join(map(_line, kept)).encode())
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.file is not None and logs:
+            with open(self.file, "a", encoding="utf-8") as stream:
+                stream.write(_line({"step": state.global_step, **logs}))
+
+
+def _line(row: dict[str, Any]) -> str:
+    """JSON has no NaN: it is null."""
+    plain = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+    return json.dumps(plain, default=float) + "\n"
