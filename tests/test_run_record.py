@@ -2,13 +2,17 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SharedCredit, Solo, Vote
 from ccpo.evaluation.report import write_report
 from ccpo.evaluation.report.run import read_lines, read_run
+from ccpo.training.run_record import RunRecord
 
 
 @pytest.fixture
@@ -37,18 +41,36 @@ def test_metrics_are_lines_of_json_and_the_run_says_what_it_is(train, make_confi
 
 
 def test_a_run_that_is_resumed_goes_on_and_one_that_begins_anew_does_not(train, make_config):
-    args = make_config(schedule="joint", max_steps=4, save_strategy="steps", save_steps=2)
+    options = {"save_strategy": "steps", "save_steps": 2, "log_completions": True, "num_completions_to_print": 0}
+    args = make_config(schedule="joint", max_steps=4, **options)
     train(args)
     file = Path(args.output_dir) / "metrics.jsonl"
     before = read_lines(file)
+    tables = file.parent / "completions"
+    assert len(list(tables.iterdir())) == 4
+    (tables / "mine.parquet").touch()
     with open(file, "a") as stream:
         stream.write('{"step": 5, "half')  # of a run that was killed
-    resumed = make_config(schedule="joint", max_steps=4, save_strategy="steps", save_steps=2)
+    resumed = make_config(schedule="joint", max_steps=4, save_strategy="steps", save_steps=2)  # logs no episodes
     train(resumed, resume=str(Path(args.output_dir) / "checkpoint-2"))
     after = read_lines(file)
     assert [row["step"] for row in after] == [1, 2, 3, 4, 4] and after[:2] == before[:2]
+    names = ["completions_00001.parquet", "completions_00002.parquet", "mine.parquet"]
+    assert sorted(table.name for table in tables.iterdir()) == names  # those of steps 3 and 4 are not this run's
     train(make_config(schedule="joint", max_steps=1))
     assert [row["step"] for row in read_lines(file)] == [1, 1]
+    assert [table.name for table in tables.iterdir()] == ["mine.parquet"]
+
+
+def test_a_line_is_json_whatever_a_metric_is(tmp_path):
+    record = RunRecord(dict)
+    record.file, state = tmp_path / "metrics.jsonl", SimpleNamespace(global_step=1)
+    logs = {"a": float("nan"), "b": np.float32("nan"), "c": torch.tensor(torch.inf), "d": np.float32(0.5), "e": 10**30}
+    record.on_log(None, state, None, logs=logs)
+    (line,) = record.file.read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail) == {
+        **{"step": 1, "a": None, "b": None, "c": None, "d": 0.5, "e": 10**30}
+    }
 
 
 def test_an_evaluation_alone_leaves_no_run(model_dirs, chat_dataset, make_config, outcome):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ class RunRecord(TrainerCallback):
     """
     Writes `run.json`, what the run is, and `metrics.jsonl`, a line for each log, into the output folder.
 
-    A run that begins anew replaces both; one that is resumed keeps the lines up to its checkpoint.
+    A run that begins anew replaces both, and the completions tables with them; one that is resumed keeps the lines and
+    tables up to its checkpoint: a step is never told of twice, nor an episode that is not this run's.
 
     Args:
         describe (`Callable`): returns what `run.json` holds, in plain values.
@@ -35,6 +37,10 @@ class RunRecord(TrainerCallback):
         write_whole(folder / RUN_FILE, content.encode("utf-8", "replace"))
         kept = [row for row in read_lines(self.file) if row["step"] <= state.global_step] if state.global_step else []
         write_whole(self.file, "".join(map(_line, kept)).encode())
+        for table in folder.glob("completions/*.parquet"):
+            name = re.fullmatch(r"(?:eval_)?completions_(\d+)\.parquet", table.name)
+            if name and (not state.global_step or int(name[1]) > state.global_step):
+                table.unlink()
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.file is not None and logs:
@@ -44,7 +50,9 @@ class RunRecord(TrainerCallback):
 
 def _line(row: dict[str, Any]) -> str:
     """JSON has no NaN: it is null."""
-    plain = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
-    }
-    return json.dumps(plain, default=float) + "\n"
+    plain = {name: _finite(value) if isinstance(value, float) else value for name, value in row.items()}
+    return json.dumps(plain, default=lambda number: _finite(float(number))) + "\n"  # NumPy's and torch's
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
