@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
+import torch
 from test_trainer import train
 
 from ccpo import SelfEvaluatedCredit, SharedCredit
@@ -66,9 +67,14 @@ def test_texts_that_no_file_can_hold_are_mended(model_dirs, chat_dataset, make_c
     def judge(prompts, completions, log_extra=None, **kwargs):
         log_extra("odd", ["\ud800 half"] * len(completions))
         log_extra("kinds", [[1, {"a": None}]] * len(completions))
+        log_extra("read", [3, "x + 1", None, True])
+        log_extra("huge", [10**30] * len(completions))  # what was read of an answer
+        log_extra("number", list(torch.arange(len(completions)) / 2))
         return [1.0] * len(completions)
 
     args = make_config(max_steps=1, log_completions=True, num_completions_to_print=0)
     train(model_dirs["qwen3"], SharedCredit(judge), args, chat_dataset)
     table = pd.read_parquet(f"{args.output_dir}/completions/completions_00001.parquet")
     assert set(table["odd"]) == {"\ufffd half"} and set(table["kinds"]) == {'[1, {"a": null}]'}
+    assert {"3", "x + 1", "true"} <= set(table["read"]) and set(table["huge"]) == {str(10**30)}
+    assert table["number"].dtype == float and table["number"].max() > 0

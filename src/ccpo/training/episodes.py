@@ -19,6 +19,7 @@ from ..team.topology import Topology
 
 _OF_ROLE = ("prompt", "outcome", "credit", "advantage", "leaked", "truncated", "rating", "shares")
 _LONGEST = 400  # characters of a text that are printed
+_HUGE = 2**63  # a file's integers are smaller
 
 
 def describe_columns(topology: Topology, judge: str) -> dict[str, Any]:
@@ -65,6 +66,15 @@ def as_text(value: Any) -> str | None:
     return whole_characters(json.dumps(value, ensure_ascii=False, default=str))
 
 
+def as_column(values: Sequence) -> list:
+    """A column as a file takes it: values of several kinds, or huge numbers, are all text."""
+    kinds = {type(value) for value in values if value is not None}
+    is_huge = any(type(value) is int and abs(value) >= _HUGE for value in values)
+    if is_huge or not any(kinds <= fit for fit in ({str}, {bool}, {int, float})):
+        return list(map(as_text, values))
+    return list(values)
+
+
 def write_table(table: Mapping[str, Sequence], step: int, args: Any, prefix: str = "") -> None:
     """
     Write the rows to `<output_dir>/completions`, in one step, and to wandb and trackio where the run reports to them.
@@ -76,7 +86,7 @@ def write_table(table: Mapping[str, Sequence], step: int, args: Any, prefix: str
         prefix (`str`): `"eval_"` of an evaluation.
     """
     rows = len(next(iter(table.values())))
-    frame = pd.DataFrame({"step": [step] * rows, **{name: list(values) for name, values in table.items()}})
+    frame = pd.DataFrame({"step": [step] * rows, **{name: as_column(own) for name, own in table.items()}})
     file = Path(args.output_dir) / "completions" / f"{prefix}completions_{step:05d}.parquet"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, frame.to_parquet())

@@ -209,5 +209,7 @@ def _shares_as_text(roles: tuple[str, ...], shares: list[float]) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """A cell as a file takes it: numbers as they are, all else as text."""
+    """A cell as a file takes it: numbers, NumPy's and torch's too, as they are, all else as text."""
+    if getattr(value, "ndim", None) == 0:
+        value = value.item()
     return value if value is None or isinstance(value, bool | int | float) else as_text(value)
