@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from report_runs import HOSTILE, make_table, write_run
 
+from ccpo import Vote
 from ccpo.evaluation.report import write_report
+from ccpo.training.episodes import describe_columns
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ("no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-background-networking")
@@ -256,6 +258,30 @@ def test_a_run_without_episodes_says_what_to_set(tmp_path, look):
     page = look(write_report(write_run(tmp_path, {}, [{"step": 1, "credit/joint_accuracy": 0.5}])))
     assert "Set log_completions: true" in page.inner_text("#sample")
     assert page.locator("#browser").is_hidden() and page.locator("#filters").is_hidden()
+
+
+def test_why_no_episode_is_helped_or_hurt(tmp_path, report, look):
+    table = make_table(5, PROBLEMS)
+    for name in ("solo_answer", "without_thinker_outcome", "thinker_effect"):
+        del table[name]
+    page = look(write_report(write_run(tmp_path, {5: table})))
+    assert "With removal_eval_steps" in page.inner_text("#unseen")
+    assert page.locator("#category option").all_inner_texts() == ["any", "right", "wrong", "unscorable"]
+    assert look(report[0]).locator("#unseen").is_hidden()
+
+
+def test_a_vote_is_listed_by_the_answer_that_a_user_is_shown(tmp_path, look):
+    texts = {"voter_1": ["the first"], "voter_2": ["the second"], "voter_3": ["the third"]}
+    table = {"problem": ["What?"], "outcome": [1.0], "answer_role": ["voter_2"], **texts}
+    run = write_run(tmp_path, {5: table}, columns=describe_columns(Vote(3), "judge"))
+    page = look(write_report(run))
+    assert page.inner_text("#list .answer") == "the second"
+
+
+def test_many_episodes_of_one_problem(tmp_path, look):
+    page = look(write_report(write_run(tmp_path, {5: make_table(5, ["What?"] * 302)})))
+    page.locator("#list button").first.click()
+    assert "of 302 with this problem, the first and the last 150 of them" in page.inner_text(".tools")
 
 
 def test_a_sample_says_how_many_it_leaves_out(tmp_path, look):

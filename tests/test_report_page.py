@@ -13,11 +13,12 @@ from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from report_runs import HOSTILE, make_metrics, make_table, write_run
 
 from ccpo.evaluation.report import ReportError, episodes, page, write_report
 from ccpo.evaluation.report.__main__ import main
-from ccpo.evaluation.report.curves import find_blocks, find_panels, smooth, thinned
+from ccpo.evaluation.report.curves import draw, find_blocks, find_panels, smooth, thinned
 from ccpo.evaluation.report.run import read_run
 
 PROBLEMS = [f"What is {i} + {i}?" for i in range(10)]
@@ -138,6 +139,17 @@ def test_more_than_a_page_holds_are_sampled_by_category(tmp_path):
     assert data_of(write_report(run, max_episodes=100))["runs"] == [found]
 
 
+def test_a_sample_has_each_of_the_rare_kinds(tmp_path):
+    """Also where most episodes have another odd thing."""
+    table = make_table(5, [f"problem {i}" for i in range(600)])
+    columns = ("outcome", "thinker_effect", "thinker_leaked", "solver_truncated", "no_answer")
+    for name, value in zip(columns, (-1.0, "both wrong", False, True, False), strict=True):
+        table[name] = [value] * 600
+    table["no_answer"][77], table["thinker_leaked"][99] = True, True
+    (found,) = data_of(write_report(write_run(tmp_path, {5: table}), max_episodes=20))["runs"]
+    assert sum(found["columns"]["no_answer"]) == sum(found["columns"]["thinker_leaked"]) == 1
+
+
 def test_a_page_is_never_too_long(tmp_path, monkeypatch):
     """Random letters, which cannot be compressed."""
     rng = random.Random(0)
@@ -148,9 +160,18 @@ def test_a_page_is_never_too_long(tmp_path, monkeypatch):
     (found,) = data_of(write_report(run))["runs"]
     assert 50 < len(found["columns"]["step"]) < 200 and found["logged"] == 300
     assert (tmp_path / "report.html").stat().st_size < 1_300_000
-    monkeypatch.setattr(episodes, "_CHARACTERS", 100_000)  # of which an episode has 10,000
+    monkeypatch.setattr(episodes, "CHARACTERS", 100_000)  # of which an episode has 10,000
     (found,) = data_of(write_report(run))["runs"]
     assert 3 < len(found["columns"]["step"]) < 15
+
+
+def test_a_text_in_many_rows_counts_in_each(tmp_path, monkeypatch):
+    """A table has it once, and the page's script unpacks it for each."""
+    table = make_table(5, PROBLEMS * 30)
+    table["thinker_prompt"] = ["x" * 10_000] * 300
+    monkeypatch.setattr(page, "CHARACTERS", 500_000)
+    (found,) = data_of(write_report(write_run(tmp_path, {5: table})))["runs"]
+    assert 30 < len(found["columns"]["step"]) <= 100 and found["logged"] == 300
 
 
 # ---- Runs as they are ----
@@ -165,6 +186,13 @@ def test_a_run_that_goes_on_or_was_killed(run):
     read = read_run(run)
     assert read.last_step == 15 and list(read.tables) == [5, 10, 15]
     assert write_report(run).is_file()
+
+
+def test_tables_that_others_named_are_left_alone(run):
+    table = run / "completions" / "completions_00005.parquet"
+    for name in ("completions_00005_copy.parquet", "completions_5-old.parquet", "eval_completions_00005.parquet"):
+        (table.with_name(name)).write_bytes(table.read_bytes())
+    assert read_run(run).tables[5] == table and len(read_run(run).tables) == 3
 
 
 def test_a_run_without_episodes_has_curves(tmp_path):
@@ -193,6 +221,15 @@ def test_a_run_of_one_role_has_trls_table(tmp_path):
         (lambda run: (run / "run.json").unlink(), "run has no run.json. Give the `output_dir` of a run"),
         (lambda run: (run / "run.json").write_text("{"), "run.json cannot be read .* Delete it, or make it anew"),
         (lambda run: (run / "run.json").write_text("[]"), "run.json holds list, not a mapping"),
+        (lambda run: (run / "run.json").write_text('{"name": "other"}'), "run.json does not say what"),
+        (lambda run: (run / "summary.json").write_text('{"before": 1, "after": 2}'), "summary.json is not as this"),
+        (
+            lambda run: (
+                (run / "evaluation").mkdir()
+                or (run / "evaluation" / "results.json").write_text('{"benchmarks": {"gsm8k": {"acc": 1}}}')
+            ),
+            "results.json is not as this version writes it .KeyError: 'k'.. Move it",
+        ),
         (lambda run: (run / "metrics.jsonl").write_text(""), "run has logged nothing yet. Wait for"),
         (lambda run: (run / "metrics.jsonl").write_text('{"st\n{"step": 1}\n'), "metrics.jsonl, line 1, is damaged"),
         (lambda run: (run / "metrics.jsonl").write_text('{"step": "1"}\n{"step": 1}\n'), "line 1, is damaged"),
@@ -220,6 +257,21 @@ def test_the_command(run, tmp_path):
     assert end.value.code == 2
 
 
+def test_no_file_but_a_page_is_written_over(run, tmp_path, capsys):
+    before = (run / "metrics.jsonl").read_text()
+    (tmp_path / "folder.html").mkdir()
+    for output, message in (
+        (run / "metrics.jsonl", "metrics.jsonl is not named as a page, .* End its name in `.html`"),
+        (tmp_path / "folder.html", r"folder.html cannot be written \(Is a directory\). Make room, or name"),
+        (run / "run.json" / "page.html", "run.json"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([str(run), "--output", str(output)])
+        error = capsys.readouterr().err
+        assert end.value.code == 2 and re.search(message, error) and len(error.splitlines()) == 1
+    assert (run / "metrics.jsonl").read_text() == before
+
+
 # ---- Curves ----
 
 
@@ -228,6 +280,63 @@ def test_blocks_of_a_schedule():
     assert find_blocks(history) == [(0, 15, "thinker"), (15, 30, "solver"), (30, 35, "thinker")]
     joint = [row | {"thinker/reward": 0.1, "solver/reward": 0.2} for row in history]
     assert find_blocks(joint) == []
+
+
+def test_evaluations_are_no_blocks_and_have_curves_of_their_own():
+    history = [{"step": step, "thinker/reward": 0.1, "solver/reward": 0.2} for step in (5, 10, 15)]
+    names = ("thinker/reward", "solver/reward", "credit/joint_accuracy", "credit/leak_rate", "rollout/joint_tokens")
+    evaluation = {"step": 10, "eval_runtime": 1.0, "eval_loss": 0.0, **{f"eval_{name}": 0.5 for name in names}}
+    history.insert(2, evaluation)
+    assert find_blocks(history) == []
+    curves = {panel.title: [curve.name for curve in panel.curves] for panel in find_panels([history])}
+    assert curves == {
+        "Accuracy of a batch": ["joint (eval)"],
+        "Reward of each role": ["thinker", "solver"],
+        "No answer, leaked, cut": ["leak (eval)"],
+    }
+    odd = [{"step": 5, "eval_judge/reward": 0.1}]  # a role may have such a name
+    assert [curve.name for curve in find_panels([odd])[0].curves] == ["eval judge"]
+
+
+def test_metrics_that_no_picture_can_hold_are_left_out(tmp_path):
+    """A run may log its own, and a file may have been written by hand."""
+    values = [10**400, "text", True, None, [1], float("inf"), float("nan"), 1e308, 0.5]
+    metrics = [{"step": i, "credit/joint_accuracy": value} for i, value in enumerate(values)]
+    (panel,) = find_panels([metrics])
+    assert [(curve.steps, curve.values) for curve in panel.curves] == [([2, 8], [True, 0.5])]
+    assert write_report(write_run(tmp_path, {}, metrics)).is_file()
+
+
+def test_a_long_run_in_short_blocks(tmp_path):
+    """Blocks that one could not see are said, not drawn, and no curve is taken apart by them."""
+    metrics = [
+        {"step": step, "credit/joint_accuracy": 0.5, f"{('thinker', 'solver')[step // 10 % 2]}/reward": 0.1}
+        for step in range(1, 50_001)
+    ]
+    text = write_report(write_run(tmp_path, {}, metrics)).read_text()
+    assert len(text) < 500_000
+    assert "thinker in turn, in blocks too short to show" in text
+
+
+def test_names_in_a_legend(tmp_path):
+    """matplotlib leaves out a name that begins with `_`, XML does not have control characters, nor a line all room."""
+    names = ("_old", "b\x01\x1b", "$x$" + "long" * 30)
+    runs = [write_run(tmp_path / name, {}, make_metrics([1, 2, 3])) for name in names]
+    path = write_report(runs, tmp_path / "all.html")
+    pictures = re.findall(r"<svg.*?</svg>", path.read_text(), re.DOTALL)
+    words = [text for picture in pictures for text in re.findall(r"<text[^>]*>([^<]*)</text>", picture)]
+    assert {"_old", "b\ufffd\ufffd"} <= {*words}
+    assert any(word.startswith("…") and len(word) <= 44 for word in words)
+
+
+def test_a_curve_is_parted_by_its_own_blocks(tmp_path):
+    """Not by those of the run that is shaded: it would be dots."""
+    joint = [{"step": step, "credit/joint_accuracy": step / 100} for step in range(0, 61, 12)]
+    blocks = [find_blocks(make_metrics(list(range(1, 61)))), []]
+    panel = find_panels([[], joint])[0]
+    axis = Figure().subplots()
+    draw(axis, panel, ["a", "b"], blocks, ["C0"], ["0.9", "0.8"])
+    assert max(len(line.get_xdata()) for line in axis.lines) == 6
 
 
 def test_panels_have_what_was_logged_and_no_others():

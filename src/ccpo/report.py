@@ -49,7 +49,7 @@ def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str 
     """
     from matplotlib.figure import Figure
 
-    panels, blocks = find_panels([log_history]), find_blocks(log_history)
+    panels, blocks = find_panels([log_history]), [find_blocks(log_history)]
     rows = max(1, -(-len(panels) // 3))
     figure = Figure(figsize=(13.8, 3.4 * rows), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False).flatten()

@@ -16,6 +16,7 @@ from .description import find_difference
 from .team import TeamAnswer
 
 _SETTINGS = b"ccpo_settings"  # in a file's metadata
+_KEPT = "What was drawn before is kept: make room, and the same evaluation goes on from there"
 _SCHEMA = pa.schema(
     [
         ("benchmark", pa.string()),
@@ -107,7 +108,7 @@ class Samples:
         schema = _SCHEMA.with_metadata({_SETTINGS: json.dumps(settings)})
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
-        write_whole(self.file(benchmark, arm, batch), sink.getvalue().to_pybytes())
+        write_whole(self.file(benchmark, arm, batch), sink.getvalue().to_pybytes(), _KEPT)
 
     def gather(self, files: Sequence[Path], target: Path) -> None:
         """Write one file of all the samples, in the order of the files."""
@@ -118,7 +119,7 @@ class Samples:
                     writer.write_table(pq.read_table(file).replace_schema_metadata(None))
             os.replace(unfinished, target)
         except OSError as error:
-            raise _cannot_write(target, error) from error
+            raise _cannot_write(target, error, _KEPT) from error
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -147,9 +148,13 @@ def read_answer(row: Mapping[str, Any]) -> TeamAnswer:
     return TeamAnswer(row["answer"], row["answer_role"], texts, prompts, completions)
 
 
-def write_whole(file: Path, content: bytes) -> None:
+def write_whole(file: Path, content: bytes, remedy: str = "Make room, or name another place") -> None:
     """
     Write a file in one step: it is whole or not there.
+
+    Args:
+        file (`Path`), content (`bytes`): where, and what.
+        remedy (`str`, *optional*): for the error.
 
     Raises:
         `OSError`: it cannot be written, such as on a full disk.
@@ -159,7 +164,7 @@ def write_whole(file: Path, content: bytes) -> None:
         unfinished.write_bytes(content)
         os.replace(unfinished, file)
     except OSError as error:
-        raise _cannot_write(file, error) from error
+        raise _cannot_write(file, error, remedy) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -168,12 +173,8 @@ def _unfinished(file: Path) -> Path:
     return file.with_name(f".{file.name}.{os.getpid()}")
 
 
-def _cannot_write(file: Path, error: OSError) -> OSError:
-    return OSError(
-        error.errno,
-        f"{file} cannot be written ({error.strerror}). What was drawn before is kept: make room, and the same "
-        "evaluation goes on from there",
-    )
+def _cannot_write(file: Path, error: OSError, remedy: str) -> OSError:
+    return OSError(error.errno, f"{file} cannot be written ({error.strerror}). {remedy}")
 
 
 def file_name(name: str) -> str:

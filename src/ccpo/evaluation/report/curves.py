@@ -24,6 +24,9 @@ PANELS = (
 )
 _POINTS = 400  # of a curve; of more, neighbours are averaged
 _ROWS = 100  # of a table of numbers
+_BLOCKS = 100  # that are shaded; of more, each would be thinner than a line
+_LABEL = 44  # characters of a legend's
+_LARGEST = 1e300  # what can be added up, and is no infinity
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
 # Colours are placeholders: the page's stylesheet says what they are, in light and dark.
 _INK, _COLORS = "#010101", tuple(f"#0200{i:02x}" for i in range(10))
@@ -51,27 +54,42 @@ class Panel:
 
 
 def find_panels(histories: Sequence[Sequence[dict[str, Any]]]) -> list[Panel]:
-    """The panels of which there is a curve, of the logs of one or several runs."""
+    """The panels of which there is a curve, of the logs of one or several runs; shares in evaluations, too."""
+    points = []  # (run, metric, whether of evaluations, steps and values)
+    for run, history in enumerate(histories):
+        found: dict[tuple[str, bool], list[tuple[int, float]]] = defaultdict(list)
+        for row in history:
+            evaluated = _is_evaluation(row)
+            for name, value in row.items():
+                if isinstance(value, int | float) and abs(value) < _LARGEST:
+                    found[name, evaluated].append((row["step"], value))
+        points += [(run, *key, own) for key, own in found.items()]
     panels = []
     for title, label, pattern in PANELS:
         curves = []
-        for run, history in enumerate(histories):
-            for name in dict.fromkeys(name for row in history for name in row):
-                match = re.fullmatch(pattern, name)
-                points = [(row["step"], row[name]) for row in history if row.get(name) is not None] if match else []
-                if any(value for _, value in points) or (points and not name.startswith("rollout/")):
-                    steps, values = map(list, zip(*points, strict=True))
-                    words = " ".join(filter(None, match.groups())).replace("_", " ")
-                    curves.append(Curve(words or "all", run, steps, values))
+        for run, name, evaluated, own in points:
+            if evaluated and not (label.startswith("share") and name.startswith("eval_")):
+                continue
+            match = re.fullmatch(pattern, name.removeprefix("eval_") if evaluated else name)
+            if match and (not name.startswith("rollout/") or any(value for _, value in own)):
+                steps, values = map(list, zip(*own, strict=True))
+                words = " ".join(filter(None, match.groups())).replace("_", " ") or "all"
+                curves.append(Curve(f"{words} (eval)" if evaluated else words, run, steps, values))
         if curves:
             panels.append(Panel(title, label, curves))
     return panels
 
 
+def _is_evaluation(row: dict[str, Any]) -> bool:
+    """Whether a log is an evaluation's, with the metrics' names behind `eval_`. A role's may begin so, too."""
+    return any(name.startswith("eval_") and name.endswith("_runtime") for name in row)
+
+
 def find_blocks(history: Sequence[dict[str, Any]]) -> list[tuple[int, int, str]]:
     """The schedule's blocks as they were logged: first and last step, and the roles in turn; none where all are."""
+    history = [row for row in history if not _is_evaluation(row)]
     turns: list[tuple[int, str]] = []
-    names = dict.fromkeys(name for row in history for name in row if re.fullmatch("[^/]+/reward", name))
+    names = dict.fromkeys(name for row in history for name in row if name.endswith("/reward") and name.count("/") == 1)
     for row in history:
         if told := [name for name in names if row.get(name) is not None]:
             turns.append((row["step"], ", ".join(name.removesuffix("/reward") for name in told)))
@@ -98,7 +116,7 @@ def draw(
     axis: Any,
     panel: Panel,
     runs: Sequence[str],
-    blocks: Sequence[tuple[int, int, str]],
+    blocks: Sequence[Sequence[tuple[int, int, str]]],
     colors: Sequence[str],
     shades: Sequence[str],
     title: str | None = None,
@@ -109,35 +127,36 @@ def draw(
     Args:
         axis (`matplotlib.axes.Axes`): where.
         panel ([`Panel`]), runs (`list[str]`): what, and the runs' names.
-        blocks (`list`): [`find_blocks`], shaded.
+        blocks (`list[list]`): [`find_blocks`] of each run. The first one's are shaded.
         colors, shades (`Sequence[str]`): of curves and blocks.
         title (`str`, *optional*): above the legend.
     """
     from matplotlib.patches import Patch
 
     names = list(dict.fromkeys(curve.name for curve in panel.curves))
-    turns = list(dict.fromkeys(roles for *_, roles in blocks))
-    for start, end, roles in blocks:
+    turns = list(dict.fromkeys(roles for *_, roles in blocks[0]))
+    seen = len(blocks[0]) <= _BLOCKS
+    for start, end, roles in blocks[0] if seen else ():
         axis.axvspan(start, end, color=shades[turns.index(roles) % len(shades)], linewidth=0)
     for curve in panel.curves:
         color = colors[names.index(curve.name) % len(colors)]
         steps, values = thinned(curve.steps, curve.values)
         dash = _DASHES[curve.run % len(_DASHES)]
         smoothed = smooth(values)
-        for part in _parts(steps, blocks):
+        for part in _parts(steps, blocks[curve.run]):
             axis.plot(steps[part], values[part], color=color, alpha=0.3, linewidth=0.8, linestyle=dash)
             alone = "o" if len(steps[part]) == 1 else ""
             axis.plot(
                 steps[part], smoothed[part], color=color, linewidth=1.8, linestyle=dash, marker=alone, markersize=3
             )
-    handles = [
-        axis.plot([], [], color=colors[i % len(colors)], linewidth=1.8, label=n)[0] for i, n in enumerate(names)
-    ]
+    labels = [*names]
+    handles = [axis.plot([], [], color=colors[i % len(colors)], linewidth=1.8)[0] for i in range(len(names))]
     if len(runs) > 1:
         there = sorted({curve.run for curve in panel.curves})
-        dashes = [axis.plot([], [], color="0.5", linestyle=_DASHES[i % len(_DASHES)], label=runs[i])[0] for i in there]
-        handles += dashes
-    handles += [Patch(color=shades[i % len(shades)], label=f"{roles} in turn") for i, roles in enumerate(turns)]
+        handles += [axis.plot([], [], color="0.5", linestyle=_DASHES[i % len(_DASHES)])[0] for i in there]
+        labels += [runs[i] for i in there]
+    handles += [Patch(color=shades[i % len(shades)]) if seen else Patch(alpha=0) for i in range(len(turns))]
+    labels += [f"{roles} in turn{'' if seen else ', in blocks too short to show'}" for roles in turns]
     low, high = axis.get_ylim()
     if panel.label.startswith("share"):
         axis.set_ylim(0, max(high, 0.05))
@@ -150,11 +169,24 @@ def draw(
     axis.set_ylabel(panel.label)
     axis.spines[["top", "right"]].set_visible(False)
     place = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.2, "alignment": "left"}
-    axis.legend(handles=handles, frameon=False, ncols=2, title=title, **place)
+    labels = [_as_label(label) for label in labels]
+    columns = 1 if max(map(len, labels)) > _LABEL // 2 else 2
+    legend = axis.legend(handles, [str(i) for i in range(len(labels))], frameon=False, ncols=columns, **place)
+    legend.set_title(title)
+    for text, label in zip(legend.get_texts(), labels, strict=True):  # a label that begins with "_" would be left out
+        text.set_text(label)
+
+
+def _as_label(text: str) -> str:
+    """A run's or a metric's name as a picture can hold it; of a long one the end, which tells runs apart."""
+    text = "".join(letter if letter.isprintable() else "\ufffd" for letter in text)
+    return text if len(text) <= _LABEL else f"…{text[1 - _LABEL :]}"
 
 
 def _parts(steps: Sequence[float], blocks: Sequence[tuple[int, int, str]]) -> list[slice]:
-    """A curve's points in parts: it is not drawn through a block in which it has none."""
+    """A curve's points in parts: it is not drawn through a block in which it has none, where one sees the blocks."""
+    if len(blocks) > _BLOCKS:
+        return [slice(None)]
     ends = [
         i for i in range(1, len(steps)) if any(steps[i - 1] <= start and end < steps[i] for start, end, _ in blocks)
     ]
@@ -192,7 +224,7 @@ def draw_svg(panel: Panel, runs: Sequence[Run], prefix: str) -> str:
     with rc_context(settings):
         figure = Figure(figsize=(4.4, 3.0), layout="constrained")
         axis = figure.subplots()
-        draw(axis, panel, [run.name for run in runs], find_blocks(runs[0].metrics), _COLORS, _SHADES)
+        draw(axis, panel, [run.name for run in runs], [find_blocks(run.metrics) for run in runs], _COLORS, _SHADES)
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _restyled(stream.getvalue(), prefix, f"{panel.title}: the table below has the numbers")
 

@@ -17,7 +17,7 @@ from .run import ReportError, Run
 
 EFFECTS = ("helped", "hurt", "both right", "both wrong")
 _FLAGS = ("leaked", "truncated")
-_CHARACTERS = 60_000_000  # of all texts: what a browser opens in a second or two
+CHARACTERS = 60_000_000  # of all texts: what a browser opens in a second or two
 
 
 @dataclass
@@ -85,7 +85,7 @@ def share_out(runs: Sequence[Run], most: int) -> list[int]:
     limits, left = [0] * len(runs), most
     for place, i in enumerate(sorted(range(len(runs)), key=lambda i: logged[i])):  # the small ones leave room
         part = left // (len(runs) - place)
-        fits = int(_CHARACTERS / len(runs) / max(1.0, sizes[i]))
+        fits = int(CHARACTERS / len(runs) / max(1.0, sizes[i]))
         limits[i] = max(1, min(logged[i], part, fits))
         left -= limits[i]
     return limits
@@ -93,7 +93,7 @@ def share_out(runs: Sequence[Run], most: int) -> list[int]:
 
 def _sample(strata: dict[tuple, list], most: int, rng: random.Random) -> list[tuple[int, int]]:
     total, chosen = sum(map(len, strata.values())), []
-    least = max(1, most // (4 * len(strata)))  # of each category, so that a rare one is there
+    least = max(2, most // (4 * len(strata)))  # of each category, so that a rare one is there
     sizes = {c: min(len(rows), max(least, most * len(rows) // total)) for c, rows in strata.items()}
     while free := most - sum(sizes.values()):  # what the rare ones got, the largest give; what is left, they get
         if free < 0:
@@ -114,17 +114,17 @@ def _categories(file: Path, columns: dict[str, Any]) -> list[tuple[tuple, int]]:
     """For each row its category, and a number that its problem has in every table."""
     episode, roles, removals = columns["episode"], columns["roles"], columns["removals"]
     effects = [removal["columns"]["effect"] for removal in removals]
-    flags = [role["columns"][flag] for role in roles for flag in _FLAGS if flag in role["columns"]]
+    flags = [[role["columns"].get(flag) for role in roles] for flag in _FLAGS] + [[episode.get("no_answer")]]
     known = pq.read_schema(file).names
-    wanted = [n for n in (episode["outcome"], episode.get("no_answer"), *effects, *flags) if n in known]
+    wanted = [n for n in (episode["outcome"], *effects, *(n for names in flags for n in names)) if n in known]
     table = _read(file, [*wanted, episode["problem"]] if episode["problem"] in known else wanted).to_pydict()
     problems = table.pop(episode["problem"], None)
     kinds = []
     for row in range(_rows(file)):
         outcome = table.get(episode["outcome"], {}) and table[episode["outcome"]][row]
         right = None if outcome is None or math.isnan(outcome) else outcome > 0
-        odd = any(table[name][row] for name in table if name not in (episode["outcome"], *effects))
-        kinds.append((str(right), *(str(table[name][row]) for name in effects if name in table), odd))
+        odd = (any(table[name][row] for name in names if name in table) for names in flags)
+        kinds.append((str(right), *(str(table[name][row]) for name in effects if name in table), *odd))
     hashes = (
         [crc32(repr(problem).encode("utf-8", "replace")) for problem in problems] if problems else [0] * len(kinds)
     )

@@ -12,8 +12,8 @@ from typing import Any
 
 from ..samples import write_whole
 from .curves import Panel, draw_svg, find_panels, table_of
-from .episodes import EFFECTS, read_episodes, share_out
-from .run import REPORT_FILE, Run, read_runs
+from .episodes import CHARACTERS, EFFECTS, read_episodes, share_out
+from .run import REPORT_FILE, ReportError, Run, read_runs
 from .tables import evaluation_tables, recipe_table, version_table
 
 EPISODES, BYTES = 10_000, 14_500_000  # of a page, at most
@@ -35,18 +35,24 @@ def write_report(
         `Path`: where it was written.
 
     Raises:
-        [`~ccpo.evaluation.report.ReportError`]: a folder is no run's, or a file in it is damaged.
+        [`~ccpo.evaluation.report.ReportError`]: a folder is no run's, a file in it is damaged, or `output` is
+            no page's name.
     """
     runs = read_runs([folders] if isinstance(folders, str | Path) else list(folders))
     output = runs[0].folder / REPORT_FILE if output is None else Path(output)
+    if output.suffix.lower() not in (".html", ".htm"):
+        raise ReportError(f"{output} is not named as a page, and may be a file of a run. End its name in `.html`.")
     around = _about(runs)
     most = max_episodes
     while True:
         limits = share_out(runs, most)
-        data = _packed({**around, "runs": [_episodes(run, limit) for run, limit in zip(runs, limits, strict=True)]})
-        if len(data) <= BYTES or sum(limits) <= len(runs):
+        shown = [_episodes(run, limit) for run, limit in zip(runs, limits, strict=True)]
+        text = json.dumps({**around, "runs": shown}, allow_nan=False)
+        data = _packed(text)
+        fits = min(BYTES / len(data), 2 * CHARACTERS / len(text))  # a table's size tells the second but roughly
+        if fits >= 1 or sum(limits) <= len(runs):
             break
-        most = max(len(runs), int(sum(limits) * BYTES / len(data) * 0.9))
+        most = max(len(runs), int(sum(limits) * fits * 0.9))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_whole(output, _fill(runs, data).encode("utf-8", "replace"))  # a folder may have any name
     return output
@@ -75,9 +81,9 @@ def _episodes(run: Run, limit: int) -> dict[str, Any]:
     }
 
 
-def _packed(content: dict[str, Any]) -> str:
-    """As JSON, compressed, in letters that mean nothing to HTML."""
-    return base64.b64encode(gzip.compress(json.dumps(content, allow_nan=False).encode("ascii"), 6, mtime=0)).decode()
+def _packed(text: str) -> str:
+    """Compressed, in letters that mean nothing to HTML."""
+    return base64.b64encode(gzip.compress(text.encode("ascii"), 6, mtime=0)).decode()
 
 
 def _fill(runs: Sequence[Run], data: str) -> str:

@@ -1,6 +1,7 @@
 """What a run has left so far in its folder: what it is, its metrics, its tables of episodes, its evaluations."""
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,14 +84,19 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
     metrics = read_lines(folder / METRICS_FILE)
     logged = {row["step"] for row in metrics}
     tables = {
-        int(file.stem.rpartition("_")[2]): file for file in folder.glob("completions/completions_[0-9]*.parquet")
+        int(found[1]): file
+        for file in folder.glob("completions/*.parquet")
+        if (found := re.fullmatch(r"completions_(\d+)\.parquet", file.name))
     }
+    info = _read_json(folder / RUN_FILE)
+    if not isinstance(info.get("columns"), dict) or not {"episode", "roles", "removals"} <= info["columns"].keys():
+        raise ReportError(f"{folder / RUN_FILE} does not say what the tables' columns are: it is of another program.")
     run = Run(
         folder,
         name or folder.resolve().name,
-        _read_json(folder / RUN_FILE),
+        info,
         metrics,
-        {step: tables[step] for step in sorted(tables) if step in logged},  # others are of an earlier run
+        {step: tables[step] for step in sorted(tables) if step in logged},  # another's step is not logged yet
         {file.parent.name: _read_json(file) for file in sorted(folder.glob("evaluation*/results.json"))},
         _read_json(folder / "summary.json") if (folder / "summary.json").is_file() else {},
     )

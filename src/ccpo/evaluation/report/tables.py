@@ -1,30 +1,50 @@
 """The tables of a page, in plain values: a title, columns, and rows of texts."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from .run import Run
+from .run import ReportError, Run
 
 Rows = dict[str, Any]  # title, columns, rows
 
 
 def evaluation_tables(run: Run) -> list[Rows]:
-    """Before and after, and of each evaluation in the run's folder the arms and the differences, with intervals."""
-    tables = []
-    if "before" in run.summary and "after" in run.summary:
-        before, after = run.summary["before"], run.summary["after"]
-        names = [name for name in after if _is_share(after[name])]
-        rows = [[name.replace("_", " "), _share(before.get(name)), _share(after[name])] for name in names]
-        others = {name: share for name, share in (after.get("without") or {}).items() if _is_share(share)}
-        earlier = before.get("without") or {}
-        rows += [[f"without {name}", _share(earlier.get(name)), _share(share)] for name, share in others.items()]
-        tables.append(
-            _table(f"Held out, {run.summary.get('num_eval_problems')} problems", ["measure", "before", "after"], rows)
-        )
+    """
+    Before and after, and of each evaluation in the run's folder the arms and the differences, with intervals.
+
+    Raises:
+        [`ReportError`]: a file is of another program, or another version of this one.
+    """
+    with _naming(run.folder / "summary.json"):
+        tables = _held_out(run.summary)
     for folder, found in run.results.items():
-        for name, result in (found.get("benchmarks") or {}).items():
-            tables += _benchmark(f"{name} ({folder})", result)
+        with _naming(run.folder / folder / "results.json"):
+            for name, result in (found.get("benchmarks") or {}).items():
+                tables += _benchmark(f"{name} ({folder})", result)
     return tables
+
+
+@contextmanager
+def _naming(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        words = f"{type(error).__name__}: {error}"
+        raise ReportError(f"{file} is not as this version writes it ({words}). Move it, or make it anew.") from None
+
+
+def _held_out(summary: dict[str, Any]) -> list[Rows]:
+    if "before" not in summary or "after" not in summary:
+        return []
+    before, after = summary["before"], summary["after"]
+    names = [name for name in after if _is_share(after[name])]
+    rows = [[name.replace("_", " "), _share(before.get(name)), _share(after[name])] for name in names]
+    others = {name: share for name, share in (after.get("without") or {}).items() if _is_share(share)}
+    earlier = before.get("without") or {}
+    rows += [[f"without {name}", _share(earlier.get(name)), _share(share)] for name, share in others.items()]
+    return [_table(f"Held out, {summary.get('num_eval_problems')} problems", ["measure", "before", "after"], rows)]
 
 
 def _benchmark(title: str, result: dict[str, Any]) -> list[Rows]:

@@ -103,8 +103,9 @@
 
     const removed = new Set();
     for (const run of runs)
-      for (const one of run.about ? run.about.removals : [])
+      for (const one of run.about.removals)
         if ((run.columns[one.columns.effect] || []).some((value) => value)) removed.add(one.role);
+    at("unseen").hidden = !episodes.length || removed.size > 0 || !runs.some((run) => run.about.removals.length);
     at("removal").append(...[...removed].map((role) => make("option", { value: role }, role)));
     at("removal-label").hidden = removed.size < 2;
     at("run").append(make("option", { value: "" }, "all"));
@@ -156,7 +157,8 @@
       const rows = found.slice(from, from + PAGE).map((e, i) => {
         const problem = String(ofEpisode(e, "problem") || "");
         const roles = e.run.about.roles;
-        const answer = String(cell(e, roles[roles.length - 1].columns.text) || "");
+        const speaker = roles.find((role) => role.name === ofEpisode(e, "answer_role")) || roles[roles.length - 1];
+        const answer = String(cell(e, speaker.columns.text) || "");
         const short = (text) => (text.length > 160 ? `${text.slice(0, 160)} …` : text);
         const button = make("button", { type: "button", tabindex: i ? "-1" : "0" });
         const where = `step ${e.step}` + (several ? `, ${e.run.name}` : "");
@@ -274,7 +276,7 @@
         });
         choice.addEventListener("change", () => open(e, others[Number(choice.value || -1)]));
         if (late.step > early.step) tools.append(both);
-        const more = same.length > SAME ? `, the first and last ${SAME} of them` : "";
+        const more = same.length > SAME ? `, the first and the last ${SAME / 2} of them` : "";
         tools.append(make("label", {}, `Beside it, of ${number(same.length)} with this problem${more} `, choice));
       }
       const pair = make("div", { class: other ? "pair" : "single" }, articleOf(e), other ? articleOf(other) : null);
