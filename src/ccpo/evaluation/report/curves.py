@@ -54,7 +54,7 @@ class Panel:
 
 
 def find_panels(histories: Sequence[Sequence[dict[str, Any]]]) -> list[Panel]:
-    """The panels of which there is a curve, of the logs of one or several runs; shares in evaluations, too."""
+    """The panels of which there is a curve, of the logs of one or several runs; evaluations' accuracies, too."""
     points = []  # (run, metric, whether of evaluations, steps and values)
     for run, history in enumerate(histories):
         found: dict[tuple[str, bool], list[tuple[int, float]]] = defaultdict(list)
@@ -68,7 +68,7 @@ def find_panels(histories: Sequence[Sequence[dict[str, Any]]]) -> list[Panel]:
     for title, label, pattern in PANELS:
         curves = []
         for run, name, evaluated, own in points:
-            if evaluated and not (label.startswith("share") and name.startswith("eval_")):
+            if evaluated and not (name.startswith("eval_credit/") and label == "share right"):
                 continue
             match = re.fullmatch(pattern, name.removeprefix("eval_") if evaluated else name)
             if match and (not name.startswith("rollout/") or any(value for _, value in own)):
@@ -120,7 +120,7 @@ def draw(
     colors: Sequence[str],
     shades: Sequence[str],
     title: str | None = None,
-) -> None:
+) -> int:
     """
     Draw a panel: each curve raw and smoothed, in a colour for each name and a dash for each run.
 
@@ -130,6 +130,9 @@ def draw(
         blocks (`list[list]`): [`find_blocks`] of each run. The first one's are shaded.
         colors, shades (`Sequence[str]`): of curves and blocks.
         title (`str`, *optional*): above the legend.
+
+    Returns:
+        `int`: the legend's lines.
     """
     from matplotlib.patches import Patch
 
@@ -175,6 +178,7 @@ def draw(
     legend.set_title(title)
     for text, label in zip(legend.get_texts(), labels, strict=True):  # a label that begins with "_" would be left out
         text.set_text(label)
+    return -(-len(labels) // columns)
 
 
 def _as_label(text: str) -> str:
@@ -223,8 +227,9 @@ def draw_svg(panel: Panel, runs: Sequence[Run], prefix: str) -> str:
     stream = io.StringIO()
     with rc_context(settings):
         figure = Figure(figsize=(4.4, 3.0), layout="constrained")
-        axis = figure.subplots()
-        draw(axis, panel, [run.name for run in runs], [find_blocks(run.metrics) for run in runs], _COLORS, _SHADES)
+        blocks = [find_blocks(run.metrics) for run in runs]
+        lines = draw(figure.subplots(), panel, [run.name for run in runs], blocks, _COLORS, _SHADES)
+        figure.set_figheight(2.7 + 0.16 * lines)  # the curves have the same room under any legend
         figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     return _restyled(stream.getvalue(), prefix, f"{panel.title}: the table below has the numbers")
 
