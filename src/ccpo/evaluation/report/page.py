@@ -42,7 +42,8 @@ def write_report(
     output = runs[0].folder / REPORT_FILE if output is None else Path(output)
     if output.suffix.lower() not in (".html", ".htm"):
         raise ReportError(f"{output} is not named as a page, and may be a file of a run. End its name in `.html`.")
-    around = _about(runs)
+    panels = find_panels([run.metrics for run in runs])
+    around = _about(runs, panels)
     most = max_episodes
     while True:
         limits = share_out(runs, most)
@@ -54,16 +55,16 @@ def write_report(
             break
         most = max(len(runs), int(sum(limits) * fits * 0.9))
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output, _fill(runs, data).encode("utf-8", "replace"))  # a folder may have any name
+    write_whole(output, _fill(runs, panels, data).encode("utf-8", "replace"))  # a folder may have any name
     return output
 
 
-def _about(runs: Sequence[Run]) -> dict[str, Any]:
+def _about(runs: Sequence[Run], panels: Sequence[Panel]) -> dict[str, Any]:
     """What the page says of the runs, but for episodes."""
     names = [run.name for run in runs]
     return {
         "effects": EFFECTS,
-        "curves": [table_of(panel, names) for panel in find_panels([run.metrics for run in runs])],
+        "curves": [table_of(panel, names) for panel in panels],
         "evaluations": [{"run": run.name, "tables": tables} for run in runs if (tables := evaluation_tables(run))],
         "about": [recipe_table(runs), version_table(runs)],
     }
@@ -86,11 +87,10 @@ def _packed(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode("ascii"), 6, mtime=0)).decode()
 
 
-def _fill(runs: Sequence[Run], data: str) -> str:
+def _fill(runs: Sequence[Run], panels: Sequence[Panel], data: str) -> str:
     """The page: the template, the curves, and the data that its script shows."""
     folder = files(__package__) / "page"
     page, style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
-    panels = find_panels([run.metrics for run in runs])
     figures = "".join(_figure(i, panel, runs) for i, panel in enumerate(panels))
     parts = {
         "title": html.escape(" and ".join(run.name for run in runs)),
