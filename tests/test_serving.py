@@ -5,6 +5,7 @@ import http.client
 import json
 import logging
 import os
+import random
 import re
 import shlex
 import shutil
@@ -25,7 +26,7 @@ import uvicorn
 from conftest import make_model, make_tokenizer
 from openai_server import free_port
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from ccpo import (
     AnswerCritiqueRewrite,
@@ -43,6 +44,7 @@ from ccpo.evaluation.serving.__main__ import main, parse_arguments
 from ccpo.evaluation.serving.app import create_app, serve
 from ccpo.evaluation.serving.replies import UntilStop
 from ccpo.generation import Completion
+from ccpo.generation.watching import Watching
 from ccpo.tasks import arithmetic
 from ccpo.team.prompts import problem_text
 
@@ -410,6 +412,71 @@ def test_requests_are_answered_together():
     with served(team, batch_size=4) as client, ThreadPoolExecutor(16) as pool:
         messages = [[{"role": "user", "content": str(i)}] for i in range(16)]
         answers = [f.result().choices[0].message.content for f in [pool.submit(ask, client, m) for m in messages]]
+def watched(tokenizer, row, **options):
+    """The pieces of one row of tokens, and its text."""
+    pieces, config = [], GenerationConfig(eos_token_id=[tokenizer.eos_token_id], **options)
+    watching = Watching(lambda i, piece: pieces.append(piece), [0], tokenizer, config)
+    for length in range(1, len(row) + 1):
+        watching(torch.tensor([row[:length]]), None)
+    return pieces, tokenizer.decode(row, skip_special_tokens=True)
+
+
+def words_and_bytes():
+    """As Llama 2 and Mistral have it: what is no word is a byte, and bytes that are no characters spoil their run."""
+    vocab = {f"<0x{i:02X}>": i for i in range(256)} | {"<unk>": 256, "▁": 257, "a": 258, "▁a": 259, "é": 260}
+    core = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    core.decoder = decoders.Sequence(parts)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    tokenizer.add_special_tokens({"eos_token": "</s>", "bos_token": "<s>"})
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [words_and_bytes, byte_tokenizer])
+def test_pieces_of_any_tokens_begin_the_text(make):
+    tokenizer, draws = make(), random.Random(0)
+    characters = [tokenizer(c, add_special_tokens=False)["input_ids"] for c in "é😀漢 a"]
+    others = [i for i in range(len(tokenizer)) if i != tokenizer.eos_token_id]
+    for _ in range(60):
+        row = [draws.choice(characters) if draws.random() < 0.6 else [draws.choice(others)] for _ in range(20)]
+        pieces, text = watched(tokenizer, sum(row, []))
+        assert text.startswith("".join(pieces))
+    row = sum([tokenizer(c, add_special_tokens=False)["input_ids"] for c in "a 😀é a"], [])
+    pieces, text = watched(tokenizer, row)
+    assert "".join(pieces) == text == "a 😀é a" and sum(map(bool, pieces)) > 2
+
+
+def test_a_tokenizer_that_would_mend_spaces_is_watched():
+    """Llama 3's says so, and transformers leaves byte pairs as they are."""
+    tokenizer = byte_tokenizer()
+    tokenizer.clean_up_tokenization_spaces = True
+    pieces, text = watched(tokenizer, tokenizer("it 's . so")["input_ids"])
+    assert "".join(pieces) == text == "it 's . so"
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    pieces, text = watched(tokenizer, tokenizer("it 's . so")["input_ids"])
+    assert not any(pieces) and text == "it's. so"
+
+
+@pytest.mark.parametrize("search", [{"num_beams": 2}, {"prompt_lookup_num_tokens": 2}])
+def test_a_search_is_not_watched(search):
+    """Beams and assistants take back what they drew."""
+    tokenizer = make_tokenizer()
+    model, heard = make_model("qwen3", tokenizer), []
+    options = {"max_new_tokens": 8, "temperature": 0.0, "generation_kwargs": search}
+    generator = TransformersGenerator(model, tokenizer, **options)
+    (drawn,) = generator.generate([ASK], watch=lambda i, piece: heard.append(piece))
+    assert "".join(heard) == "" and drawn == generator.generate([ASK])[0] and drawn.text
+
+
+def test_a_text_that_changes_is_not_watched_any_further(caplog):
+    tokenizer = byte_tokenizer()
+    tokenizer._tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Fuse(), decoders.Replace("ab", "X")]
+    )
+    assert watched(tokenizer, tokenizer("cabc")["input_ids"]) == (["c", "a", "", ""], "cXc")
+    assert "is not watched any further" in caplog.text
+
+
     assert answers == [f"solver of {i} by thinker of plan {i}" for i in range(16)]
     sizes = list(map(len, team.generate["thinker"].calls))
     assert max(sizes) == 4 and len(sizes) < 8 and sum(sizes) == 16

@@ -180,7 +180,7 @@ class TransformersGenerator(CompletionGenerator):
                     ids, mask = left_pad([rows[i] for i in batch], pad_id, model.device)
                     watching = None
                     if watch is not None:
-                        watching = Watching(watch, batch, tokenizer, eos, stops)
+                        watching = Watching(watch, batch, tokenizer, config)
                         options["stopping_criteria"] = StoppingCriteriaList([watching])
                     # synced_gpus: the model is whole here, so that it never waits for the other processes
                     output = model.generate(
