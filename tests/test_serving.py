@@ -227,6 +227,20 @@ def test_until_a_stop_by_every_cut(stops):
                 assert "".join(given) + until.end(text) == wanted
 
 
+def test_a_long_stop_string_costs_nothing():
+    until, start = UntilStop(["a" * 50_000]), time.monotonic()
+    given = "".join(until.add(piece) for piece in ["b", *["aab"] * 40])
+    assert given == "b" + "aab" * 40 and time.monotonic() - start < 1
+
+
+def test_a_text_that_is_not_as_it_was_drawn(caplog):
+    """What was given stays, and the rest is not lost."""
+    until = UntilStop(["."])
+    assert until.add("ab?") + until.end("ab!cd. e") == "ab?cd" and "not as it was drawn" in caplog.text
+    until = UntilStop(["!!"])
+    assert until.add("ab!") + until.end("ab?cd") == "ab?cd"  # the "!" was held back
+
+
 def test_choices(client):
     answer = ask(client, n=3, seed=5)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]

@@ -36,15 +36,19 @@ class UntilStop:
         self._text += piece
         found = [at for stop in self.stops if (at := self._text.find(stop, self._given)) >= 0]
         self.stopped = bool(found)
-        held = (n for stop in self.stops for n in range(1, len(stop)) if self._text.endswith(stop[:n]))
+        left = len(self._text) - self._given  # what was given away begins no stop string
+        held = (n for s in self.stops for n in range(1, min(len(s), left + 1)) if self._text.endswith(s[:n]))
         return self._give(min(found) if found else len(self._text) - max(held, default=0))
 
     def end(self, text: str) -> str:
         """The rest of a text that is known whole now."""
-        if not self.stopped and not text.startswith(self._text):
-            logger.warning("A text is not as it was drawn: %.80r begins with %.80r.", self._text, text)
-            text = self._text
-        rest = self.add(text[len(self._text) :])
+        if self.stopped:
+            return ""
+        given = self._text[: self._given]
+        if not text.startswith(given):
+            logger.warning("A text is not as it was drawn: %.80r became %.80r.", given, text)
+        self._text = given + text[self._given :]
+        rest = self.add("")
         return rest if self.stopped else rest + self._give(len(self._text))
 
     def _give(self, end: int) -> str:
