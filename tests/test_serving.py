@@ -42,7 +42,7 @@ from ccpo import (
 from ccpo.evaluation import Team, evaluate
 from ccpo.evaluation.serving.__main__ import main, parse_arguments
 from ccpo.evaluation.serving.app import create_app, serve
-from ccpo.evaluation.serving.replies import UntilStop
+from ccpo.evaluation.serving.replies import Choice, UntilStop
 from ccpo.generation import Completion
 from ccpo.generation.watching import Watching
 from ccpo.tasks import arithmetic
@@ -336,6 +336,26 @@ def test_a_role_of_one_generator_hears_its_own(team):
         ((reasoning, content, _),), _ = heard(client)
     assert (reasoning, content) == ("[a]\n<A 3 + 4>\n\n[b]\n<B 3 + 4>", "<3 + 4<A 3 + 4><B 3 + 4>>")
     assert [len(call) for call in one.calls] == [2, 1]
+
+
+def test_roles_that_speak_at_once_on_several_threads():
+    """While one's last piece is sent, another's waits: none is lost, and they stay in order."""
+    sent, threads = [], []
+    prompts = {"a": "{problem}", "b": "{problem}", "c": "{problem}{a}{b}"}
+    team = Topology([Role(n, reads=("a", "b") if n == "c" else (), prompt=p) for n, p in prompts.items()])
+
+    def send(field, text):
+        if text == "last":
+            threads.append(threading.Thread(target=choice.hear, args=("b", "", Completion("other"))))
+            threads[0].start()
+            threads[0].join(0.2)
+        sent.append(text)
+
+    choice = Choice(team, (), send)
+    choice.hear("a", "first", None)
+    choice.hear("a", "", Completion("firstlast"))
+    threads[0].join(5)
+    assert sent == ["[a]\nfirst", "last", "\n\n[b]\nother"]
 
 
 # ---- While it is drawn ----

@@ -1,6 +1,7 @@
 """What is sent of a team's answer, as it is drawn or at its end: the same text, cut at the same places."""
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,6 +63,7 @@ class Choice:
 
     `content` is the text that answers; `reasoning_content` the others', in the order in which the team has them, each
     below a line with its role's name. Of a vote the content is known at the end alone, and all voters are reasoning.
+    Roles that speak at the same time may be heard on several threads.
 
     Args:
         topology ([`Topology`]): who speaks.
@@ -76,9 +78,14 @@ class Choice:
         self._waiting = {name: "" for name in topology.role_names if name != self.shown}
         self._order, self._whole = list(self._waiting), set()
         self._labelled: str | None = None  # the role whose line was the last
+        self._lock = threading.Lock()
 
     def hear(self, role: str, piece: str, completion: Completion | None) -> bool:
         """A piece of a role's text, or that it is whole; returns whether no more of it is needed."""
+        with self._lock:
+            return self._hear(role, piece, completion)
+
+    def _hear(self, role: str, piece: str, completion: Completion | None) -> bool:
         text = self._texts[role]
         new = whole_characters(text.add(piece) if completion is None else text.end(completion.text))
         if role == self.shown:
