@@ -633,6 +633,8 @@ def test_a_client_that_hangs_up(stream):
         ({"store": 0}, "store", "not offered"),
         ({"top_k": 5}, "top_k", "Unknown field 'top_k'"),
     ],
+        ({"\ud800": 5}, "\ufffd", "Unknown field"),
+        ({"messages": [{**ASK[0], "\ud800": 5}]}, "messages[0].\ufffd", "not offered"),
 )
 def test_fields_that_cannot_be(client, fields, param, message):
     body = json.dumps({"model": "team", "messages": ASK, **fields})
