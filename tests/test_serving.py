@@ -607,6 +607,7 @@ def test_a_client_that_hangs_up(stream):
         ({"temperature": "hot"}, "temperature", "must be a number"),
         ({"temperature": True}, "temperature", "must be a number"),
         ({"temperature": float("nan")}, "temperature", "got nan"),
+        ({"temperature": 1e-40}, "temperature", "must be 0, which is greedy, or at least 1e-06"),
         ({"top_p": 0}, "top_p", "above 0 and at most 1"),
         ({"max_tokens": 0}, "max_tokens", "an integer of at least 1, got 0"),
         ({"max_tokens": 2.5}, "max_tokens", "an integer"),
