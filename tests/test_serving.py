@@ -883,6 +883,13 @@ def test_a_server_that_others_reach_is_warned_of(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(
+def test_an_endpoint_keeps_its_own_stop_strings():
+    for own in ("own", ["own"]):
+        generator = OpenAIGenerator("m", "http://localhost:1/v1", extra_body={"stop": own, "top_k": 3})
+        assert generator.sampled(stop=["a"]).extra_body == {"stop": ["own", "a"], "top_k": 3}
+        assert generator.sampled(seed=1).extra_body == generator.extra_body
+
+
     ("words", "message"),
     [
         (["--models", "x"], "needs `--topology`"),
