@@ -848,6 +848,8 @@ def command(*words, **environment):
             yield process, found and int(found[1]), log
         finally:
             process.kill()
+        ({"api_key": "schlüssel"}, "`api_key` must be ASCII without blanks"),
+        ({"api_key": "two words"}, "`api_key` must be ASCII without blanks"),
             reader.join()
 
 

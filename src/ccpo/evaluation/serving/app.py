@@ -58,11 +58,13 @@ def create_app(
         max_body_bytes (`int`): of a request; a larger one gets 413.
 
     Raises:
-        `ValueError`: an empty name or key, or a limit below 1.
+        `ValueError`: an empty name or key, a key that no client could send, or a limit below 1.
     """
     for label, value in (("name", name), ("api_key", "-" if api_key is None else api_key)):
         if not value or not value.isprintable():
             raise ValueError(f"`{label}` must be a text of printable characters, not empty. Give another one.")
+    if api_key is not None and (not api_key.isascii() or " " in api_key):
+        raise ValueError("`api_key` must be ASCII without blanks, or no client could send it. Give another one.")
     limits = {"batch_size": batch_size, "max_requests": max_requests, "max_body_bytes": max_body_bytes}
     for label, value in limits.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
