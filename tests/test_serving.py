@@ -707,6 +707,20 @@ def test_a_body_that_is_too_large(chunked):
         assert ask(client).choices
 
 
+def test_a_body_without_end():
+    """It is refused, and whoever sends on is cut off."""
+    with served(typists(Solo()), max_body_bytes=1000) as client:
+        connection = socket.create_connection(("127.0.0.1", client.port), timeout=10)
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        end = time.monotonic() + 5
+        with pytest.raises(OSError):
+            while time.monotonic() < end:
+                connection.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
+                time.sleep(0.001)
+        connection.close()
+
+
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer no"}, {"Authorization": "geheim"}])
 def test_a_wrong_key(header):
     with served(typists(Solo()), api_key="geheim") as client:

@@ -140,8 +140,8 @@ def create_app(
 
     @app.exception_handler(RequestError)
     async def refuse(request: Request, error: RequestError) -> JSONResponse:
-        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(error.status)
-        return JSONResponse(error.body, error.status, headers)
+        headers = {401: {"WWW-Authenticate": "Bearer"}, 413: {"Connection": "close"}, 429: {"Retry-After": "1"}}
+        return JSONResponse(error.body, error.status, headers.get(error.status))
 
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
@@ -162,7 +162,7 @@ _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 async def _read_body(request: Request, most: int) -> bytes:
     """
     The body, of limited size. What is too large is read on for a while, and thrown away: a client that is not heard
-    out does not read the answer.
+    out does not read the answer. One that sends even more is cut off with the answer.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
