@@ -412,40 +412,6 @@ def test_pieces_are_the_text(options, end, monkeypatch):
     assert drawn[0].text == "a 😀 cab" and not any(completion.truncated for completion in drawn)
 
 
-def test_a_stream_comes_while_it_is_drawn():
-    team = typists(ThinkSolve(**SHORT), delay=0.01, thinker=lambda a: "t" * 30, solver=lambda a: "s" * 30)
-    with served(team) as client:
-        start, times = time.monotonic(), {"reasoning_content": [], "content": []}
-        for chunk in ask(client, stream=True):
-            for field, seen in times.items():
-                if getattr(chunk.choices[0].delta, field, None):
-                    seen.append(time.monotonic() - start)
-        total = time.monotonic() - start
-    assert times["reasoning_content"][0] < total / 4 and times["content"][0] < 0.75 * total
-    assert len(times["reasoning_content"]) == len(times["content"]) == 30
-    assert times["reasoning_content"][-1] < times["content"][0]
-
-
-def test_the_asynchronous_client(client):
-    async def hear():
-        own = openai.AsyncOpenAI(base_url=client.base_url, api_key="none", max_retries=0)
-        stream = await own.chat.completions.create(model="team", messages=ASK, temperature=0, stream=True)
-        said = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-        answers = await asyncio.gather(
-            *(own.chat.completions.create(model="team", messages=ASK, temperature=0) for _ in range(8))
-        )
-        await own.close()
-        return said, {answer.choices[0].message.content for answer in answers}
-
-    said, contents = asyncio.run(hear())
-    assert contents == {said}
-
-
-def test_requests_are_answered_together():
-    team = typists(ThinkSolve(**SHORT), delay=0.01)
-    with served(team, batch_size=4) as client, ThreadPoolExecutor(16) as pool:
-        messages = [[{"role": "user", "content": str(i)}] for i in range(16)]
-        answers = [f.result().choices[0].message.content for f in [pool.submit(ask, client, m) for m in messages]]
 def watched(tokenizer, row, **options):
     """The pieces of one row of tokens, and its text."""
     pieces, config = [], GenerationConfig(eos_token_id=[tokenizer.eos_token_id], **options)
@@ -511,6 +477,40 @@ def test_a_text_that_changes_is_not_watched_any_further(caplog):
     assert "is not watched any further" in caplog.text
 
 
+def test_a_stream_comes_while_it_is_drawn():
+    team = typists(ThinkSolve(**SHORT), delay=0.01, thinker=lambda a: "t" * 30, solver=lambda a: "s" * 30)
+    with served(team) as client:
+        start, times = time.monotonic(), {"reasoning_content": [], "content": []}
+        for chunk in ask(client, stream=True):
+            for field, seen in times.items():
+                if getattr(chunk.choices[0].delta, field, None):
+                    seen.append(time.monotonic() - start)
+        total = time.monotonic() - start
+    assert times["reasoning_content"][0] < total / 4 and times["content"][0] < 0.75 * total
+    assert len(times["reasoning_content"]) == len(times["content"]) == 30
+    assert times["reasoning_content"][-1] < times["content"][0]
+
+
+def test_the_asynchronous_client(client):
+    async def hear():
+        own = openai.AsyncOpenAI(base_url=client.base_url, api_key="none", max_retries=0)
+        stream = await own.chat.completions.create(model="team", messages=ASK, temperature=0, stream=True)
+        said = "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+        answers = await asyncio.gather(
+            *(own.chat.completions.create(model="team", messages=ASK, temperature=0) for _ in range(8))
+        )
+        await own.close()
+        return said, {answer.choices[0].message.content for answer in answers}
+
+    said, contents = asyncio.run(hear())
+    assert contents == {said}
+
+
+def test_requests_are_answered_together():
+    team = typists(ThinkSolve(**SHORT), delay=0.01)
+    with served(team, batch_size=4) as client, ThreadPoolExecutor(16) as pool:
+        messages = [[{"role": "user", "content": str(i)}] for i in range(16)]
+        answers = [f.result().choices[0].message.content for f in [pool.submit(ask, client, m) for m in messages]]
     assert answers == [f"solver of {i} by thinker of plan {i}" for i in range(16)]
     sizes = list(map(len, team.generate["thinker"].calls))
     assert max(sizes) == 4 and len(sizes) < 8 and sum(sizes) == 16
@@ -633,9 +633,9 @@ def test_a_client_that_hangs_up(stream):
         ({"reasoning_effort": "high"}, "reasoning_effort", "not offered"),
         ({"store": 0}, "store", "not offered"),
         ({"top_k": 5}, "top_k", "Unknown field 'top_k'"),
-    ],
         ({"\ud800": 5}, "\ufffd", "Unknown field"),
         ({"messages": [{**ASK[0], "\ud800": 5}]}, "messages[0].\ufffd", "not offered"),
+    ],
 )
 def test_fields_that_cannot_be(client, fields, param, message):
     body = json.dumps({"model": "team", "messages": ASK, **fields})
@@ -746,6 +746,21 @@ def test_a_problem_that_is_too_long(client):
         assert all(f.result().choices for f in good)
 
 
+def test_what_is_refused_is_not_kept(client, team):
+    for letter in "abc":
+        with pytest.raises(openai.BadRequestError, match="too long"):
+            ask(client, [{"role": "user", "content": letter * 5000}])
+    thinker = team.generate["thinker"]
+    assert not any(len(row) > thinker.prompt_limit for row in thinker._counted.values())
+
+
+def test_messages_without_tokens():
+    team = typists(Solo())
+    team.generate["solver"].count_tokens = lambda prompts: [0] * len(prompts)
+    with served(team) as client, pytest.raises(openai.BadRequestError, match="knows nothing of these messages"):
+        ask(client)
+
+
 def test_messages_that_the_chat_template_refuses(team, client, caplog, monkeypatch):
     template = "{% if messages|length > 1 %}{{ raise_exception('one only, at /secret') }}{% endif %}hi"
     monkeypatch.setattr(team.generate["thinker"]._load()[1], "chat_template", template)
@@ -770,6 +785,41 @@ def test_a_generator_that_fails(caplog):
         assert "the secret path" in caplog.text
         with pytest.raises(openai.InternalServerError):  # nothing was sent yet: the status says so
             ask(client, asked[1], stream=True)
+
+
+def test_an_endpoint_that_is_not_there_is_not_asked_again():
+    """Its generator has tried often enough: the others of the batch wait for nothing more."""
+
+    def reply(asked):
+        raise ConnectionError("No answer")
+
+    team = typists(Solo(), solver=reply)
+    with served(team, batch_size=4) as client, ThreadPoolExecutor(4) as pool:
+        errors = [f.exception() for f in [pool.submit(ask, client) for _ in range(4)]]
+        assert {type(error) for error in errors} == {openai.InternalServerError}
+    assert sum(map(len, team.generate["solver"].calls)) == 4
+
+
+def test_the_server_goes_on_whatever_fails():
+    class Fickle(Typist):
+        fails = False
+
+        @property
+        def prompt_limit(self):
+            if self.fails:
+                raise RuntimeError("the secret path")
+            return 100
+
+        def count_tokens(self, prompts):
+            return [1] * len(prompts)
+
+    fickle = Fickle(lambda asked: "so")
+    with served(Team(Solo(), {"solver": fickle})) as client:
+        fickle.fails = True
+        with pytest.raises(openai.InternalServerError):
+            ask(client, timeout=5)
+        fickle.fails = False
+        assert ask(client).choices[0].message.content == "so"
 
 
 def test_a_stream_that_fails_on_the_way():
@@ -798,6 +848,8 @@ def test_options_that_cannot_be():
     for options, message in (
         ({"name": ""}, "`name` must be a text"),
         ({"api_key": ""}, "`api_key` must be a text"),
+        ({"api_key": "schlüssel"}, "`api_key` must be ASCII without blanks"),
+        ({"api_key": "two words"}, "`api_key` must be ASCII without blanks"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),
         ({"max_requests": -1}, "`max_requests` must be"),
         ({"max_body_bytes": True}, "`max_body_bytes` must be"),
@@ -831,6 +883,13 @@ def test_a_role_behind_an_endpoint_streams(caplog):
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+def test_an_endpoint_keeps_its_own_stop_strings():
+    for own in ("own", ["own"]):
+        generator = OpenAIGenerator("m", "http://localhost:1/v1", extra_body={"stop": own, "top_k": 3})
+        assert generator.sampled(stop=["a"]).extra_body == {"stop": ["own", "a"], "top_k": 3}
+        assert generator.sampled(seed=1).extra_body == generator.extra_body
+
+
 # ---- The command ----
 
 
@@ -862,8 +921,6 @@ def command(*words, **environment):
             yield process, found and int(found[1]), log
         finally:
             process.kill()
-        ({"api_key": "schlüssel"}, "`api_key` must be ASCII without blanks"),
-        ({"api_key": "two words"}, "`api_key` must be ASCII without blanks"),
             reader.join()
 
 
@@ -899,13 +956,6 @@ def test_a_server_that_others_reach_is_warned_of(monkeypatch, caplog):
 
 
 @pytest.mark.parametrize(
-def test_an_endpoint_keeps_its_own_stop_strings():
-    for own in ("own", ["own"]):
-        generator = OpenAIGenerator("m", "http://localhost:1/v1", extra_body={"stop": own, "top_k": 3})
-        assert generator.sampled(stop=["a"]).extra_body == {"stop": ["own", "a"], "top_k": 3}
-        assert generator.sampled(seed=1).extra_body == generator.extra_body
-
-
     ("words", "message"),
     [
         (["--models", "x"], "needs `--topology`"),
