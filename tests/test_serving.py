@@ -5,6 +5,7 @@ import http.client
 import json
 import logging
 import os
+import random
 import re
 import shlex
 import shutil
@@ -25,7 +26,7 @@ import uvicorn
 from conftest import make_model, make_tokenizer
 from openai_server import free_port
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from transformers import GenerationConfig, PreTrainedTokenizerFast
 
 from ccpo import (
     AnswerCritiqueRewrite,
@@ -41,8 +42,9 @@ from ccpo import (
 from ccpo.evaluation import Team, evaluate
 from ccpo.evaluation.serving.__main__ import main, parse_arguments
 from ccpo.evaluation.serving.app import create_app, serve
-from ccpo.evaluation.serving.replies import UntilStop
+from ccpo.evaluation.serving.replies import Choice, UntilStop
 from ccpo.generation import Completion
+from ccpo.generation.watching import Watching
 from ccpo.tasks import arithmetic
 from ccpo.team.prompts import problem_text
 
@@ -225,6 +227,20 @@ def test_until_a_stop_by_every_cut(stops):
                 assert "".join(given) + until.end(text) == wanted
 
 
+def test_a_long_stop_string_costs_nothing():
+    until, start = UntilStop(["a" * 50_000]), time.monotonic()
+    given = "".join(until.add(piece) for piece in ["b", *["aab"] * 40])
+    assert given == "b" + "aab" * 40 and time.monotonic() - start < 1
+
+
+def test_a_text_that_is_not_as_it_was_drawn(caplog):
+    """What was given stays, and the rest is not lost."""
+    until = UntilStop(["."])
+    assert until.add("ab?") + until.end("ab!cd. e") == "ab?cd" and "not as it was drawn" in caplog.text
+    until = UntilStop(["!!"])
+    assert until.add("ab!") + until.end("ab?cd") == "ab?cd"  # the "!" was held back
+
+
 def test_choices(client):
     answer = ask(client, n=3, seed=5)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
@@ -322,6 +338,26 @@ def test_a_role_of_one_generator_hears_its_own(team):
     assert [len(call) for call in one.calls] == [2, 1]
 
 
+def test_roles_that_speak_at_once_on_several_threads():
+    """While one's last piece is sent, another's waits: none is lost, and they stay in order."""
+    sent, threads = [], []
+    prompts = {"a": "{problem}", "b": "{problem}", "c": "{problem}{a}{b}"}
+    team = Topology([Role(n, reads=("a", "b") if n == "c" else (), prompt=p) for n, p in prompts.items()])
+
+    def send(field, text):
+        if text == "last":
+            threads.append(threading.Thread(target=choice.hear, args=("b", "", Completion("other"))))
+            threads[0].start()
+            threads[0].join(0.2)
+        sent.append(text)
+
+    choice = Choice(team, (), send)
+    choice.hear("a", "first", None)
+    choice.hear("a", "", Completion("firstlast"))
+    threads[0].join(5)
+    assert sent == ["[a]\nfirst", "last", "\n\n[b]\nother"]
+
+
 # ---- While it is drawn ----
 
 
@@ -374,6 +410,71 @@ def test_pieces_are_the_text(options, end, monkeypatch):
     assert heard == [completion.text for completion in drawn]
     assert drawn[3] == Completion("ça v", 5, False, 1) and drawn[2].text == ("zzz " if end else "zzz d zzz")
     assert drawn[0].text == "a 😀 cab" and not any(completion.truncated for completion in drawn)
+
+
+def watched(tokenizer, row, **options):
+    """The pieces of one row of tokens, and its text."""
+    pieces, config = [], GenerationConfig(eos_token_id=[tokenizer.eos_token_id], **options)
+    watching = Watching(lambda i, piece: pieces.append(piece), [0], tokenizer, config)
+    for length in range(1, len(row) + 1):
+        watching(torch.tensor([row[:length]]), None)
+    return pieces, tokenizer.decode(row, skip_special_tokens=True)
+
+
+def words_and_bytes():
+    """As Llama 2 and Mistral have it: what is no word is a byte, and bytes that are no characters spoil their run."""
+    vocab = {f"<0x{i:02X}>": i for i in range(256)} | {"<unk>": 256, "▁": 257, "a": 258, "▁a": 259, "é": 260}
+    core = Tokenizer(models.BPE(vocab, [], unk_token="<unk>", byte_fallback=True))
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    core.decoder = decoders.Sequence(parts)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core)
+    tokenizer.add_special_tokens({"eos_token": "</s>", "bos_token": "<s>"})
+    return tokenizer
+
+
+@pytest.mark.parametrize("make", [words_and_bytes, byte_tokenizer])
+def test_pieces_of_any_tokens_begin_the_text(make):
+    tokenizer, draws = make(), random.Random(0)
+    characters = [tokenizer(c, add_special_tokens=False)["input_ids"] for c in "é😀漢 a"]
+    others = [i for i in range(len(tokenizer)) if i != tokenizer.eos_token_id]
+    for _ in range(60):
+        row = [draws.choice(characters) if draws.random() < 0.6 else [draws.choice(others)] for _ in range(20)]
+        pieces, text = watched(tokenizer, sum(row, []))
+        assert text.startswith("".join(pieces))
+    row = sum([tokenizer(c, add_special_tokens=False)["input_ids"] for c in "a 😀é a"], [])
+    pieces, text = watched(tokenizer, row)
+    assert "".join(pieces) == text == "a 😀é a" and sum(map(bool, pieces)) > 2
+
+
+def test_a_tokenizer_that_would_mend_spaces_is_watched():
+    """Llama 3's says so, and transformers leaves byte pairs as they are."""
+    tokenizer = byte_tokenizer()
+    tokenizer.clean_up_tokenization_spaces = True
+    pieces, text = watched(tokenizer, tokenizer("it 's . so")["input_ids"])
+    assert "".join(pieces) == text == "it 's . so"
+    tokenizer.clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output = True
+    pieces, text = watched(tokenizer, tokenizer("it 's . so")["input_ids"])
+    assert not any(pieces) and text == "it's. so"
+
+
+@pytest.mark.parametrize("search", [{"num_beams": 2}, {"prompt_lookup_num_tokens": 2}])
+def test_a_search_is_not_watched(search):
+    """Beams and assistants take back what they drew."""
+    tokenizer = make_tokenizer()
+    model, heard = make_model("qwen3", tokenizer), []
+    options = {"max_new_tokens": 8, "temperature": 0.0, "generation_kwargs": search}
+    generator = TransformersGenerator(model, tokenizer, **options)
+    (drawn,) = generator.generate([ASK], watch=lambda i, piece: heard.append(piece))
+    assert "".join(heard) == "" and drawn == generator.generate([ASK])[0] and drawn.text
+
+
+def test_a_text_that_changes_is_not_watched_any_further(caplog):
+    tokenizer = byte_tokenizer()
+    tokenizer._tokenizer.decoder = decoders.Sequence(
+        [decoders.ByteLevel(), decoders.Fuse(), decoders.Replace("ab", "X")]
+    )
+    assert watched(tokenizer, tokenizer("cabc")["input_ids"]) == (["c", "a", "", ""], "cXc")
+    assert "is not watched any further" in caplog.text
 
 
 def test_a_stream_comes_while_it_is_drawn():
@@ -506,6 +607,7 @@ def test_a_client_that_hangs_up(stream):
         ({"temperature": "hot"}, "temperature", "must be a number"),
         ({"temperature": True}, "temperature", "must be a number"),
         ({"temperature": float("nan")}, "temperature", "got nan"),
+        ({"temperature": 1e-40}, "temperature", "must be 0, which is greedy, or at least 1e-06"),
         ({"top_p": 0}, "top_p", "above 0 and at most 1"),
         ({"max_tokens": 0}, "max_tokens", "an integer of at least 1, got 0"),
         ({"max_tokens": 2.5}, "max_tokens", "an integer"),
@@ -531,6 +633,8 @@ def test_a_client_that_hangs_up(stream):
         ({"reasoning_effort": "high"}, "reasoning_effort", "not offered"),
         ({"store": 0}, "store", "not offered"),
         ({"top_k": 5}, "top_k", "Unknown field 'top_k'"),
+        ({"\ud800": 5}, "\ufffd", "Unknown field"),
+        ({"messages": [{**ASK[0], "\ud800": 5}]}, "messages[0].\ufffd", "not offered"),
     ],
 )
 def test_fields_that_cannot_be(client, fields, param, message):
@@ -603,6 +707,20 @@ def test_a_body_that_is_too_large(chunked):
         assert ask(client).choices
 
 
+def test_a_body_without_end():
+    """It is refused, and whoever sends on is cut off."""
+    with served(typists(Solo()), max_body_bytes=1000) as client:
+        connection = socket.create_connection(("127.0.0.1", client.port), timeout=10)
+        head = "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        connection.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode())
+        end = time.monotonic() + 5
+        with pytest.raises(OSError):
+            while time.monotonic() < end:
+                connection.sendall(b"400\r\n" + b"x" * 1024 + b"\r\n")
+                time.sleep(0.001)
+        connection.close()
+
+
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer no"}, {"Authorization": "geheim"}])
 def test_a_wrong_key(header):
     with served(typists(Solo()), api_key="geheim") as client:
@@ -626,6 +744,21 @@ def test_a_problem_that_is_too_long(client):
             ask(client, [{"role": "user", "content": "x" * 5000}], temperature=0)
         assert caught.value.code == "context_length_exceeded"
         assert all(f.result().choices for f in good)
+
+
+def test_what_is_refused_is_not_kept(client, team):
+    for letter in "abc":
+        with pytest.raises(openai.BadRequestError, match="too long"):
+            ask(client, [{"role": "user", "content": letter * 5000}])
+    thinker = team.generate["thinker"]
+    assert not any(len(row) > thinker.prompt_limit for row in thinker._counted.values())
+
+
+def test_messages_without_tokens():
+    team = typists(Solo())
+    team.generate["solver"].count_tokens = lambda prompts: [0] * len(prompts)
+    with served(team) as client, pytest.raises(openai.BadRequestError, match="knows nothing of these messages"):
+        ask(client)
 
 
 def test_messages_that_the_chat_template_refuses(team, client, caplog, monkeypatch):
@@ -654,6 +787,41 @@ def test_a_generator_that_fails(caplog):
             ask(client, asked[1], stream=True)
 
 
+def test_an_endpoint_that_is_not_there_is_not_asked_again():
+    """Its generator has tried often enough: the others of the batch wait for nothing more."""
+
+    def reply(asked):
+        raise ConnectionError("No answer")
+
+    team = typists(Solo(), solver=reply)
+    with served(team, batch_size=4) as client, ThreadPoolExecutor(4) as pool:
+        errors = [f.exception() for f in [pool.submit(ask, client) for _ in range(4)]]
+        assert {type(error) for error in errors} == {openai.InternalServerError}
+    assert sum(map(len, team.generate["solver"].calls)) == 4
+
+
+def test_the_server_goes_on_whatever_fails():
+    class Fickle(Typist):
+        fails = False
+
+        @property
+        def prompt_limit(self):
+            if self.fails:
+                raise RuntimeError("the secret path")
+            return 100
+
+        def count_tokens(self, prompts):
+            return [1] * len(prompts)
+
+    fickle = Fickle(lambda asked: "so")
+    with served(Team(Solo(), {"solver": fickle})) as client:
+        fickle.fails = True
+        with pytest.raises(openai.InternalServerError):
+            ask(client, timeout=5)
+        fickle.fails = False
+        assert ask(client).choices[0].message.content == "so"
+
+
 def test_a_stream_that_fails_on_the_way():
     def reply(asked):
         raise RuntimeError("the secret path")
@@ -680,6 +848,8 @@ def test_options_that_cannot_be():
     for options, message in (
         ({"name": ""}, "`name` must be a text"),
         ({"api_key": ""}, "`api_key` must be a text"),
+        ({"api_key": "schlüssel"}, "`api_key` must be ASCII without blanks"),
+        ({"api_key": "two words"}, "`api_key` must be ASCII without blanks"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),
         ({"max_requests": -1}, "`max_requests` must be"),
         ({"max_body_bytes": True}, "`max_body_bytes` must be"),
@@ -711,6 +881,13 @@ def test_a_role_behind_an_endpoint_streams(caplog):
             assert typist.options["temperature"] == 0.5 and typist.options["max_new_tokens"] == 40
             assert typist.options["seed"] == 5 + 7919  # of the second role's
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def test_an_endpoint_keeps_its_own_stop_strings():
+    for own in ("own", ["own"]):
+        generator = OpenAIGenerator("m", "http://localhost:1/v1", extra_body={"stop": own, "top_k": 3})
+        assert generator.sampled(stop=["a"]).extra_body == {"stop": ["own", "a"], "top_k": 3}
+        assert generator.sampled(seed=1).extra_body == generator.extra_body
 
 
 # ---- The command ----

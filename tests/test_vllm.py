@@ -376,4 +376,13 @@ def test_a_team_in_offline_engines(models, tmp_path):
     assert drawn(prompts) == first != drawn(prompts)
     with pytest.raises(ValueError, match="exceeds the model's limit of 1024 .`max_model_len`"):
         drawn(["x" * 1020])
+    other = thinker.sampled(seed=5, temperature=1.0, max_new_tokens=8)
+    assert other._load() == thinker._load() and other.prompt_limit == 1024 - 8
+    assert other(prompts) == thinker.sampled(seed=5, temperature=1.0, max_new_tokens=8)(prompts)
+    said = thinker(prompts[:1])[0]
+    (cut,) = thinker.sampled(stop=[said[2]]).generate(prompts[:1])
+    assert cut.text == said[: said.index(said[2]) + 1] and cut.tokens == len(cut.text) and cut.truncated is False
+    own = [answer.completions["thinker"] for answer in found]
+    asked = [answer.prompts["thinker"] for answer in found]
+    assert thinker.sampled(stop=["no such text"]).generate(asked) == own  # its own stop strings stay
     thinker._load()[0].llm_engine.engine_core.shutdown()

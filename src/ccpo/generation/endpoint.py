@@ -99,13 +99,15 @@ class OpenAIGenerator(CompletionGenerator):
 
     def sampled(self, seed: int | None = None, stop: list[str] | None = None, **options) -> "OpenAIGenerator":
         """
-        The same endpoint asked otherwise: other arguments by name, `max_new_tokens` among them, stop strings, and no
-        seed but the one given. Prompt i of a call gets `seed + i`.
+        The same endpoint asked otherwise: other arguments by name, `max_new_tokens` among them, more stop strings, and
+        no seed but the one given. Prompt i of a call gets `seed + i`.
         """
         if "max_new_tokens" in options:
             options["max_tokens"] = options.pop("max_new_tokens")
         if stop:
-            options["extra_body"] = {**(self.extra_body or {}), "stop": list(stop)}
+            own = (self.extra_body or {}).get("stop") or []
+            stops = [*([own] if isinstance(own, str) else own), *stop]
+            options["extra_body"] = {**(self.extra_body or {}), "stop": stops}
         other = replace(self, **options)
         other._seed, other._client, other._limit_name = seed, self._connect(), self._limit_name
         return other

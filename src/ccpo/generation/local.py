@@ -180,7 +180,7 @@ class TransformersGenerator(CompletionGenerator):
                     ids, mask = left_pad([rows[i] for i in batch], pad_id, model.device)
                     watching = None
                     if watch is not None:
-                        watching = Watching(watch, batch, tokenizer, eos, stops)
+                        watching = Watching(watch, batch, tokenizer, config)
                         options["stopping_criteria"] = StoppingCriteriaList([watching])
                     # synced_gpus: the model is whole here, so that it never waits for the other processes
                     output = model.generate(
@@ -225,10 +225,11 @@ class TransformersGenerator(CompletionGenerator):
         return None if context is None else context - self.max_new_tokens
 
     def count_tokens(self, prompts: list) -> list[int]:
-        """Tokens of each prompt; the next call does not make them again."""
+        """Tokens of each prompt; the next call does not make those again that fit."""
         with _LOCAL_LOCK:
-            rows = self._ids(check_prompts(prompts))
-            self._counted.update(zip(map(repr, prompts), rows, strict=True))
+            rows, limit = self._ids(check_prompts(prompts)), self.prompt_limit
+            keys = map(repr, prompts)
+            self._counted |= {k: r for k, r in zip(keys, rows, strict=True) if limit is None or len(r) <= limit}
         return list(map(len, rows))
 
     def score(self, prompts: list, choices: Sequence[str] | Sequence[Sequence[str]]) -> torch.Tensor:

@@ -58,11 +58,13 @@ def create_app(
         max_body_bytes (`int`): of a request; a larger one gets 413.
 
     Raises:
-        `ValueError`: an empty name or key, or a limit below 1.
+        `ValueError`: an empty name or key, a key that no client could send, or a limit below 1.
     """
     for label, value in (("name", name), ("api_key", "-" if api_key is None else api_key)):
         if not value or not value.isprintable():
             raise ValueError(f"`{label}` must be a text of printable characters, not empty. Give another one.")
+    if api_key is not None and (not api_key.isascii() or " " in api_key):
+        raise ValueError("`api_key` must be ASCII without blanks, or no client could send it. Give another one.")
     limits = {"batch_size": batch_size, "max_requests": max_requests, "max_body_bytes": max_body_bytes}
     for label, value in limits.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -138,8 +140,8 @@ def create_app(
 
     @app.exception_handler(RequestError)
     async def refuse(request: Request, error: RequestError) -> JSONResponse:
-        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(error.status)
-        return JSONResponse(error.body, error.status, headers)
+        headers = {401: {"WWW-Authenticate": "Bearer"}, 413: {"Connection": "close"}, 429: {"Retry-After": "1"}}
+        return JSONResponse(error.body, error.status, headers.get(error.status))
 
     @app.exception_handler(HTTPException)
     async def refuse_path(request: Request, error: HTTPException) -> JSONResponse:
@@ -160,7 +162,7 @@ _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 async def _read_body(request: Request, most: int) -> bytes:
     """
     The body, of limited size. What is too large is read on for a while, and thrown away: a client that is not heard
-    out does not read the answer.
+    out does not read the answer. One that sends even more is cut off with the answer.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":

@@ -147,20 +147,24 @@ class Batcher:
         return batch
 
     def _answer(self, jobs: list[Job]) -> None:
-        """Answer a batch. If that fails, each request of which nothing was said has another try of its own."""
+        """
+        Answer a batch. If that fails, each request of which nothing was said has another try of its own; not so where
+        an endpoint cannot be reached, which has been tried often enough.
+        """
         jobs = [job for job in jobs if not job.dropped and self._fits(job)]
         if not jobs:
             return
         try:
             for job, answers in zip(jobs, self._ask(jobs), strict=True):
                 job.tell([(answer, choice.end(answer)) for answer, choice in zip(answers, job.choices, strict=True)])
-        except Exception:
+        except Exception as error:
             logger.exception("A batch of %d requests failed.", len(jobs))
+            again = len(jobs) > 1 and not isinstance(error, OSError)
             for job in jobs:
-                if len(jobs) == 1 or job.begun:
-                    job.tell(failed())
-                else:
+                if again and not job.begun:
                     self._answer([job])
+                else:
+                    job.tell(failed())
 
     def _ask(self, jobs: list[Job]) -> list[list[TeamAnswer]]:
         """The answers to each request."""
@@ -180,6 +184,17 @@ class Batcher:
 
     def _fits(self, job: Job) -> bool:
         """Whether every role can be asked the problem; if not, the client is told."""
+        try:
+            error = self._misfit(job)
+        except Exception:
+            logger.exception("A request cannot be looked at.")
+            error = failed()
+        if error is not None:
+            job.tell(error)
+        return error is None
+
+    def _misfit(self, job: Job) -> RequestError | None:
+        """Why a role cannot be asked the problem."""
         topology = job.team.topology
         for role in topology.roles:
             generator = job.team.generate[role.name]
@@ -188,20 +203,20 @@ class Batcher:
             prompt = build_role_prompt(topology, role, job.request.problem, dict.fromkeys(role.reads, ""))
             try:
                 (length,) = call(generator.count_tokens, [prompt])
-            except Exception as error:
+            except ValueError:
                 logger.exception("The role %r cannot be asked.", role.name)
-                if not isinstance(error, ValueError):
-                    job.tell(failed())
-                    return False
                 message = f"The chat template of the role {role.name!r} refuses these messages. Change their roles."
-                job.tell(RequestError(message, param="messages"))
-                return False
+                return RequestError(message, param="messages")
+            if length == 0:
+                message = (
+                    f"The tokenizer of the role {role.name!r} knows nothing of these messages. Change their text."
+                )
+                return RequestError(message, param="messages")
             limit = getattr(generator, "prompt_limit", None)
             if limit is not None and length > limit:
                 message = (
                     f"The messages are too long: the prompt of the role {role.name!r} has {length} tokens, and its "
                     f"model has room for {max(limit, 0)} beside the answer."
                 )
-                job.tell(RequestError(message, param="messages", code="context_length_exceeded"))
-                return False
-        return True
+                return RequestError(message, param="messages", code="context_length_exceeded")
+        return None

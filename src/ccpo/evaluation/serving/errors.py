@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from ...team.prompts import whole_characters
+
 
 class RequestError(Exception):
     """
@@ -23,7 +25,8 @@ class RequestError(Exception):
         """The body of the answer."""
         kinds = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
         kind = kinds.get(self.status, "invalid_request_error")
-        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else whole_characters(self.param)  # a name that the client chose
+        return {"error": {"message": whole_characters(str(self)), "type": kind, "param": param, "code": self.code}}
 
 
 def failed() -> RequestError:

@@ -1,6 +1,7 @@
 """What is sent of a team's answer, as it is drawn or at its end: the same text, cut at the same places."""
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,15 +37,19 @@ class UntilStop:
         self._text += piece
         found = [at for stop in self.stops if (at := self._text.find(stop, self._given)) >= 0]
         self.stopped = bool(found)
-        held = (n for stop in self.stops for n in range(1, len(stop)) if self._text.endswith(stop[:n]))
+        left = len(self._text) - self._given  # what was given away begins no stop string
+        held = (n for s in self.stops for n in range(1, min(len(s), left + 1)) if self._text.endswith(s[:n]))
         return self._give(min(found) if found else len(self._text) - max(held, default=0))
 
     def end(self, text: str) -> str:
         """The rest of a text that is known whole now."""
-        if not self.stopped and not text.startswith(self._text):
-            logger.warning("A text is not as it was drawn: %.80r begins with %.80r.", self._text, text)
-            text = self._text
-        rest = self.add(text[len(self._text) :])
+        if self.stopped:
+            return ""
+        given = self._text[: self._given]
+        if not text.startswith(given):
+            logger.warning("A text is not as it was drawn: %.80r became %.80r.", given, text)
+        self._text = given + text[self._given :]
+        rest = self.add("")
         return rest if self.stopped else rest + self._give(len(self._text))
 
     def _give(self, end: int) -> str:
@@ -58,6 +63,7 @@ class Choice:
 
     `content` is the text that answers; `reasoning_content` the others', in the order in which the team has them, each
     below a line with its role's name. Of a vote the content is known at the end alone, and all voters are reasoning.
+    Roles that speak at the same time may be heard on several threads.
 
     Args:
         topology ([`Topology`]): who speaks.
@@ -72,9 +78,14 @@ class Choice:
         self._waiting = {name: "" for name in topology.role_names if name != self.shown}
         self._order, self._whole = list(self._waiting), set()
         self._labelled: str | None = None  # the role whose line was the last
+        self._lock = threading.Lock()
 
     def hear(self, role: str, piece: str, completion: Completion | None) -> bool:
         """A piece of a role's text, or that it is whole; returns whether no more of it is needed."""
+        with self._lock:
+            return self._hear(role, piece, completion)
+
+    def _hear(self, role: str, piece: str, completion: Completion | None) -> bool:
         text = self._texts[role]
         new = whole_characters(text.add(piece) if completion is None else text.end(completion.text))
         if role == self.shown:

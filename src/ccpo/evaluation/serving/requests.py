@@ -37,6 +37,7 @@ _HONOURED = {
     *("max_tokens", "max_completion_tokens", "user"),
 }
 _MOST_STOPS = 4  # OpenAI's
+_LEAST_TEMPERATURE = 1e-6  # above 0; far below it logits are divided beyond float32
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def read_request(body: bytes, model: str, *, text: bool, most: int) -> ChatReque
     if not isinstance(fields.get("user", ""), str):
         raise RequestError("`user` must be a text.", param="user")
     sampling = Sampling(
-        temperature=_number(fields, "temperature", 0, 2),
+        temperature=_temperature(fields),
         top_p=_number(fields, "top_p", 0, 1, above=True),
         seed=_number(fields, "seed", -(2**63), 2**64 - 1, whole=True),
         max_tokens=_number(fields, "max_tokens", 1, whole=True),
@@ -155,6 +156,14 @@ def _number(
         kind = "an integer" if whole else "a number"
         span = f"{'above' if above else 'of at least'} {low}" + ("" if high is None else f" and at most {high}")
         raise RequestError(f"`{name}` must be {kind} {span}, got {value!r:.100}.", param=name)
+    return value
+
+
+def _temperature(fields: Mapping[str, Any]) -> float | None:
+    value = _number(fields, "temperature", 0, 2)
+    if value is not None and 0 < value < _LEAST_TEMPERATURE:
+        message = f"`temperature` must be 0, which is greedy, or at least {_LEAST_TEMPERATURE}, got {value}."
+        raise RequestError(message, param="temperature")
     return value
 
 
