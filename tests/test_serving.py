@@ -721,6 +721,19 @@ def test_a_body_without_end():
         connection.close()
 
 
+def test_a_body_that_does_not_come(monkeypatch):
+    monkeypatch.setattr("ccpo.evaluation.serving.app._BODY_SECONDS", 0.2)
+    with served(typists(Solo())) as client:
+        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=10)
+        connection.putrequest("POST", "/v1/chat/completions")
+        connection.putheader("Content-Type", "application/json")
+        connection.putheader("Content-Length", "100")
+        connection.endheaders(b"{")
+        response = connection.getresponse()
+        assert response.status == 408 and "within 0.2 seconds" in json.load(response)["error"]["message"]
+        connection.close()
+
+
 @pytest.mark.parametrize("header", [{}, {"Authorization": "Bearer no"}, {"Authorization": "geheim"}])
 def test_a_wrong_key(header):
     with served(typists(Solo()), api_key="geheim") as client:
@@ -940,6 +953,23 @@ def test_the_command_serves_and_ends(run_folder):
         assert process.wait(60) == 0
     said = "".join(log)
     assert "asked in plain text" in said and "geheim" not in said and "Traceback" not in said
+
+
+def test_the_command_ends_though_an_endpoint_hangs(run_folder):
+    """A second SIGINT ends at once what SIGTERM would wait for."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"solver=m@http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        with command(run_folder, "--name", "sums", "--endpoint", place) as (process, port, log):
+            body = {"model": "sums", "messages": [{"role": "user", "content": "(7+12)*4"}]}
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            connection.request("POST", "/v1/chat/completions", json.dumps(body), {"Content-Type": "application/json"})
+            silent.accept()  # the solver is asked
+            for which in (signal.SIGTERM, signal.SIGINT):
+                process.send_signal(which)
+                time.sleep(0.5)
+            assert process.wait(30) == 0
+            connection.close()
+    assert "thrown away" in "".join(log)
 
 
 def test_a_server_that_others_reach_is_warned_of(monkeypatch, caplog):

@@ -12,11 +12,16 @@ import argparse
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 
 from ..command import add_team_arguments, load_team
+from .batching import THREAD
+
+logger = logging.getLogger(__name__)
 
 KEY = "CCPO_API_KEY"
+_REST = 5  # seconds that an answer which nobody waits for has to end
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -44,6 +49,13 @@ def run(options: argparse.Namespace) -> None:
     limits = {limit: getattr(options, limit) for limit in ("batch_size", "max_requests", "max_body_bytes")}
     own = {"name": name, "api_key": options.api_key, "text": options.text or None}
     serve(team, host=options.host, port=options.port, **own, **limits)
+    for thread in threading.enumerate():
+        if thread.name.startswith(THREAD):
+            thread.join(_REST)
+            if thread.is_alive():  # Python would wait for it, as long as an endpoint likes
+                logger.warning("The team was still answering: what it drew is thrown away.")
+                logging.shutdown()
+                os._exit(0)
 
 
 def main() -> None:

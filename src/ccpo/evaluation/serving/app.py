@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 BATCH_SIZE, MAX_REQUESTS, MAX_BODY_BYTES = 32, 256, 2**20
 _DRAINED = 16  # times the largest body: what is read of a larger one before it is refused
+_BODY_SECONDS = 60  # that a client has to send its request
 _GRACE = 60  # seconds that requests in flight have when the server is to stop
 _HERE = ("127.0.0.1", "localhost", "::1")
 
@@ -115,7 +116,10 @@ def create_app(
     @app.post("/v1/chat/completions")
     async def chat_completions(request: Request) -> Response:
         check_key(request)
-        body = await _read_body(request, max_body_bytes)
+        try:
+            body = await asyncio.wait_for(_read_body(request, max_body_bytes), _BODY_SECONDS)
+        except TimeoutError:
+            raise RequestError(f"The body did not come within {_BODY_SECONDS} seconds.", 408) from None
         asked = read_request(body, name, text=as_text, most=batch_size)
         batcher: Batcher = request.app.state.batcher
         job = batcher.submit(asked)
@@ -140,7 +144,7 @@ def create_app(
 
     @app.exception_handler(RequestError)
     async def refuse(request: Request, error: RequestError) -> JSONResponse:
-        headers = {401: {"WWW-Authenticate": "Bearer"}, 413: {"Connection": "close"}, 429: {"Retry-After": "1"}}
+        headers = {401: {"WWW-Authenticate": "Bearer"}, 408: _CLOSE, 413: _CLOSE, 429: {"Retry-After": "1"}}
         return JSONResponse(error.body, error.status, headers.get(error.status))
 
     @app.exception_handler(HTTPException)
@@ -156,6 +160,7 @@ def create_app(
     return app
 
 
+_CLOSE = {"Connection": "close"}
 _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 

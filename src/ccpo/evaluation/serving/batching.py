@@ -16,6 +16,7 @@ from .sampling import sample_as
 
 logger = logging.getLogger(__name__)
 
+THREAD = "ccpo-serving"  # what the name of the thread begins with on which the team answers
 _GATHER = 0.005  # seconds after which an idle team begins, if nobody came meanwhile
 _LONGEST = 0.05  # seconds that it waits at most
 # What a request's events are: `(index, field, text)` of what there is to send, a list of [`TeamAnswer`] with why each
@@ -107,7 +108,7 @@ class Batcher:
 
     async def run(self) -> None:
         """Answer, until cancelled."""
-        pool = ThreadPoolExecutor(1, "ccpo-serving")
+        pool = ThreadPoolExecutor(1, THREAD)
         try:
             while True:
                 await self._arrived.wait()
