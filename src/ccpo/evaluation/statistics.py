@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 RESAMPLES = 9_999
+_AT_ONCE = 2**20  # numbers drawn at once
 
 
 def avg_at_k(right: torch.Tensor) -> torch.Tensor:
@@ -108,8 +109,11 @@ def estimate(values: torch.Tensor, *, seed: int = 0) -> Estimate:
 def _resamples(size: int, seed: int) -> np.ndarray:
     """How often each of `size` problems is in each resample, `(RESAMPLES, size)`."""
     rng, counts = np.random.default_rng(seed), np.empty((RESAMPLES, size), dtype=np.float32)
-    for row in counts:
-        row[:] = np.bincount(rng.integers(size, size=size), minlength=size)
+    rows = max(1, _AT_ONCE // max(size, 1))
+    for start in range(0, RESAMPLES, rows):
+        part = counts[start : start + rows]
+        drawn = rng.integers(size, size=part.shape) + size * np.arange(len(part))[:, None]
+        part[:] = np.bincount(drawn.ravel(), minlength=part.size).reshape(part.shape)
     return counts
 
 
@@ -133,8 +137,11 @@ def sign_flip_p(differences: torch.Tensor, *, seed: int = 0) -> float:
         bits = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
         return float(np.mean(np.abs((2 * bits - 1) @ values) >= least))
     rng = np.random.default_rng(seed)
-    sums = [abs((2 * rng.integers(2, size=len(values)) - 1) @ values) for _ in range(RESAMPLES)]
-    return float((np.sum(np.array(sums) >= least) + 1) / (RESAMPLES + 1))  # the observed is one of them
+    rows, reached = max(1, _AT_ONCE // len(values)), 0
+    for start in range(0, RESAMPLES, rows):
+        signs = 2 * rng.integers(2, size=(min(rows, RESAMPLES - start), len(values))) - 1
+        reached += np.sum(np.abs(signs @ values) >= least)
+    return float((reached + 1) / (RESAMPLES + 1))  # the observed is one of them
 
 
 def holm(p_values: Mapping[str, float], level: float = 0.05) -> dict[str, bool]:
