@@ -212,7 +212,14 @@ SET_UPS = {
 
 
 # `make test` has one set-up of each backend; `make test-all` those, too, that differ by batches or offload alone.
-IN_TEST_ALL = ("DDP, 4 steps of 1", "ZeRO-1", "ZeRO-2, 4 steps of 1", "ZeRO-2, offload", "ZeRO-3, 4 steps of 1")
+IN_TEST_ALL = (
+    "DDP, 4 steps of 1",
+    "ZeRO-1",
+    "ZeRO-2, 4 steps of 1",
+    "ZeRO-2, offload",
+    "ZeRO-3, 4 steps of 1",
+    "ZeRO-3, offload",
+)
 
 
 def marks(set_up: str):

@@ -237,7 +237,7 @@ def test_votes_in_a_run(topology, model_dirs, chat_dataset, make_config):
             letters = [Letters().extract(text) for text in texts]
             sizes = [letters.count(letter) if letter is not None else 0 for letter in letters]
             shown_places.add(sizes.index(max(sizes)))
-            assert table["completion"][g] == texts[sizes.index(max(sizes))]
+            assert table[table["answer_role"][g]][g] == texts[sizes.index(max(sizes))]
             outcomes = [seen.own[name][0, g].item() for name in topology.role_names]
             if any(outcome != outcome for outcome in outcomes):
                 continue
