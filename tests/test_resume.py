@@ -109,7 +109,13 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# `make test` resumes one policy of two roles in test_agents.py, and adapters in test_start.py and under ZeRO.
+IN_TEST_ALL = ("shared", "adapters")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.full] * (case in IN_TEST_ALL)) for case in CASES]
+)
 def test_resuming_at_every_step_is_the_run_that_never_stopped(case, model_dirs, make_config, problems, tmp_path):
     sharing, credit, settings = CASES[case]
     separate = {"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]}
