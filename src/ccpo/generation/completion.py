@@ -1,6 +1,7 @@
 """What a generator says of a text beside the text."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,18 @@ class CompletionGenerator:
     def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
         """The texts of `generate`."""
         return [completion.text for completion in self.generate(prompts, max_new_tokens=max_new_tokens)]
+
+
+class LoadedGenerator(CompletionGenerator):
+    """Over a dataclass that samples from a model of its own, which `_load` gives with its tokenizer."""
+
+    def sampled(self, seed: int | None = None, **options) -> Self:
+        """The same model sampled otherwise: other arguments by name, and no seed but the one given."""
+        other = replace(self, seed=seed, **options)
+        other._loaded, other._warned, other._folds = self._load(), self._warned, self._folds
+        return other
+
+    @property
+    def takes_messages(self) -> bool:
+        """Whether prompts may be conversations: there is a chat template."""
+        return bool(self._load()[1].chat_template or (self.chat_template_kwargs or {}).get("chat_template"))

@@ -17,6 +17,7 @@ import torch
 from .completion import Completion, CompletionGenerator
 from .inputs import check_prompts, check_range
 from .replies import Reply, error_status, join_chunks, read_json, read_reply
+from .stops import with_stops
 
 logger = logging.getLogger(__name__)
 
@@ -105,9 +106,7 @@ class OpenAIGenerator(CompletionGenerator):
         if "max_new_tokens" in options:
             options["max_tokens"] = options.pop("max_new_tokens")
         if stop:
-            own = (self.extra_body or {}).get("stop") or []
-            stops = [*([own] if isinstance(own, str) else own), *stop]
-            options["extra_body"] = {**(self.extra_body or {}), "stop": stops}
+            options["extra_body"] = with_stops(self.extra_body, "stop", stop)
         other = replace(self, **options)
         other._seed, other._client, other._limit_name = seed, self._connect(), self._limit_name
         return other

@@ -5,7 +5,7 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 
 import torch
 from accelerate import PartialState
@@ -19,7 +19,7 @@ from transformers import (
 from transformers.integrations import deepspeed
 
 from .bases import find_base
-from .completion import Completion, CompletionGenerator
+from .completion import Completion, LoadedGenerator
 from .inputs import (
     TEXT_FOR_A_CHAT_MODEL,
     check_chat_template,
@@ -56,7 +56,7 @@ def _unsharded_loading() -> Iterator[None]:
 
 
 @dataclass(eq=False, repr=False)
-class TransformersGenerator(CompletionGenerator):
+class TransformersGenerator(LoadedGenerator):
     """
     A local, frozen model that generates text, in evaluation mode and without gradients.
 
@@ -197,17 +197,6 @@ class TransformersGenerator(CompletionGenerator):
                         completions[i] = Completion(text, drawn, cut, len(rows[i]))
             self.completion_tokens += sum(completion.tokens for completion in completions)
         return completions
-
-    def sampled(self, seed: int | None = None, **options) -> "TransformersGenerator":
-        """The same model sampled otherwise: other arguments by name, and no seed but the one given."""
-        other = replace(self, seed=seed, **options)
-        other._loaded, other._warned, other._folds = self._load(), self._warned, self._folds
-        return other
-
-    @property
-    def takes_messages(self) -> bool:
-        """Whether prompts may be conversations: there is a chat template."""
-        return bool(self._load()[1].chat_template or (self.chat_template_kwargs or {}).get("chat_template"))
 
     def reseed(self, seed: int) -> None:
         """Begin the random state of its own anew: what is drawn next depends on this seed alone."""

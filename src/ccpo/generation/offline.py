@@ -4,14 +4,14 @@ import itertools
 import json
 import logging
 import weakref
-from dataclasses import KW_ONLY, dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from .bases import find_base, read_adapter
-from .completion import Completion, CompletionGenerator
+from .completion import Completion, LoadedGenerator
 from .inputs import (
     TEXT_FOR_A_CHAT_MODEL,
     check_chat_template,
@@ -20,6 +20,7 @@ from .inputs import (
     check_range,
     encode_prompts,
 )
+from .stops import with_stops
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,7 @@ _RESERVED = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", "detoke
 
 
 @dataclass(eq=False)
-class VLLMGenerator(CompletionGenerator):
+class VLLMGenerator(LoadedGenerator):
     """
     A local, frozen model in vLLM's offline engine. Generators of one base share an engine.
 
@@ -128,17 +129,8 @@ class VLLMGenerator(CompletionGenerator):
     def sampled(self, seed: int | None = None, stop: list[str] | None = None, **options) -> "VLLMGenerator":
         """The same engine sampled otherwise: other arguments by name, more stop strings, no seed but the one given."""
         if stop:
-            own = (self.generation_kwargs or {}).get("stop_strings") or []
-            stops = [*([own] if isinstance(own, str) else own), *stop]
-            options["generation_kwargs"] = {**(self.generation_kwargs or {}), "stop_strings": stops}
-        other = replace(self, seed=seed, **options)
-        other._loaded, other._warned, other._folds = self._load(), self._warned, self._folds
-        return other
-
-    @property
-    def takes_messages(self) -> bool:
-        """Whether prompts may be conversations: there is a chat template."""
-        return bool(self._load()[1].chat_template or (self.chat_template_kwargs or {}).get("chat_template"))
+            options["generation_kwargs"] = with_stops(self.generation_kwargs, "stop_strings", stop)
+        return super().sampled(seed, **options)
 
     def reseed(self, seed: int) -> None:
         """Begin anew with a seed: what is drawn next depends on it alone, as far as vLLM keeps to that."""

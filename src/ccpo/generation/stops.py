@@ -13,6 +13,12 @@ def check_stops(name: str, options: dict[str, Any], key: str) -> None:
         raise ValueError(f"`{name}[{key!r}]` must be a text or a list of texts, got {options[key]!r}.")
 
 
+def with_stops(options: dict[str, Any] | None, key: str, stops: Sequence[str]) -> dict[str, Any]:
+    """Options of a backend with more stop strings than they have, a text or a list, under `key`."""
+    own = (options or {}).get(key) or []
+    return {**(options or {}), key: [*([own] if isinstance(own, str) else own), *stops]}
+
+
 def cut_at_stop(
     ids: list[int], tokenizer: Any, stops: Sequence[str], prompt: Sequence[int] = ()
 ) -> tuple[list[int], bool]:
