@@ -280,7 +280,7 @@ def _restyled(text: str, prefix: str, label: str) -> str:
         root.attrib.pop(name, None)
     root.set("role", "img")
     root.set("aria-label", label)
-    return ElementTree.tostring(root, encoding="unicode").replace(f"<{'svg'}:", "<")
+    return ElementTree.tostring(root, encoding="unicode")
 
 
 def _class_of(name: str, color: str | None) -> str | None:
