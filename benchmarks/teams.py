@@ -34,9 +34,7 @@ TEAMS = {
 
 def train(recipe: str, seed: int, folder: Path) -> None:
     """In a process of its own: one run of a recipe, with its calls counted."""
-    sys.path.insert(0, str(ROOT / "examples"))
-    import train_ccpo
-
+    from ccpo import train as training
     from ccpo.report import write_json
     from ccpo.training.generator import PolicyGenerator
     from ccpo.training.trainer import MultiAgentGRPOTrainer
@@ -56,7 +54,7 @@ def train(recipe: str, seed: int, folder: Path) -> None:
     MultiAgentGRPOTrainer.__init__ = lambda self, *args, **kwargs: (init(self, *args, **kwargs), runs.append(self))[0]
     arguments = ["--config", str(ROOT / "recipes" / "arithmetic" / recipe), "--seed", str(seed)]
     arguments += ["--output_dir", str(folder), "--logging_steps", "1", "--disable_tqdm", "true"]
-    train_ccpo.main(*train_ccpo.parse_arguments(arguments))
+    training.main(arguments)
     (trainer,) = runs
     rows = [row for row in trainer.state.log_history if "loss" in row]
     tokens = {name for row in rows for name in row if name.startswith("rollout/") and name.endswith("_tokens")}

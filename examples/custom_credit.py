@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 
 import torch
-from train_ccpo import load_models, load_task, parse_arguments
 from trl import ModelConfig
 
 from ccpo import CreditAllocator, MathVerifier, MultiAgentGRPOConfig, MultiAgentGRPOTrainer
 from ccpo.arguments import TeamArguments
+from ccpo.train import load_models, load_task, parse_arguments
 
 DEFAULTS = ("--output_dir", "outputs/custom_credit", "--max_steps", "5", "--warm_start_steps", "20", "--num_solves=2")
 

@@ -19,7 +19,6 @@ A run's folder needs no recipe: `python -m ccpo.evaluation outputs/demo --benchm
 import argparse
 from pathlib import Path
 
-from train_ccpo import load_generators, load_models, parse_arguments
 from trl import ModelConfig
 
 from ccpo import MultiAgentGRPOConfig
@@ -27,6 +26,7 @@ from ccpo.arguments import TeamArguments, read_model_config
 from ccpo.data import load_problems
 from ccpo.evaluation import Team, evaluate, to_markdown
 from ccpo.tasks import TASKS
+from ccpo.train import load_generators, load_models, parse_arguments
 
 DEFAULTS = ("--output_dir", "outputs/evaluate", "--num_eval_problems", "256", "--warm_start_steps", "20")
 

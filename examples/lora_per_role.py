@@ -11,11 +11,11 @@ import sys
 from pathlib import Path
 
 from peft import LoraConfig
-from train_ccpo import load_models, load_task, parse_arguments
 from trl import ModelConfig
 
 from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer
 from ccpo.arguments import TeamArguments
+from ccpo.train import load_models, load_task, parse_arguments
 
 DEFAULTS = ("--output_dir", "outputs/lora_per_role", "--max_steps", "5", "--warm_start_steps", "20")
 

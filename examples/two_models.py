@@ -12,13 +12,13 @@ import sys
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from train_ccpo import load_models, load_task, parse_arguments
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from trl import ModelConfig, SFTConfig, SFTTrainer
 
 from ccpo import MultiAgentGRPOConfig, MultiAgentGRPOTrainer
 from ccpo.arguments import TeamArguments
 from ccpo.tasks import arithmetic
+from ccpo.train import load_models, load_task, parse_arguments
 
 DEFAULTS = ("--output_dir", "outputs/two_models", "--max_steps", "5", "--warm_start_steps", "20")
 

@@ -2,7 +2,6 @@
 
 import ast
 import dataclasses
-import importlib.util
 import json
 import re
 from importlib.machinery import ModuleSpec
@@ -15,6 +14,7 @@ from datasets import Dataset
 from trl import ModelConfig, ScriptArguments
 
 from ccpo import AnswerCritiqueRewrite, Chain, MultiAgentGRPOTrainer, SharedCredit, ThinkSolve, Vote
+from ccpo import train as train_module
 from ccpo.arguments import _SETTINGS, TeamArguments
 from ccpo.tasks import TASKS
 
@@ -30,12 +30,8 @@ class Reached(Exception):
 
 @pytest.fixture
 def example(monkeypatch):
-    """The module `examples/train_ccpo.py`."""
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    spec = importlib.util.spec_from_file_location("train_ccpo_arguments", ROOT / "examples" / "train_ccpo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """The module `ccpo.train`."""
+    return train_module
 
 
 @pytest.fixture
@@ -70,7 +66,7 @@ def command(monkeypatch, tmp_path, example):
         model = [] if "--model_name_or_path" in arguments else ["--model_name_or_path", "tiny-random"]
         words = [*name, *model, "--output_dir", str(tmp_path / "out"), *CPU, *arguments]
         with pytest.raises(Reached):
-            module.main(*module.parse_arguments([word for word in words if word is not None]))
+            module.run(*module.parse_arguments([word for word in words if word is not None]))
         return seen
 
     run.module, run.seen = module, seen
@@ -227,7 +223,7 @@ def test_a_task_says_where_its_answers_stand():
 
 def test_a_task_without_models_needs_one(command):
     with pytest.raises(ValueError, match="`model_name_or_path` is required with `task='wordproblems'`"):
-        command.module.main(*command.module.parse_arguments(["--task", "wordproblems", "--output_dir", "out", *CPU]))
+        command.module.run(*command.module.parse_arguments(["--task", "wordproblems", "--output_dir", "out", *CPU]))
 
 
 def test_every_setting_of_a_scheme_is_a_field():

@@ -4,7 +4,6 @@ Checkpoints on one process: killed, stopped, rotated, damaged, misused, saved as
 As a script it is the process that is killed or stopped: `python tests/test_checkpoints.py kill|stop '{…}'`.
 """
 
-import importlib.util
 import json
 import logging
 import os
@@ -34,6 +33,7 @@ from ccpo import (
     SharedCredit,
     Solo,
     ThinkSolve,
+    train,
 )
 from ccpo.credit import HistoryNormalizer
 from ccpo.training.checkpoints import (
@@ -1017,15 +1017,10 @@ def test_sigterm_in_the_example_and_resume_true_on_its_command_line(processes, t
     folder = finished(processes, "example")
     last = find_last_checkpoint(folder / "run")
     assert 2 <= int(last.name.split("-")[1]) < int(EXAMPLE["--max_steps"])
-    location = importlib.util.spec_from_file_location("train_ccpo", ROOT / "examples" / "train_ccpo.py")
-    example = importlib.util.module_from_spec(location)
-    location.loader.exec_module(example)
     data = folder.parent / "train.jsonl"
     monkeypatch.chdir(ROOT)
-    example.main(*example.parse_arguments([*example_arguments(data, tmp_path / "whole"), "--save_strategy", "no"]))
-    example.main(
-        *example.parse_arguments([*example_arguments(data, folder / "run"), "--resume_from_checkpoint", "true"])
-    )
+    train.main([*example_arguments(data, tmp_path / "whole"), "--save_strategy", "no"])
+    train.main([*example_arguments(data, folder / "run"), "--resume_from_checkpoint", "true"])
     for role in ROLES:
         ours, theirs = (load_file(f / role / "model.safetensors") for f in (folder / "run", tmp_path / "whole"))
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -2,7 +2,6 @@
 
 import configparser
 import dataclasses
-import importlib.util
 import os
 import shutil
 import subprocess
@@ -31,6 +30,7 @@ from ccpo import (
     ThinkSolve,
     Vote,
 )
+from ccpo import train as module
 from ccpo.arguments import TeamArguments
 from ccpo.rewards import Evidence
 from ccpo.training.models import models_by_agent
@@ -727,11 +727,7 @@ def test_role_kwargs_of_another_type(value, make_config):
 
 @pytest.fixture
 def train_ccpo(monkeypatch):
-    """`examples/train_ccpo.py` as a module that must not get as far as building models."""
-    monkeypatch.syspath_prepend(ROOT / "examples")
-    spec = importlib.util.spec_from_file_location("train_ccpo_under_test", ROOT / "examples" / "train_ccpo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """The command `ccpo.train`, which must not get as far as building models."""
 
     def build(*args, **kwargs):
         pytest.fail("a model was built")
@@ -740,7 +736,7 @@ def train_ccpo(monkeypatch):
     monkeypatch.setitem(
         module.TASKS, "arithmetic", dataclasses.replace(module.TASKS["arithmetic"], build_models=build)
     )
-    return lambda *arguments: module.main(*module.parse_arguments([*arguments]))
+    return lambda *arguments: module.run(*module.parse_arguments([*arguments]))
 
 
 @pytest.mark.parametrize(

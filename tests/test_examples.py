@@ -1,7 +1,6 @@
 """Each example runs as its docstring launches it, with tiny steps, offline and without a model on disk."""
 
 import dataclasses
-import importlib.util
 import json
 import os
 import re
@@ -15,6 +14,8 @@ from types import SimpleNamespace
 import pytest
 from peft import PeftConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from ccpo import train as module
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -96,11 +97,8 @@ def test_every_example_is_run(runs):
 
 @pytest.fixture
 def train_ccpo(monkeypatch):
-    """`examples/train_ccpo.py` as a module; `processes` says how many there are, and a warm start trains nothing."""
-    spec = importlib.util.spec_from_file_location("train_ccpo_under_test", ROOT / "examples" / "train_ccpo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.processes = 2
+    """The module `ccpo.train`; `processes` says how many there are, and a warm start trains nothing."""
+    monkeypatch.setattr(module, "processes", 2, raising=False)
     state = {"is_main_process": True, "wait_for_everyone": lambda: None}
     monkeypatch.setattr(module, "PartialState", lambda: SimpleNamespace(num_processes=module.processes, **state))
     task = dataclasses.replace(module.TASKS["arithmetic"], build_models=lambda *args, **kwargs: None)
@@ -167,7 +165,7 @@ def test_what_was_saved_is_evaluated_and_printed(name, train_ccpo, tmp_path, cap
     ]
     given += ["--num_eval_problems", "2", "--max_completion_length", "4", *STEPS, "--use_cpu"]
     given += ["true", "--bf16", "false", "--report_to", "none", "--save_strategy", "no", "--output_dir", str(out)]
-    train_ccpo.main(*train_ccpo.parse_arguments(given))
+    train_ccpo.main(given)
     assert json.loads((out / "summary.json").read_text())["num_eval_problems"] == 2
     assert json.loads((out / "team.json").read_text())["kind"] == ("solo" if name == "solo" else "think_solve")
     printed = capsys.readouterr().out
@@ -182,7 +180,7 @@ def test_the_arms_of_a_trained_team_are_evaluated_and_said_in_words(train_ccpo, 
     given = ["--config", str(ROOT / recipe), "--model_name_or_path", "tiny-random", "--output_dir", str(out)]
     given += ["--num_eval_problems", "4", "--per_device_train_batch_size", "8", "--disable_tqdm", "true"]
     for seed in ("1", "2"):
-        train_ccpo.main(*train_ccpo.parse_arguments([*given, "--max_steps", "1", "--seed", seed]))
+        train_ccpo.main([*given, "--max_steps", "1", "--seed", seed])
         if seed == "1":
             (out / "evaluation" / "notes.txt").write_text("mine")
     printed = capsys.readouterr().out

@@ -20,7 +20,8 @@ ROOMS = (
     ("ratings", "rewards"),
     ("evaluation", "report", "serving"),
     ("training",),
-    ("arguments", "cli", "tasks"),
+    ("arguments", "tasks"),
+    ("train",),
 )
 LEAVES = ("ccpo.calls", "ccpo.cells")
 SHIMS = ("ccpo.config", "ccpo.checks", "ccpo.prompts")  # old import paths
@@ -308,6 +309,8 @@ def test_circles_are_found(make_package):
         ("training.config", "arguments", False),
         ("training.trainer", "evaluation", True),
         ("arguments", "training.trainer", True),
+        ("train", "arguments", True),
+        ("tasks.task", "train", False),
         ("arguments", "attic", False),  # no room
         ("arguments", "", False),  # the package's own list of public names
     ],

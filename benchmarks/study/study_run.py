@@ -13,7 +13,6 @@ from study_settings import (
     FIGURES,
     PARTS,
     RECIPES,
-    ROOT,
     SAMPLES,
     SETTINGS,
     SINGLE,
@@ -29,15 +28,13 @@ from study_settings import (
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from ccpo import MultiAgentGRPOTrainer, Solo, TransformersGenerator
+from ccpo import train as training
 from ccpo.arguments import read_model_config
 from ccpo.evaluation import Team, evaluate, evaluate_team
 from ccpo.report import write_json
 from ccpo.tasks import arithmetic
 from ccpo.training.policies import policy_of
 from ccpo.training.team_file import generator_options
-
-sys.path.insert(0, str(ROOT / "examples"))
-import train_ccpo  # noqa: E402 (found by the line before)
 
 HELD_OUT = "held-out"
 
@@ -82,8 +79,8 @@ def train(job: Job, runs: Path, folder: Path) -> dict:
     }
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
     command = ["--config", str(RECIPES / recipe / "config_demo.yaml"), *words]
-    team, args, model = train_ccpo.parse_arguments(command)
-    topology, problems, held_out = train_ccpo.load_task(team, args)
+    team, args, model = training.parse_arguments(command)
+    topology, problems, held_out = training.load_task(team, args)
     credit, loading = team.make_credit(topology=topology), read_model_config(model, args)
     begin = runs / Job("start", start_team(job.name), job.seed).folder
     models = {agent: str(begin / start_agent(job.name, agent)) for agent in topology.agents}
