@@ -1,9 +1,9 @@
 """
 Evaluate a team against its arms, on benchmarks by name or on files of one's own.
 
-    python -m ccpo.evaluation outputs/run --benchmarks MATH500 GSM8K --k 4 --output_dir outputs/evaluation
-    python -m ccpo.evaluation outputs/run --benchmarks problems.jsonl:question:answer --single outputs/single
-    python -m ccpo.evaluation --models Qwen/Qwen2.5-1.5B-Instruct --topology think_solve --benchmarks GSM8K
+    ccpo evaluate outputs/run --benchmarks MATH500 GSM8K --k 4 --output_dir outputs/evaluation
+    ccpo evaluate outputs/run --benchmarks problems.jsonl:question:answer --single outputs/single
+    ccpo evaluate --models Qwen/Qwen2.5-1.5B-Instruct --topology think_solve --benchmarks GSM8K
 
 The folder gets results.json, results.md and samples.parquet. The same command goes on where it was interrupted.
 """
@@ -12,6 +12,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from ..exits import CommandParser, refusing
 from ..team.role import Role
 from ..team.topology import Topology
 from .arms import SINGLE, single_policy
@@ -24,9 +25,7 @@ from .team import Team
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m ccpo.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("ccpo evaluate", __doc__)
     add_team_arguments(parser)
     add = parser.add_argument
     add("--benchmarks", nargs="+", required=True, metavar="NAME", help=f"{', '.join(BENCHMARKS)}; NAME=path; or "
@@ -86,11 +85,10 @@ def run(options: argparse.Namespace) -> str:
     return "\n".join([to_markdown(results), *remarks, *(str(Path(options.output_dir) / name) for name in FILES)])
 
 
-def main() -> None:
-    try:
-        sys.stdout.write(run(parse_arguments()) + "\n")
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.exit("\n".join([str(error), *getattr(error, "__notes__", ())]))
+def main(arguments: list[str] | None = None) -> None:
+    """The command `ccpo evaluate`."""
+    with refusing("ccpo evaluate", RuntimeError):
+        sys.stdout.write(run(parse_arguments(arguments)) + "\n")
 
 
 if __name__ == "__main__":
