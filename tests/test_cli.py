@@ -17,9 +17,11 @@ from trl import GRPOConfig, ScriptArguments
 
 from ccpo import MultiAgentGRPOConfig, cli
 from ccpo.arguments import TeamArguments
+from ccpo.evaluation import __main__ as evaluation
 from ccpo.exits import LINE_FILE, CommandParser, nearest, one_line, refuse, refusing
 from ccpo.parsing import GROUPS, TeamParser
 from ccpo.shipped import RECIPES, copy_out, describe, find_launch, find_recipe, list_launches, list_recipes
+from ccpo.tasks import TASKS
 
 ROOT = Path(__file__).parents[1]
 WRONG = ["--learnin_rate", "1e-6"]
@@ -274,3 +276,18 @@ def test_a_run_is_told_apart_from_its_launcher():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     command, line, cpu = json.loads(done.stdout)
     assert command[1:] == ["-m", "ccpo.train", "--seed", "1"] and (line, cpu) == ("", "True")
+
+
+def test_an_embedded_task_is_a_benchmark_by_its_name(monkeypatch, capsys):
+    given = {}
+    monkeypatch.setattr(evaluation, "run", lambda *had: given.update(had=had) or "")
+    cli.main(["evaluate", "x", "--benchmarks", "arithmetic", "f.jsonl:q:a"])
+    monkeypatch.setattr(evaluation, "load_benchmark", lambda name, conversational: (name, conversational))
+    found = evaluation.read_benchmarks(*given["had"])
+    held_out = TASKS["arithmetic"].build_dataset("test")
+    assert found["arithmetic"].to_list() == held_out.to_list() and found["f.jsonl:q:a"] is True
+    given["had"][0].benchmarks = ["MATH500", "arithmetics"]
+    assert evaluation.read_benchmarks(*given["had"]) == ["MATH500", "arithmetics"]
+    given["had"][0].benchmarks = ["arithmetic", "arithmetic"]
+    with pytest.raises(ValueError, match="`--benchmarks` names one twice, got .*Leave one out"):
+        evaluation.read_benchmarks(*given["had"])

@@ -23,7 +23,7 @@ from unittest.mock import patch
 from .exits import LINE_FILE, CommandParser, nearest, one_line, refuse, refusing
 from .shipped import LAUNCHES, copy_out, describe, find_launch, list_launches, list_recipes
 
-_ROOMS = {"evaluate": "evaluation", "serve": "evaluation.serving", "report": "evaluation.report"}
+_ROOMS = {"serve": "evaluation.serving", "report": "evaluation.report"}
 # Options that accelerate's launcher and training both have: training gets them, as in TRL's command line.
 OF_TRAINING = ("--debug", "--gradient_accumulation_steps", "--gradient-accumulation-steps", "--help")
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
     """
     words = sys.argv[1:] if arguments is None else arguments
     name, rest = (words[0], words[1:]) if words else ("--help", [])
-    own = {"train": train, "recipes": recipes}
+    own = {"train": train, "evaluate": evaluate, "recipes": recipes}
     try:
         if name in ("-h", "--help"):
             sys.stdout.write(__doc__.lstrip())
@@ -55,6 +55,18 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # nobody reads on, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
+
+
+def evaluate(arguments: list[str]) -> None:
+    """The command `ccpo evaluate`, which knows the embedded tasks by their names."""
+    from .evaluation.__main__ import main as evaluate_team
+
+    def held_out(name: str):
+        from .tasks import TASKS
+
+        return TASKS[name].build_dataset("test") if name in TASKS else None
+
+    evaluate_team(arguments, held_out)
 
 
 def recipes(arguments: list[str]) -> None:
