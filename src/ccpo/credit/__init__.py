@@ -1,4 +1,4 @@
-"""Credit schemes as pure functions of tensors, one file for each scheme."""
+"""Credit schemes as pure functions of tensors: one scheme a file."""
 
 from .contextual import contextual_credit
 from .counterfactual import chain_counterfactual_credit, counterfactual_credit, removal_baseline, solo_baseline

@@ -1,4 +1,4 @@
-"""From reward to advantage, for the estimators that TRL does not have. The estimator `"group"` is TRL's own."""
+"""From reward to advantage, for the estimators that TRL does not have. `"group"` is TRL's own."""
 
 import torch
 from trl.trainer.utils import nanstd
@@ -38,25 +38,25 @@ def estimate_advantages(
 
     Args:
         reward (`torch.Tensor` of shape `(P, N)`):
-            One row for each prompt, with the N_j texts of the role: G for a first role, G·K for a last role. NaN where
-            unscorable. For `"counterfactual"`, the raw value v (R for the last role).
+            One row per prompt, the N_j texts of the role: a first role's G, a last role's G·K. NaN unscorable.
+            For `"counterfactual"` the raw value v (R of the last role).
         estimator (`str`):
             One of the five above.
         baseline (`torch.Tensor` of shape `(P, N)`, *optional*):
-            b, which `"counterfactual"` needs. NaN where unscorable.
+            b, needed by `"counterfactual"`. NaN where unscorable.
         scale_rewards (`str`, defaults to `"none"`):
-            With the estimator `"group"`, as in TRL: divide by the std (+ eps) of the `"group"` or of the `"batch"`.
+            With `"group"` as in TRL: divide by the std (+ eps) of the `"group"` or of the `"batch"`.
         alpha (`float`, defaults to -2.0), c (`float`, defaults to 1.0), blocks (`int`, defaults to 3):
-            For `"robust"`: the shape and the scale of its weights, and the number of blocks into which the group is
-            dealt (odd, at most N).
+            Of `"robust"`: the shape and the scale of its weights, and how many blocks the group is dealt into (odd, at
+            most N).
 
     Returns:
-        `torch.Tensor` of shape `(P, N)`, never NaN. Unscorable samples get 0. If the group's mean or robust location
-        is the baseline, constant groups and groups of one get 0 too. With `"reinforce++"`, so do constant batches and
-        batches of one.
+        `torch.Tensor` of shape `(P, N)`, never NaN: unscorable samples get 0. So do constant groups and groups of one
+        where the group's mean or robust location is the baseline, and constant batches and batches of one with
+        `"reinforce++"`.
 
     Raises:
-        `ValueError`: a wrong shape, an unknown estimator or `scale_rewards`, `"counterfactual"` without a baseline, or
+        `ValueError`: another shape, an unknown estimator or `scale_rewards`, `"counterfactual"` without a baseline, or
         α, c or blocks of `"robust"` out of range.
     """
     if reward.ndim != 2:
@@ -92,7 +92,7 @@ def estimate_advantages(
 
 
 def correlation(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Pearson's correlation of two tensors of the same shape. NaN if one of them is constant."""
+    """Pearson's correlation of two tensors of one shape; NaN where one of them is constant (nothing to compare)."""
     x, y = x.flatten().double(), y.flatten().double()
     dx, dy = x - x.mean(), y - y.mean()
     if dx.norm() <= 1e-12 * x.norm() or dy.norm() <= 1e-12 * y.norm():  # constant but for rounding
@@ -102,23 +102,22 @@ def correlation(x: torch.Tensor, y: torch.Tensor) -> float:
 
 def within_group_correlation(advantages: torch.Tensor, values: torch.Tensor) -> float:
     """
-    How closely a role's advantages follow the values of its texts inside the groups.
+    How far a role's advantages follow the values of its texts inside the groups: the mean of the groups' correlations.
 
-        rho_p = Pearson's correlation of A_p and v_p over the prompt's texts          result = mean of rho_p over p
+        rho_p = Pearson's correlation of A_p and v_p over the prompt's texts          the mean of rho_p over p
 
-    If credit only weighs prompts against each other, this is 1.0. If it is below 1.0, credit adds something inside the
-    groups, be it information or noise.
+    Credit that only weighs prompts against each other leaves 1.0. What is below 1.0 is what credit adds inside a
+    group, information or noise.
 
     Args:
         advantages (`torch.Tensor` of shape `(P, N)`): A, as they go to the loss.
         values (`torch.Tensor` of shape `(P, N)`): v, the mean outcome below each text, NaN where unscorable.
 
     Returns:
-        `float`: the mean over the groups in which both vary, among the texts that have a v. NaN if there is no such
-        group.
+        `float`: over the groups in which both vary among the texts with a v. NaN where there is no such group.
 
     Raises:
-        `TypeError`: not floating-point tensors. `ValueError`: a wrong shape, or two different shapes.
+        `TypeError`: not floating-point tensors. `ValueError`: another shape, or two.
     """
     for name, x in (("advantages", advantages), ("values", values)):
         check_floating(name, x)

@@ -1,4 +1,4 @@
-"""CCPO: compare the outcome of the team with that of the team without one role."""
+"""CCPO: the outcome of the team against that of the team without one role."""
 
 from collections.abc import Sequence
 
@@ -10,30 +10,29 @@ from .tree import text_values
 
 def removal_baseline(without: torch.Tensor, size: int, baseline: str = "group") -> torch.Tensor:
     """
-    The counterfactual baseline b of each text of a role: what the team achieves without the role.
+    The counterfactual baseline b of each text of a role: what the team does without the role.
 
         b_m = mean of the prompt's S passes                          `without` (P, S), `"group"`
         b_m = mean of the S passes from context m // (size / C)      `without` (P, C, S), `"group"`
-        b_m = the outcome of the pass in the same place              `"paired"`
+        b_m = the pass of the same place                             `"paired"`
 
-    A pass is one run of the team without the role. A context is what the roles before this one wrote. Text m continues
-    context m // (size / C).
+    A context is what the roles before this one spoke; text m continues context m // (size / C).
 
     Args:
         without (`torch.Tensor` of shape `(P, S)` or `(P, C, S)`):
-            Outcomes of fresh passes without the role, NaN where unscorable: S for each prompt, or S from each of its C
+            Outcomes of fresh passes without the role, NaN where unscorable: S of each prompt, or S from each of its C
             contexts.
         size (`int`):
-            N, how many texts of the role belong to a prompt. A multiple of C.
+            N, how many texts of the role belong to a prompt; a multiple of C.
         baseline (`str`, defaults to `"group"`):
-            `"group"`: the mean. `"paired"`: the text's own pass. It needs S = N, or S = N / C.
+            `"group"`: the mean. `"paired"`: the text's own pass, which needs S = N, or S = N / C.
 
     Returns:
-        `torch.Tensor` of shape `(P, N)`. NaN where all passes that b rests on are unscorable.
+        `torch.Tensor` of shape `(P, N)`; NaN where every pass it rests on is unscorable.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: a wrong shape, a size that C does not divide, an
-        unknown `baseline`, or `"paired"` with a wrong S.
+        `TypeError`: not a floating-point tensor. `ValueError`: another shape, a size that C does not divide, an
+        unknown `baseline`, or `"paired"` with another S.
     """
     check_floating("without", without)
     if without.ndim not in (2, 3) or 0 in without.shape[1:]:
@@ -64,7 +63,7 @@ def removal_baseline(without: torch.Tensor, size: int, baseline: str = "group") 
 
 def solo_baseline(solo: torch.Tensor, shape: tuple[int, int], baseline: str = "group") -> torch.Tensor:
     """
-    The counterfactual baseline b of each thought: [`removal_baseline`] for a Thinker.
+    The counterfactual baseline b of each thought: [`removal_baseline`] of a Thinker, whose removal leaves solos.
 
     Args:
         solo (`torch.Tensor` of shape `(P, S)`):
@@ -72,10 +71,10 @@ def solo_baseline(solo: torch.Tensor, shape: tuple[int, int], baseline: str = "g
         shape (`tuple[int, int]`):
             `(P, G)` of the thoughts.
         baseline (`str`):
-            `"group"`: the mean of the prompt's `solo`. `"paired"`: the row's own solo answer, which needs S = G.
+            `"group"`: the mean of the prompt's `solo`. `"paired"`: the row's own solo, which needs S = G.
 
     Returns:
-        `torch.Tensor` of shape `(P, G)`. NaN where all solo answers that b rests on are unscorable.
+        `torch.Tensor` of shape `(P, G)`; NaN where every solo it rests on is unscorable.
 
     Raises:
         `TypeError`: not a floating-point tensor. `ValueError`: wrong shape, unknown `baseline`, or `"paired"` with
@@ -109,8 +108,8 @@ def counterfactual_credit(
 
     Args:
         joint (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`):
-            Outcome of each answer that read the thought: +1 right, -1 wrong, NaN unscorable. With K > 1, the
-            Thinker's R is the mean over the K answers to its thought.
+            Outcome of each answer that read the thought: +1 right, -1 wrong, NaN unscorable. With K > 1 the
+            Thinker's R is the mean over its K answers.
         solo (`torch.Tensor` of shape `(P, S)`):
             Outcome of each answer that read the problem alone.
         coef (`float`, defaults to 0.2):
@@ -118,11 +117,11 @@ def counterfactual_credit(
         bonus (`str`, defaults to `"event"`):
             `"event"` or `"difference"`.
         baseline (`str`, defaults to `"group"`):
-            b is the mean over the prompt's solo answers, or with `"paired"` the outcome of the row's own one (S = G).
+            b is the mean of the prompt's solos, or with `"paired"` the row's own solo (S = G).
 
     Returns:
-        `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `joint`. NaN where R is
-        unscorable. With `coef > 0`, the Thinker's is NaN also where the baseline is.
+        `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `joint`. NaN where R, or
+        with `coef > 0` the baseline, is unscorable.
 
     Raises:
         `TypeError`: not a floating-point tensor. `ValueError`: a shape, option or coefficient that cannot be right.
@@ -154,26 +153,26 @@ def chain_counterfactual_credit(
     bonus: str = "event",
 ) -> tuple[torch.Tensor, ...]:
     """
-    CCPO credit for a chain of n roles. With two roles it is [`counterfactual_credit`] to the bit.
+    CCPO credit of a chain of n roles; with two roles it is [`counterfactual_credit`] to the bit.
 
         r_k = v_k + coef * bonus(v_k, b_k)  for every role but the last,      r_n = R
 
-    v_k is the mean outcome of the leaves below a text ([`~ccpo.credit.text_values`]). b_k is the outcome of the team
-    without role k. The bonus is that of [`counterfactual_credit`].
+    v_k is the mean outcome of the leaves below a text ([`~ccpo.credit.text_values`]), b_k the outcome of the team
+    without role k, and the bonus that of [`counterfactual_credit`].
 
     Args:
         outcome (`torch.Tensor` of shape `(P, N_n)`):
             R, the outcome of each text of the last role: +1 right, -1 wrong, NaN unscorable.
         baselines (`Sequence[torch.Tensor | None]` of length n - 1):
-            b_k of shape `(P, N_k)` for the roles 1 to n - 1, NaN where unscorable; see [`removal_baseline`]. `None`
-            for a role whose credit nobody needs, such as one out of turn. That role gets its v.
+            b_k of shape `(P, N_k)` for the roles 1 to n - 1, NaN where unscorable: [`removal_baseline`]. `None` for a
+            role whose credit nobody needs, such as one out of turn: it gets its v.
         branches (`Sequence[int]` of length n): (1, b_2, …, b_n).
         coef (`float`, defaults to 0.2): λ. With 0 every role gets its v, shared credit.
         bonus (`str`, defaults to `"event"`): `"event"` or `"difference"`.
 
     Returns:
-        `tuple[torch.Tensor, ...]`: the rewards of each role j, of shape `(P, N_j)`. NaN where v_j is unscorable, and
-        with `coef > 0` also where b_j is.
+        `tuple[torch.Tensor, ...]`: for each role j its rewards, shape `(P, N_j)`. NaN where v_j, or with `coef > 0`
+        b_j, is unscorable.
 
     Raises:
         `TypeError`: not a floating-point tensor. `ValueError`: a shape, option or coefficient that cannot be right.

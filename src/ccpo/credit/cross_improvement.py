@@ -1,4 +1,4 @@
-"""DACR: credit an agent for what its critique did for its partner."""
+"""DACR: what an agent's critique did for its partner."""
 
 import torch
 
@@ -9,28 +9,25 @@ def cross_improvement_credit(
     answers: torch.Tensor, rewrites: torch.Tensor, *, gamma: float = 0.5, mode: str = "total"
 ) -> dict[str, torch.Tensor]:
     """
-    DACR credit ([arXiv 2603.21574](https://huggingface.co/papers/2603.21574)) for two agents that answer, criticise
-    each other's answer, and rewrite their own. The paper's exact marginal is not public, so this is our reading of it.
+    DACR credit ([arXiv 2603.21574](https://huggingface.co/papers/2603.21574)) of two agents that answer, criticise
+    each other's answer and rewrite their own. The paper's exact marginal is not public; this is our reading.
 
         Delta_a = own(rewrite_b) - own(answer_b)          Delta_b = own(rewrite_a) - own(answer_a)
-        total    every text of a gets own(rewrite_a) + gamma * Delta_a, and likewise for b
+        total    every text of a gets own(rewrite_a) + gamma * Delta_a, and so for b
         segment  answer <- own(answer),   critique <- Delta,   rewrite <- own(rewrite)      (ours)
-
-    own is the outcome of a role's own text.
 
     Args:
         answers, rewrites (`torch.Tensor` of shape `(P, G, 2)`):
             Outcomes of the answers and of the rewrites of agents a (0) and b (1): +1 right, -1 wrong, NaN unscorable.
-        gamma (`float`, defaults to 0.5):
-            Weight of Delta in `"total"`. With 0, an agent gets the outcome of its rewrite.
+        gamma (`float`, defaults to 0.5): weight of Delta in `"total"`; with 0 an agent gets its rewrite's outcome.
         mode (`str`, defaults to `"total"`): `"total"` or `"segment"`.
 
     Returns:
-        `dict[str, torch.Tensor]`: a tensor of shape `(P, G)` for each of `"answer_a"`, `"critique_a"`, `"rewrite_a"`,
-        `"answer_b"`, `"critique_b"` and `"rewrite_b"`. NaN where an outcome that it needs is NaN.
+        `dict[str, torch.Tensor]`: for each of `"answer_a"`, `"critique_a"`, `"rewrite_a"`, `"answer_b"`,
+        `"critique_b"` and `"rewrite_b"` a tensor of shape `(P, G)`. NaN where an outcome that is needed is.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: a wrong shape, an unknown `mode` or a negative `gamma`.
+        `TypeError`: not a floating-point tensor. `ValueError`: another shape, an unknown `mode` or a negative `gamma`.
     """
     check_coefficient("gamma", gamma)
     if mode not in ("total", "segment"):

@@ -1,4 +1,4 @@
-"""Shapes and means that the credit schemes share. A group is an axis of a tensor. An unscorable outcome is NaN."""
+"""Shapes and means that the credit schemes share. A group is an axis, an unscorable outcome is NaN."""
 
 import math
 from numbers import Real
@@ -7,7 +7,7 @@ import torch
 
 
 def check_floating(name: str, value: torch.Tensor) -> None:
-    """Raise a `TypeError` that names the argument unless it is a floating-point tensor, because NaN needs one."""
+    """Raise a `TypeError` that names the argument unless it is a floating-point tensor, which NaN needs."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
         raise TypeError(f"`{name}` must be a floating-point tensor (NaN marks the unscorable), got {kind}.")
@@ -15,13 +15,13 @@ def check_floating(name: str, value: torch.Tensor) -> None:
 
 def as_outcomes(outcome: torch.Tensor, name: str = "joint") -> torch.Tensor:
     """
-    Check a tensor of outcomes, and add the K axis if it is missing.
+    Check an outcome tensor and give it its K axis.
 
     Args:
         outcome (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`):
-            Outcomes, NaN where unscorable. `(P, G)` means K = 1.
+            Outcomes, NaN where unscorable; `(P, G)` stands for K = 1.
         name (`str`):
-            Name of the argument, for the error message.
+            Name of the argument, for the error.
 
     Returns:
         `torch.Tensor` of shape `(P, G, K)`.
@@ -37,7 +37,7 @@ def as_outcomes(outcome: torch.Tensor, name: str = "joint") -> torch.Tensor:
 
 def team_outcome(joint: torch.Tensor) -> torch.Tensor:
     """
-    The outcome of a thought: the mean over its K answers without the unscorable ones, or NaN if all are unscorable.
+    A thought's outcome: the mean over its K answers, unscorable ones left out; NaN if all are.
 
     Args:
         joint (`torch.Tensor` of shape `(P, G, K)`): outcomes of the answers.

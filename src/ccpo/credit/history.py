@@ -1,4 +1,4 @@
-"""History normalisation: compare rewards with running statistics of earlier batches."""
+"""History normalisation: rewards against running statistics of earlier batches."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from .groups import as_outcomes, check_coefficient, check_floating, team_outcome
 @dataclasses.dataclass
 class RunningStatistics:
     """
-    Mean μ and variance V over batches, and the number of scorable outcomes that they rest on.
+    Mean μ and variance V over batches, and how many scorable outcomes they rest on.
 
         the first batch:  μ = m, V = v          later:  μ <- d μ + (1 - d) m,   V <- d V + (1 - d) v
     """
@@ -23,7 +23,7 @@ class RunningStatistics:
     count: int = 0
 
     def update(self, x: torch.Tensor, decay: float) -> None:
-        """Take in a batch: its mean m and population variance v, without NaN. An all-NaN batch changes nothing."""
+        """Take in a batch by its mean and population variance, NaN left out; an all-NaN batch changes nothing."""
         known = x[~x.isnan()]
         if known.numel() == 0:
             return
@@ -48,9 +48,9 @@ class HistoryNormalizer:
 
         z = (x - μ) / (σ + eps)     μ, σ of earlier batches     σ = sqrt(V) if V > eps, else 1
 
-    A batch is normalised by the statistics of earlier batches. Then it updates them, unless `update=False`. The inputs
-    are +1 (right) and -1 (wrong), as everywhere in this package. They are converted to the paper's 1 and 0 first,
-    which halves every Delta.
+    The statistics of earlier batches normalise a batch, then they are updated by it, unless `update=False`. Outcomes
+    come in as everywhere, +1 right and -1 wrong, and are turned into the paper's 1 and 0 at entry: every Delta is
+    halved.
 
     Args:
         decay (`float`, defaults to 0.99): d, the weight of the past, in [0, 1].
@@ -58,8 +58,8 @@ class HistoryNormalizer:
         eta (`float`, defaults to 1.0): η, the slope of the gate.
         eps (`float`, defaults to 1e-6): ε.
         min_samples (`int`, defaults to 10):
-            Nothing is normalised until each statistic that a reward needs rests on this many scorable outcomes of
-            earlier batches. At least 1.
+            Until each statistic that a reward needs rests on so many scorable outcomes of earlier batches, nothing is
+            normalised. At least 1.
 
     Raises:
         `ValueError`: an argument out of range.
@@ -92,30 +92,29 @@ class HistoryNormalizer:
         self, joint: torch.Tensor, b: torch.Tensor, solo: torch.Tensor, *, update: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Rewards of a team of two. Pass the whole global batch, because the statistics are over all of it.
+        Rewards of a team of two. All of the global batch must be given, for the statistics are over it.
 
             r_1 = tanh(α z_Delta)                         Delta = R_joint - b
             r_2 = g z_joint + (1 - g) z_solo              g = sigmoid(clip(η μ_Delta / (σ_Delta + ε), -20, 20))
 
-        R_joint of a text of the first role is the mean over the texts that continue it. z_solo is that of the text's
-        b. If a prompt has one b, z_solo is constant in a group and vanishes under the group estimator. Until the
-        history has `min_samples` outcomes, r_1 = Delta and r_2 = R_joint, with outcomes 1 and 0.
+        R_joint of a text of the first role is the mean over the texts that continue it. z_solo is of the text's b:
+        with one b for a prompt it is constant in a group and vanishes under the group estimator. Until the history
+        has `min_samples`: r_1 = Delta, r_2 = R_joint, of outcomes 1 and 0.
 
         Args:
             joint (`torch.Tensor` of shape `(P, N_2)` or `(P, N_1, K)`):
-                Outcomes of the second role's texts, +1, -1 or NaN. K = N_2 / N_1 of them continue a text of the first.
+                Outcomes of the second role's texts, +1, -1 or NaN; K = N_2 / N_1 of them continue a text of the first.
             b (`torch.Tensor` of shape `(P, N_1)`):
-                The baseline of the team without the first role: [`~ccpo.credit.removal_baseline`] of outcomes +1 and
-                -1.
+                The team without the first role, [`~ccpo.credit.removal_baseline`] of outcomes +1 and -1.
             solo (`torch.Tensor` of shape `(P, …)`):
-                R_solo: the single outcomes that b rests on. Their statistics are kept too, and both roles need them.
+                The outcomes that b rests on, one by one: R_solo, of which the statistics are. Both roles need them.
             update (`bool`, defaults to `True`):
-                Whether this batch updates the statistics after its rewards are computed. Call once with `True` for
-                each generation batch, and with `False` in evaluation.
+                Whether this batch enters the statistics, after its rewards. `False` in evaluation. Call once with
+                `True` for each generation batch.
 
         Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: r_1 of shape `(P, N_1)` and r_2 of the shape of `joint`. NaN where the
-            outcome or the b that a reward needs is unscorable.
+            `tuple[torch.Tensor, torch.Tensor]`: r_1 of shape `(P, N_1)` and r_2 of the shape of `joint`. NaN where an
+            outcome or the b that is needed is unscorable.
 
         Raises:
             `TypeError`: not floating-point tensors. `ValueError`: shapes that do not fit.
@@ -155,7 +154,7 @@ class HistoryNormalizer:
                 [`~ccpo.credit.counterfactual_credit`].
             solo (`torch.Tensor` of shape `(P, S)`): outcomes without the Thinker.
             baseline (`str`, defaults to `"group"`): `"group"` or `"paired"`.
-            update (`bool`, defaults to `True`): as for [`pair`].
+            update (`bool`, defaults to `True`): `False` in evaluation, which never changes the statistics.
 
         Returns:
             `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `joint`.
@@ -170,9 +169,9 @@ class HistoryNormalizer:
 
     def votes(self, delta: torch.Tensor, *, update: bool = True) -> torch.Tensor:
         """
-        Rewards of voters. The statistics are pooled over all voters.
+        Rewards of voters; the statistics are pooled over them.
 
-            r_k = tanh(α z_Delta_k)          until the history has `min_samples`: r_k = Delta_k, with outcomes 1 and 0
+            r_k = tanh(α z_Delta_k)          until the history has `min_samples`: r_k = Delta_k, of outcomes 1 and 0
 
         Args:
             delta (`torch.Tensor` of shape `(P, G, n)`):
@@ -197,11 +196,11 @@ class HistoryNormalizer:
         return reward.to(delta.dtype)
 
     def state_dict(self) -> dict[str, dict[str, float]]:
-        """The statistics as plain numbers, which JSON stores exactly."""
+        """The statistics as plain numbers, which JSON keeps exactly."""
         return {name: dataclasses.asdict(stats) for name, stats in self.statistics.items()}
 
     def load_state_dict(self, state: dict[str, dict[str, float]]) -> None:
-        """Take over the statistics of a `state_dict`. Raise a `ValueError` if its names or its numbers do not fit."""
+        """Take over the statistics of a `state_dict`. Raises a `ValueError` if its names or its numbers are others."""
         if set(state) != set(self.statistics):
             raise ValueError(f"`state` must have the keys {sorted(self.statistics)}, got {sorted(state)}.")
         numbers = [field.name for field in dataclasses.fields(RunningStatistics)]

@@ -1,4 +1,4 @@
-"""ARE: compare a reward with a robust location of its group, in place of the mean."""
+"""ARE: a robust location in place of the group's mean."""
 
 import torch
 
@@ -11,23 +11,21 @@ def robust_location(x: torch.Tensor, *, alpha: float = -2.0, c: float = 1.0, blo
     """
     A robust location of the last axis (ARE, [arXiv 2603.21574](https://huggingface.co/papers/2603.21574)).
 
-    The values are sorted, so their order does not matter, and dealt in turn into `blocks` blocks. The location μ of a
-    block starts at its median and is replaced 20 times by a weighted mean. The result is the median of the locations.
+    The sorted values are dealt round-robin into `blocks` blocks, so that their order does not matter. Each block's
+    location is its median, moved by 20 reweighted means; the result is the median of the blocks' locations.
 
         μ <- sum_i w_i x_i / sum_i w_i          w_i = ((x_i - μ)² / (c² |α - 2|) + 1)^(α/2 - 1)
 
-    The median of an even number of values is the mean of the middle two. For rewards with two values the location is
-    biased.
+    The median of an even number of values is the mean of the middle two. On two-valued rewards the location is biased.
 
     Args:
-        x (`torch.Tensor` of shape `(..., N)`): values. NaN are left out, and so are blocks that become empty.
-        alpha (`float`, defaults to -2.0):
-            α in [-10, 2]. With 2, all weights are 1 and the location of a block is its mean.
-        c (`float`, defaults to 1.0): the distance, in units of x, beyond which a value counts less. Above 0.
-        blocks (`int`, defaults to 3): an odd number, at most N. With one block and α = 2, the result is the mean.
+        x (`torch.Tensor` of shape `(..., N)`): values; NaN are left out, and so are blocks that they leave empty.
+        alpha (`float`, defaults to -2.0): α in [-10, 2]; with 2 all weights are 1 and a block's location is its mean.
+        c (`float`, defaults to 1.0): the scale, in units of x, beyond which a value counts less. Above 0.
+        blocks (`int`, defaults to 3): an odd number, at most N. With 1 and α = 2 the result is the mean.
 
     Returns:
-        `torch.Tensor` of shape `(...)`. If all values are equal, it is that value. If all are NaN, it is NaN.
+        `torch.Tensor` of shape `(...)`; the value itself where all are equal, NaN where all are NaN.
 
     Raises:
         `TypeError`: not a floating-point tensor. `ValueError`: no axis, or α, c or blocks out of range.
@@ -66,20 +64,20 @@ def robust_advantages(
     reward: torch.Tensor, *, alpha: float = -2.0, c: float = 1.0, blocks: int = 3, eps: float = 1e-4
 ) -> torch.Tensor:
     """
-    Advantages of one role's rewards, compared with the robust location of the prompt's group (ARE).
+    Advantages of one role's rewards against the robust location of the prompt's group (ARE).
 
         A = (r - μ~) / (σ + eps)          μ~ = robust_location(group),  σ = the group's sample std
 
     Args:
-        reward (`torch.Tensor` of shape `(P, N)`): one row for each prompt, NaN where unscorable.
+        reward (`torch.Tensor` of shape `(P, N)`): one row per prompt, NaN unscorable.
         alpha (`float`), c (`float`), blocks (`int`): see [`~ccpo.credit.robust_location`].
         eps (`float`, defaults to 1e-4): TRL's.
 
     Returns:
-        `torch.Tensor` of shape `(P, N)`, never NaN. 0 for unscorable samples, groups of one and constant groups.
+        `torch.Tensor` of shape `(P, N)`, never NaN: 0 for unscorable samples, groups of one and constant groups.
 
     Raises:
-        What [`~ccpo.credit.robust_location`] raises, and `ValueError` for a wrong shape.
+        What [`~ccpo.credit.robust_location`] raises, and `ValueError` for another shape.
     """
     if reward.ndim != 2:
         raise ValueError(f"`reward` must have shape (P, N), got {tuple(reward.shape)}.")

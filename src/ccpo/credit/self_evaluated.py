@@ -1,4 +1,4 @@
-"""SEPO: the roles rate who deserves the credit. The verifier says what was right."""
+"""SEPO: both roles rate who deserves the credit, anchored to the verifier."""
 
 from collections.abc import Sequence
 
@@ -21,26 +21,27 @@ def self_evaluated_credit(
     """
     SEPO credit ([arXiv 2603.21563](https://huggingface.co/papers/2603.21563)).
 
-    Let t = (t0, 1 - t0) be the Thinker's pair, s = (s0, 1 - s0) the Solver's pair, and η = `self_weight`:
+    With t = (t0, 1 - t0) the Thinker's pair, s = (s0, 1 - s0) the Solver's and η = `self_weight`:
 
         s1 = η t0 + (1 - η) s0      s2 = η (1 - s0) + (1 - η) (1 - t0)      w_i = s_i / (s1 + s2)
         bonus_i = w_i - mean of w_i over the prompt's group  (`center`; else w_i - 0.5)
         r_i = R + credit_coef * bonus_i  if R > 0,      R - blame_coef * bonus_i  if R < 0
 
-    An invalid rating (NaN) counts as (0.5, 0.5), as published. If both ratings of an episode are invalid, its bonus is
-    0 and it is left out of the group's mean. Here we deviate from the public code, which gives such episodes a bonus.
+    A rating that is invalid (NaN) counts as (0.5, 0.5), as published. Where both ratings of an episode are invalid,
+    its bonus is 0 and it is left out of the group's mean (the public code gives such episodes a bonus: deviation,
+    ours).
 
     Args:
         outcome (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`):
-            Outcome R of each episode, NaN where unscorable. With K > 1, each answer is an episode, and the Thinker's
-            reward is the mean over the K episodes of its thought.
+            Outcome R of each episode, NaN unscorable. With K > 1 each answer is an episode and the Thinker's reward
+            is the mean over the K episodes of its thought.
         thinker_share, solver_share (`torch.Tensor` of the shape of `outcome`):
-            The Thinker's share of the credit (R > 0) or blame (R < 0), as rated by the Thinker and by the Solver. In
-            [0, 1], NaN where invalid.
+            The Thinker's share of the credit (R > 0) or blame (R < 0) as the Thinker / the Solver rated it, in [0, 1];
+            NaN = invalid.
         self_weight (`float`, defaults to 0.3): η, the weight of a role's opinion of itself.
-        credit_coef (`float`, defaults to 0.2): λ. If both coefficients are 0, this is [`shared_credit`].
+        credit_coef (`float`, defaults to 0.2): λ. With both coefficients 0 this is [`shared_credit`].
         blame_coef (`float`, defaults to 0.2): μ.
-        center (`bool`, defaults to `True`): compare w with the group's mean. If `False`, compare it with 0.5.
+        center (`bool`, defaults to `True`): whether the group's mean is the reference, else 0.5.
 
     Returns:
         `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `outcome`.
@@ -92,32 +93,29 @@ def chain_self_evaluated_credit(
     center: bool = True,
 ) -> tuple[torch.Tensor, ...]:
     """
-    SEPO credit for a chain of n roles. With two roles it is [`self_evaluated_credit`] to the bit.
+    SEPO credit of a chain of n roles; with two roles it is [`self_evaluated_credit`] to the bit.
 
-    In each episode (a leaf), role i gives role j the share q_ij. With η = `self_weight`:
+    Role i rates role j of each episode (a leaf) with q_ij; with η = `self_weight`:
 
         s_j = η q_jj + (1 - η) mean over i≠j of q_ij          w_j = s_j / Σ s    (1/n if Σ s is 0)
         bonus_j = w_j - mean of w_j over the prompt's group  (`center`; else w_j - 1/n)
         r_j = R + credit_coef * bonus_j  if R > 0,      R - blame_coef * bonus_j  if R < 0
 
-    A rating with an invalid entry (NaN) counts as 0.5 for all roles. If all ratings of an episode are invalid, its
-    bonus is 0 and it is left out of the group's mean. The reward of a text is the mean over the leaves below it.
+    A rater with an invalid entry (NaN) counts as 0.5 for all roles. Where all raters of an episode are invalid, its
+    bonus is 0 and it is left out of the group's mean. A text's reward is the mean over the leaves below it.
 
     Args:
-        outcome (`torch.Tensor` of shape `(P, N_n)`): R of each episode, NaN where unscorable.
+        outcome (`torch.Tensor` of shape `(P, N_n)`): R of each episode, NaN unscorable.
         shares (`torch.Tensor` of shape `(P, N_n, n, n)`):
-            q, with the axis of the rater before that of the rated role. In [0, 1], NaN where invalid. For two roles,
-            the pairs are (q, 1 - q).
+            q, the rater before the rated, in [0, 1], NaN invalid. For two roles the pairs (q, 1 - q).
         branches (`Sequence[int]` of length n >= 2): (1, b_2, …, b_n).
         self_weight (`float`, defaults to 0.3): η.
-        credit_coef (`float`, defaults to 0.2):
-            λ. If both coefficients are 0, every role gets its v, which is shared credit.
+        credit_coef (`float`, defaults to 0.2): λ. With both coefficients 0 every role gets its v, shared credit.
         blame_coef (`float`, defaults to 0.2): μ.
-        center (`bool`, defaults to `True`): compare w with the group's mean. If `False`, compare it with 1/n.
+        center (`bool`, defaults to `True`): whether the group's mean is the reference, else 1/n.
 
     Returns:
-        `tuple[torch.Tensor, ...]`: the rewards of each role j, of shape `(P, N_j)`. NaN where all outcomes below are
-        NaN.
+        `tuple[torch.Tensor, ...]`: for each role j its rewards, shape `(P, N_j)`. NaN where all outcomes below are.
 
     Raises:
         `TypeError`: not a floating-point tensor. `ValueError`: a shape, share or coefficient that cannot be right.
@@ -151,7 +149,7 @@ def _check_shares(shares: torch.Tensor, outcome: torch.Tensor, n: int) -> None:
 
 
 def _weights(shares: torch.Tensor, self_weight: float) -> torch.Tensor:
-    """w of shape (P, N, n). NaN where all ratings are invalid."""
+    """w of shape (P, N, n); NaN where all raters are invalid."""
     n = shares.shape[-1]
     invalid = shares.isnan().any(dim=-1, keepdim=True)  # (P, N, rater, 1)
     shares = shares.masked_fill(invalid, 0.5)

@@ -7,7 +7,7 @@ from .groups import as_outcomes, team_outcome
 
 def shared_credit(joint: torch.Tensor) -> dict[str, torch.Tensor]:
     """
-    Every role is rewarded with the team's outcome R. This is the baseline of all the papers.
+    Every role is rewarded with the team's outcome R, the baseline of all the papers.
 
         r_thinker = mean_k R_k        r_solver = R
 

@@ -1,4 +1,4 @@
-"""The tree of a chain's texts: each text continues one text of the role before it."""
+"""The tree of a chain's texts: every role's text continues one text of the role before it."""
 
 import math
 from collections.abc import Sequence
@@ -10,21 +10,20 @@ from .groups import check_floating
 
 def tree_sizes(leaves: int, branches: Sequence[int], name: str = "outcome") -> tuple[int, ...]:
     """
-    How many texts of each role belong to one prompt.
+    How many texts of each role belong to a prompt.
 
         N_1 = G = N_n / (b_2 · … · b_n)          N_j = N_{j-1} · b_j
 
     Args:
-        leaves (`int`): N_n, the size of the last axis of the outcomes.
+        leaves (`int`): N_n, the last axis of the outcomes.
         branches (`Sequence[int]` of length n): (1, b_2, …, b_n).
-        name (`str`, defaults to `"outcome"`): name of the argument that has the leaves, for the error message.
+        name (`str`, defaults to `"outcome"`): name of the argument that has the leaves, for the error.
 
     Returns:
         `tuple[int, ...]`: (N_1, …, N_n).
 
     Raises:
-        `ValueError`: no branches, a branch below 1, a first branch that is not 1, or a number of leaves that is not a
-        multiple of their product.
+        `ValueError`: no branches, one below 1, a first one that is not 1, or leaves that they do not divide.
     """
     branches = tuple(branches)
     if not branches or any(not isinstance(b, int) or isinstance(b, bool) or b < 1 for b in branches):
@@ -49,20 +48,18 @@ def text_values(outcome: torch.Tensor, *, branches: Sequence[int]) -> tuple[torc
 
         v_j = mean of R over the leaves below the text, unscorable ones left out
 
-    A leaf is a text of the last role.
-
     Args:
         outcome (`torch.Tensor` of shape `(P, N_n)`):
-            R, the outcome of each leaf, NaN where unscorable. The leaves below a text are neighbours.
+            R, the outcome of each text of the last role, NaN where unscorable. The leaves below a text are neighbours.
         branches (`Sequence[int]` of length n):
             (1, b_2, …, b_n): how many texts of role j continue one text of role j-1. G is N_n / (b_2 · … · b_n).
 
     Returns:
-        `tuple[torch.Tensor, ...]`: a tensor of shape `(P, N_j)` for each role j. The last one is `outcome`. NaN where
-        all leaves below the text are unscorable.
+        `tuple[torch.Tensor, ...]`: for each role j a tensor of shape `(P, N_j)`; the last is `outcome`. NaN where all
+        the leaves below are unscorable.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: a wrong shape, or branches that do not fit it.
+        `TypeError`: not a floating-point tensor. `ValueError`: another shape, or branches that do not fit it.
     """
     check_floating("outcome", outcome)
     if outcome.ndim != 2:
@@ -75,19 +72,19 @@ def sibling_baseline(values: torch.Tensor, siblings: int) -> torch.Tensor:
     """
     The mean value of each text's siblings, the text itself left out.
 
-        b_m = mean of v over the texts that continue the same text, without m and without the unscorable ones
+        b_m = mean of v over the texts that continue the same text, without m and without unscorable ones
 
     Args:
         values (`torch.Tensor` of shape `(P, N)`):
             v, NaN where unscorable.
         siblings (`int`):
-            How many neighbouring texts continue one text, the text m included: b_j, and N_1 = G for the first role.
+            How many neighbouring texts continue one text, itself counted: b_j, and N_1 = G for the first role.
 
     Returns:
-        `torch.Tensor` of shape `(P, N)`. NaN where there is no scorable sibling.
+        `torch.Tensor` of shape `(P, N)`. NaN where there is no sibling or none is scorable.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: a wrong shape, or N is not a multiple of `siblings`.
+        `TypeError`: not a floating-point tensor. `ValueError`: another shape, or N is no multiple of `siblings`.
     """
     check_floating("values", values)
     if values.ndim != 2:

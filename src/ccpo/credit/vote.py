@@ -1,4 +1,4 @@
-"""Votes: compare the vote with the vote without a voter, which needs no further generation."""
+"""Votes: a voter against the vote without it. The leave-one-out needs no generation."""
 
 import torch
 
@@ -37,23 +37,22 @@ def vote_outcome(own: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:
 
         R = mean outcome over the largest clusters          outcome of a cluster = mean of its members'
 
-    A cluster is a set of equal answers. If several clusters are the largest, R is their mean, so the order of the
-    voters does not matter. If nobody answers, R is -1.
+    A tie is the mean of the tied, so that the order of the voters does not matter. Nobody answers: -1.
 
     Args:
         own (`torch.Tensor` of shape `(P, G, n)`):
             Outcome of each voter's answer: +1 right, -1 wrong, NaN unscorable. Unscorable members are left out of
-            their cluster's mean. A cluster with no scorable member is left out of a tie.
+            their cluster's mean, and a cluster of nothing else is left out of the tie's.
         clusters (`torch.Tensor` of integers of shape `(P, G, n)`):
             Which voters of an episode gave equal answers: equal numbers >= 0. -1 abstains.
 
     Returns:
-        `torch.Tensor` of shape `(P, G)`. NaN where the gold answer is unscorable (every voter's `own` is NaN), and
-        where the largest clusters have no scorable member.
+        `torch.Tensor` of shape `(P, G)`. NaN where the gold answer is unscorable (all of `own` is NaN), and where the
+        largest clusters have no scorable member.
 
     Raises:
-        `TypeError`: `own` is not of floating point, or `clusters` not of integers. `ValueError`: a wrong shape, no
-        voter, or a cluster below -1.
+        `TypeError`: `own` not of floating point or `clusters` not of integers. `ValueError`: another shape, no voter,
+        or a cluster below -1.
     """
     _check_votes(own, clusters)
     return _plurality(own, clusters)
@@ -61,23 +60,22 @@ def vote_outcome(own: torch.Tensor, clusters: torch.Tensor) -> torch.Tensor:
 
 def vote_credit(own: torch.Tensor, clusters: torch.Tensor, *, coef: float = 0.2, mode: str = "team") -> torch.Tensor:
     """
-    Leave-one-out credit for voters (CCPO v1, [arXiv 2603.21563v1](https://huggingface.co/papers/2603.21563)).
+    Leave-one-out credit of voters (CCPO v1, [arXiv 2603.21563v1](https://huggingface.co/papers/2603.21563)).
 
         Delta_k = R(all) - R(all but k)
         team      r_k = R + coef * Delta_k
         marginal  r_k = Delta_k
 
-    R is [`~ccpo.credit.vote_outcome`]. With n = 1, nobody is left without the voter. Then R(nobody) = -1, Delta = R +
-    1 and r = (1 + coef) R + coef. Once the group's mean is subtracted, that is stock GRPO's reward times (1 + coef).
+    R is [`~ccpo.credit.vote_outcome`]. With n = 1 nobody is left without the voter, R(nobody) = -1 and Delta = R + 1:
+    r = (1 + coef) R + coef, which is stock GRPO's reward times (1 + coef) once centred.
 
     Args:
         own (`torch.Tensor` of shape `(P, G, n)`):
-            Outcome of each voter's answer: +1 right, -1 wrong, NaN unscorable. With outcomes 1 and 0, every Delta is
-            half as large, as long as somebody answers without the voter (if nobody does, R is -1 as for a wrong
-            answer).
+            Outcome of each voter's answer: +1 right, -1 wrong, NaN unscorable. On outcomes 1 / 0 every Delta is half
+            as large, as long as somebody answers without the voter (nobody is -1, the outcome of a wrong answer).
         clusters (`torch.Tensor` of integers of shape `(P, G, n)`):
-            Which voters of an episode gave equal answers: equal numbers >= 0. -1 abstains, and then Delta is 0.
-        coef (`float`, defaults to 0.2): λ of `"team"`. With 0, every voter gets R, which is shared credit.
+            Which voters of an episode gave equal answers: equal numbers >= 0. -1 abstains; its Delta is 0.
+        coef (`float`, defaults to 0.2): λ of `"team"`. With 0 every voter gets R, shared credit.
         mode (`str`, defaults to `"team"`): `"team"` or `"marginal"`.
 
     Returns:

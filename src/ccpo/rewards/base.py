@@ -1,4 +1,4 @@
-"""What all schemes have in common: the outcome function, the partner, and TRL's reward function."""
+"""What every scheme has in common: the outcome function, the partner, and TRL's reward function."""
 
 import logging
 from collections.abc import Callable
@@ -17,29 +17,29 @@ logger = logging.getLogger(__name__)
 
 class CreditAllocator(RewardFunction):
     """
-    Base class of the credit schemes. A scheme turns the outcome of the team into a reward for each role's texts. To
-    write your own, override [`allocate`]. If it needs to see more than the outcomes, override [`evidence`] too.
+    Base class: how one team outcome becomes a reward for each role's texts. A scheme of your own overrides
+    [`allocate`], and [`evidence`] where it needs to see more than the outcomes.
 
     Args:
         outcome (`Callable`, *optional*):
             A TRL reward function that judges an answer: +1 right, -1 wrong, `None` or NaN unscorable. Defaults to
-            [`MathVerifier`]. It may be asynchronous. If it has a method `extract(text) -> str | None`, which returns
-            the answer in a text, texts without an answer are counted in `credit/no_answer_rate`.
+            [`MathVerifier`]. It may be asynchronous. With a method `extract(text) -> str | None`, the answer in a
+            text, answers without one are counted (`credit/no_answer_rate`).
         partner (`Callable`, *optional*):
-            Only under TRL's own `GRPOTrainer`, which trains the first role: a generator of the other role's texts,
-            `partner(prompts) -> list[str]`, such as [`TransformersGenerator`] or [`OpenAIGenerator`]. It may be
+            Under TRL's own `GRPOTrainer`, which trains the first role: generator of what the other says,
+            `partner(prompts) -> list[str]`, e.g. [`TransformersGenerator`] or [`OpenAIGenerator`]. It may be
             asynchronous.
-        partners (`dict[str, Callable]`, *optional*): the same for a team of more roles: role -> generator.
+        partners (`dict[str, Callable]`, *optional*): the same in a team of more: role -> generator.
         topology (*optional*):
-            Only under TRL's own `GRPOTrainer`: the team, as [`~ccpo.team.topology.make_topology`] takes it. Defaults
-            to [`ThinkSolve`].
+            The team, as [`~ccpo.team.topology.make_topology`] takes it, under TRL's own `GRPOTrainer` only;
+            [`ThinkSolve`] by default.
 
     Attributes:
-        teams (`str`): the teams that it is defined for: `"any"`, `"chain"`, `"vote"` (voters of any kind), or the kind
-            of a topology.
+        teams (`str`): which teams it is defined for: `"any"`, `"chain"`, `"vote"` (voters of any kind), or a
+            topology's kind.
         gives_advantages (`bool`): whether [`allocate`] returns advantages, which go to the loss as they are.
-        branching (`bool`): whether several texts may continue one text.
-        strict_outcomes (`bool`): whether outcomes must be -1 or +1.
+        branching (`bool`): whether several texts may continue one.
+        strict_outcomes (`bool`): whether it rests on outcomes being -1 or +1.
     """
 
     __name__ = "credit"
@@ -63,7 +63,7 @@ class CreditAllocator(RewardFunction):
         self._warned: set[str] = set()  # of what
 
     def refuses(self, topology: Topology) -> str | None:
-        """Why the scheme cannot divide credit in this team. `None` if it can."""
+        """Why the scheme cannot divide credit in this team; `None` where it can."""
         suits = {
             "any": True,
             "chain": topology.is_chain and len(topology.roles) > 1,
@@ -78,20 +78,20 @@ class CreditAllocator(RewardFunction):
         return f"it is defined for {wanted}, and the topology has {list(topology.role_names)} ({topology.kind})."
 
     def evidence(self, topology: Topology, roles: tuple[str, ...]) -> Evidence:
-        """What the credit of these roles needs beside the team's outcomes. Only what is named here is generated."""
+        """What the credit of these roles needs beside the outcomes of what the team wrote: generated only if named."""
         return Evidence()
 
     def find_placebos(self, topology: Topology, branches: tuple[int, ...], args: Any) -> dict[str, str]:
         """
-        The placebos: roles whose credit is provably shared credit up to a factor for each prompt.
+        The roles whose credit is provably shared credit up to a factor for each prompt, with the factor in words.
 
         Args:
             topology ([`Topology`]): the team.
-            branches (`tuple[int, ...]`): for each role, how many of its texts continue one text.
+            branches (`tuple[int, ...]`): how many texts continue one, by role.
             args: has `advantage_estimator`, `scale_rewards` and `removal`, as [`MultiAgentGRPOConfig`] does.
 
         Returns:
-            `dict[str, str]`: role -> the factor of its advantages, in words. Empty if the credit carries information.
+            `dict[str, str]`: role -> the factor of its advantages; empty where the credit carries information.
         """
         return {}
 
@@ -114,23 +114,22 @@ class CreditAllocator(RewardFunction):
         Rewards of each role over the global batch.
 
         Args:
-            outcomes ([`TeamOutcomes`]):
-                The batch: R of each leaf, the value of each text, and the evidence that [`evidence`] asked for.
+            outcomes ([`TeamOutcomes`]): the batch: R of each leaf, values of each text, and the evidence asked for.
 
         Returns:
-            `dict[str, torch.Tensor]`: role -> the rewards of its texts, `(P, N_j)`, NaN where unscorable.
+            `dict[str, torch.Tensor]`: role -> rewards of its texts, `(P, N_j)`, NaN unscorable.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `allocate`.")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a scheme learns during a run, such as running statistics. It is saved with every checkpoint."""
+        """What a scheme learns in the course of a run, such as running statistics: saved with every checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore what [`state_dict`] returned, tensors and plain values, when a run is resumed."""
+        """Put back what [`state_dict`] gave, tensors and plain values, when a run is resumed."""
 
     def check_outcomes(self, *outcomes: torch.Tensor | None) -> None:
-        """Raise if an outcome is infinite. If the scheme is strict, raise also if one is not -1, +1 or NaN."""
+        """Raise where an outcome is infinite, or neither -1 nor +1 nor NaN and the scheme rests on that."""
         for values in outcomes:
             if values is not None and values.isinf().any():
                 raise ValueError(
@@ -150,7 +149,7 @@ class CreditAllocator(RewardFunction):
             logger.warning(message, *args)
 
     def warn_of_no_answers(self, missing: int, answers: int) -> None:
-        """Warn once if the outcome function found no answer in any text of a batch."""
+        """Say it once where the outcome function found no answer in any of a batch's answers."""
         if missing == answers > 0:
             self._warn_once(
                 "answers",
@@ -162,9 +161,9 @@ class CreditAllocator(RewardFunction):
             )
 
     def _first_rater(self) -> Callable | None:
-        """Who rates for the first role under TRL's own `GRPOTrainer`, whose reward functions have no model."""
+        """Who rates for the first role under TRL's own `GRPOTrainer`, which gives reward functions no model."""
         return None
 
     def rate(self, raters: dict[str, Callable], episodes: Episodes, outcome: torch.Tensor) -> torch.Tensor:
-        """Ratings of each leaf, `(leaves, n, n)`, rater before rated role. For schemes that ask for ratings."""
+        """Ratings of each leaf, `(leaves, n, n)`, the rater before the rated; for schemes that ask for them."""
         raise NotImplementedError(f"{type(self).__name__} asks for ratings and must define `rate`.")

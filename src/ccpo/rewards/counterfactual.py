@@ -11,17 +11,17 @@ from .history import read_history
 
 class CounterfactualCredit(CreditAllocator):
     """
-    CCPO as a reward function: see [`~ccpo.credit.counterfactual_credit`] for two roles, and
-    [`~ccpo.credit.chain_counterfactual_credit`] for any chain.
+    CCPO as a reward function: see [`~ccpo.credit.counterfactual_credit`] and, for any chain,
+    [`~ccpo.credit.chain_counterfactual_credit`].
 
     Args:
         outcome, partner, partners, topology: as for [`CreditAllocator`].
-        coef (`float`, defaults to 0.2): λ, the weight of the bonus.
+        coef (`float`, defaults to 0.2): λ.
         bonus (`str`, defaults to `"event"`): `"event"` or `"difference"`.
         baseline (`str`, defaults to `"group"`): `"group"` or `"paired"`.
         history ([`~ccpo.credit.HistoryNormalizer`] or `bool`, defaults to `False`):
-            Use the rewards of the paper's first version instead, normalised by running statistics of earlier batches.
-            Only for teams of two. `coef` and `bonus` then have no effect.
+            Rewards of the paper's first version instead, normalised by running statistics of earlier batches: for
+            teams of two. `coef` and `bonus` have no part in them.
     """
 
     __name__ = "counterfactual_credit"
@@ -59,8 +59,8 @@ class CounterfactualCredit(CreditAllocator):
 
     def find_placebos(self, topology, branches, args):
         """
-        A baseline that is constant in a group has already been subtracted with the group's mean. What is left of the
-        bonus is a factor. For `"event"` this holds with two-valued outcomes, and for `"difference"` always.
+        A baseline that is constant in a group has been subtracted with the group's mean already. What is left of a
+        bonus is a factor: with two-valued outcomes for `"event"`, and always for `"difference"`.
         """
         if args.advantage_estimator not in ("group", "reinforce++-baseline") or self.baseline != "group":
             return {}
@@ -101,7 +101,7 @@ class CounterfactualCredit(CreditAllocator):
         return dict(zip(names, credit, strict=True))
 
     def removal_baseline(self, outcomes: TeamOutcomes, role: str):
-        """b of each of a role's texts, `(P, N_k)`. `None` if the team was not run without the role."""
+        """b of each of a role's texts, `(P, N_k)`; `None` where the team was not seen without it."""
         if role not in outcomes.without:
             return None
         return removal_baseline(outcomes.without[role], outcomes.values[role].shape[1], self.baseline)

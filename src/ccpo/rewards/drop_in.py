@@ -1,4 +1,4 @@
-"""The schemes as reward functions of TRL's own `GRPOTrainer`, which trains the first role of a chain."""
+"""The schemes under TRL's own `GRPOTrainer`, which trains the first role of a chain: a reward function."""
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -20,30 +20,30 @@ _GENERATORS = "TransformersGenerator(model) or OpenAIGenerator(model, base_url=.
 
 
 class RewardFunction:
-    """The part of a [`CreditAllocator`] that makes it a TRL reward function. It uses the attributes of the whole."""
+    """What makes a [`CreditAllocator`] a TRL reward function. It is a part of it, with its attributes."""
 
     drop_in_fields = ("partner", "partners")  # arguments that only TRL's own trainer has use for
 
     def __call__(self, prompts: list[Prompt], completions: list, **kwargs: Any) -> list[float | None]:
         """
-        TRL's reward function for a chain's first role. `completions` are its texts, and `partners` write the rest.
+        TRL's reward function of a chain's first role: `completions` are its texts, `partners` say the rest.
 
-        A group may be split over processes. So outcomes are gathered, and every process returns the rewards of its
-        rows. The rows of one problem are one group, even if a batch holds the problem twice. If prompts are
-        conversations, the partners get the problem only, not the first role's system message.
+        A group may be split over processes: outcomes are gathered, and every process returns the rewards of its rows.
+        Rows of one problem are one group, also where a batch holds it twice. Of a conversational prompt the partners
+        get the problem only, not the first role's system message.
 
         Args:
-            prompts (`list`): the first role's prompts. The problem is read from the dataset's column `problem` if
-                there is one, and from the prompt if not.
+            prompts (`list`): the first role's prompts. The problem is read from the dataset's `problem` column if
+                there is one, else from the prompt.
             completions (`list`): its texts.
             kwargs: the dataset's columns, and TRL's `log_metric` and `log_extra`.
 
         Returns:
-            `list[float | None]`: the rewards of its texts, `None` where unscorable.
+            `list[float | None]`: its rewards, `None` where unscorable.
 
         Raises:
             `ValueError`: a team without such a role, a role without a partner, a partner without a role, outcomes that
-                the scheme cannot use, or a trainer that would change the meaning of the rewards.
+                the scheme cannot use, or a trainer that would make something else of the rewards.
             `TypeError`: `problem` does not hold strings.
         """
         topology, generate = self.topology, self._partners()
@@ -131,11 +131,10 @@ class RewardFunction:
 
     def _check_template(self, prompts: list[Prompt], kwargs: dict[str, Any]) -> None:
         """
-        Warn once if a chat model is trained on plain texts.
+        Say it once where a chat model is trained on plain texts.
 
-        TRL gives a reward function no tokenizer. The trainer has that of the role in training, and is reached through
-        `log_metric`, which is one of its methods. If the partner is a [`TransformersGenerator`], it warns about its
-        own.
+        TRL hands a reward function no tokenizer, and knows one, of the role in training: it is asked through
+        `log_metric`, a method of the trainer's. The partner, a [`TransformersGenerator`], says the same of its own.
         """
         trainer = getattr(kwargs.get("log_metric"), "__self__", None)
         processing_class = getattr(trainer, "processing_class", None)
@@ -144,10 +143,10 @@ class RewardFunction:
 
     def _check_trainer(self, kwargs: dict[str, Any]) -> None:
         """
-        Check what TRL's trainer would do with the rewards, if it can be reached.
+        What TRL's trainer, where it can be reached, would make of the rewards.
 
         Raises:
-            `ValueError`: it would divide by a std what is already an advantage.
+            `ValueError`: it would divide by a std what is an advantage already.
         """
         trainer = getattr(kwargs.get("log_metric"), "__self__", None)
         args = getattr(trainer, "args", None)
@@ -173,7 +172,7 @@ class RewardFunction:
         return sum(counts[: state.process_index]) if state.num_processes > 1 else 0
 
     def _judge(self, prompts: list, rows: list[int], answers: list[str], kwargs: dict[str, Any]) -> list[float]:
-        """The outcomes of answers to prompts, each of which belongs to a row of the batch."""
+        """Outcomes of answers to prompts, each of a row of the batch."""
         columns = _columns(kwargs)
         scalars = {k: v for k, v in kwargs.items() if k not in columns and k not in ("log_extra", "completion_ids")}
         columns = {name: [values[row] for row in rows] for name, values in columns.items()}
@@ -186,7 +185,7 @@ class RewardFunction:
         )
 
     def _allocate_rows(self, rows: list[tuple], offset: int, count: int) -> list[float | None]:
-        """Arrange gathered rows as (P, G, ...), groups padded with NaN to the largest, and allocate credit."""
+        """Lay gathered rows out as (P, G, ...), a prompt's rows padded with NaN to the largest group, and allocate."""
         groups: dict[str, list[int]] = {}
         for i, row in enumerate(rows):
             groups.setdefault(row[0], []).append(i)
@@ -248,10 +247,10 @@ class RewardFunction:
 
 
 def _columns(kwargs: dict[str, Any]) -> dict[str, list]:
-    """The columns of the dataset among the keyword arguments of a reward function."""
+    """The dataset's columns among a reward function's keyword arguments."""
     return {k: v for k, v in kwargs.items() if isinstance(v, list) and k != "completion_ids"}
 
 
 def _like(prompt: Prompt, problem: str) -> Prompt:
-    """The problem as a prompt of the same kind as the dataset's, without the role's own instructions."""
+    """The problem as a prompt of the dataset's kind, without the role's own instructions."""
     return problem if isinstance(prompt, str) else [{"role": "user", "content": problem}]

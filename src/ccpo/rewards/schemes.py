@@ -1,4 +1,4 @@
-"""Which credit schemes go with which teams and estimators."""
+"""Which schemes go with which teams and estimators."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ SCHEMES = {name: cls for name, (cls, _, _) in TABLE.items()}
 
 
 def table_of_schemes() -> str:
-    """The table in Markdown, as it stands in the docs."""
+    """The table as Markdown, as the docs have it."""
     head = ["| `credit` | teams | " + " | ".join(f"`{name}`" for name in ESTIMATORS) + " |"]
     head.append("| --- " * (len(ESTIMATORS) + 2) + "|")
     for name, (_, teams, refused) in TABLE.items():
@@ -45,14 +45,13 @@ def check_scheme(
     allocator: CreditAllocator, topology: Topology, args: Any, branches: tuple[int, ...] | None = None
 ) -> None:
     """
-    Refuse a credit scheme that cannot divide credit in this team, or that does not go with the estimator.
+    Refuse a scheme that cannot divide credit in this team, or that does not go with the estimator.
 
     Args:
         allocator ([`CreditAllocator`]): the scheme.
         topology ([`Topology`]): the team.
-        args ([`MultiAgentGRPOConfig`]): the estimator, and how rewards are scaled.
-        branches (`tuple[int, ...]`, *optional*):
-            For each role, how many of its texts continue one text. Defaults to those of the topology.
+        args ([`MultiAgentGRPOConfig`]): the estimator and how rewards are scaled.
+        branches (`tuple[int, ...]`, *optional*): how many texts continue one, by role; the topology's by default.
 
     Raises:
         `ValueError`: with the reason.
@@ -101,7 +100,7 @@ def check_scheme(
 
 
 def check_sum(allocators: list[CreditAllocator]) -> None:
-    """Refuse a sum of rewards and advantages."""
+    """Refuse rewards and advantages in one sum."""
     kinds = {allocator.gives_advantages for allocator in allocators}
     if len(kinds) > 1:
         names = {allocator.__name__: allocator.gives_advantages for allocator in allocators}
@@ -115,17 +114,17 @@ def check_siblings(
     allocator: CreditAllocator, topology: Topology, branches: tuple[int, ...], group: int, trained: tuple[str, ...]
 ) -> None:
     """
-    Refuse C3 if an agent would never be trained, because none of its roles has siblings.
+    Refuse C3 where an agent would never be trained: none of its roles has siblings.
 
     Args:
         allocator ([`CreditAllocator`]): the scheme.
         topology ([`Topology`]): the team.
-        branches (`tuple[int, ...]`): for each role, how many of its texts continue one text.
-        group (`int`): G, the number of texts of the first role.
+        branches (`tuple[int, ...]`): how many texts continue one, by role.
+        group (`int`): G, texts of the first role.
         trained (`tuple[str, ...]`): the agents that are trained.
 
     Raises:
-        `ValueError`: it names the agent and the remedy.
+        `ValueError`: with the agent, the number and the remedy.
     """
     siblings = dict(zip(topology.role_names, (group, *branches[1:]), strict=True))
     for agent in trained if isinstance(allocator, ContextualCredit) else ():

@@ -30,28 +30,26 @@ from .evidence import Evidence
 
 class SelfEvaluatedCredit(CreditAllocator):
     """
-    SEPO as a reward function: see [`~ccpo.credit.self_evaluated_credit`] for two roles, and
-    [`~ccpo.credit.chain_self_evaluated_credit`] for more.
+    SEPO as a reward function: see [`~ccpo.credit.chain_self_evaluated_credit`], and for two roles the function of the
+    same name without "chain".
 
     Args:
         outcome, partner, partners, topology: as for [`CreditAllocator`].
-        self_weight, credit_coef, blame_coef (`float`), center (`bool`): as for the pure functions.
+        self_weight, credit_coef, blame_coef (`float`), center (`bool`): as for the pure function.
         rating_mode (`str`, defaults to `"generate"`):
-            `"generate"`: the model writes free text. [`~ccpo.ratings.parse_rating`] reads it for two roles, and
-            [`~ccpo.ratings.parse_role_shares`] for more. `"constrained"`: the model chooses among the nine pairs, or
-            for more than two roles among nine shares for one role after the other, by the probabilities that it gives
-            them. Such a rating is always valid.
+            `"generate"`: free text, read by [`~ccpo.ratings.parse_rating`], or by [`~ccpo.ratings.parse_role_shares`]
+            where there are more than two roles. `"constrained"`: choose among the nine pairs, or for one role after
+            the other among nine shares, by the probabilities that the model gives them; always valid.
         rating_expectation (`bool`, defaults to `False`):
-            Take the probability-weighted mean of the share over the nine choices, instead of drawing one. Only for
-            `"constrained"`.
-        rating_max_tokens (`int`, defaults to 512): the longest free-text rating, in tokens.
+            Take the probability-weighted mean of the share over the nine choices instead of a draw (constrained only).
+        rating_max_tokens (`int`, defaults to 512): longest free-text rating.
         rating_prompt (`str`, *optional*):
             Template with `{role}` (who is asked), `{problem}`, `{outcome}` (the verdict), one `{name}` for each role,
-            and `{transcript}`, which is all texts with their roles' names. In a team of two, `{thought}` and
-            `{answer}` are the first and the second text. By default, a prompt of ours.
+            and `{transcript}`, all texts with their roles' names. In a team of two, `{thought}` and `{answer}` are the
+            first and the second text. Defaults to our own words.
         thinker_rater (`Callable`, *optional*):
-            Only under TRL's own `GRPOTrainer`, which gives reward functions no model: the generator of the Thinker's
-            ratings, such as `TransformersGenerator(model, tokenizer)` with the model in training.
+            Generator of the Thinker's ratings under TRL's own `GRPOTrainer`, which hands reward functions no model,
+            e.g. `TransformersGenerator(model, tokenizer)` of the model in training.
     """
 
     __name__ = "self_evaluated_credit"
@@ -111,21 +109,21 @@ class SelfEvaluatedCredit(CreditAllocator):
 
     def rate(self, raters: dict[str, Callable], episodes: Episodes, outcome: torch.Tensor) -> torch.Tensor:
         """
-        Ask every role to rate every episode, that is, each leaf with the texts above it. Free-text replies are put
+        Ask every role to rate every episode: each leaf with the texts above it. What they write in free text is put
         into `episodes.ratings`.
 
         Args:
-            raters (`dict[str, Callable]`): a generator for each role. If one policy rates for several roles, they have
-                the same object. `"constrained"` needs its `score(prompts, choices)`.
+            raters (`dict[str, Callable]`): a generator per role, one object where one policy rates for several;
+                `"constrained"` needs its `score(prompts, choices)`.
             episodes ([`Episodes`]): what was said.
             outcome (`torch.Tensor` of shape `(n_leaves,)`): the verdicts.
 
         Returns:
             `torch.Tensor` of shape `(n_leaves, n, n)`: q[leaf, rater, rated], float32 on the CPU. NaN where the
-            outcome is NaN, and in the whole row of an invalid rating. In a team of two, a row is (q, 1 - q).
+            outcome is, and in all the row of an invalid rating. In a team of two a row is (q, 1 - q).
 
         Raises:
-            `ValueError`: `raters` are not those of the team's roles, or `rating_prompt` does not fit the roles.
+            `ValueError`: `raters` are not of the team's roles, or `rating_prompt` does not go with them.
         """
         names = episodes.topology.role_names
         if set(raters) != set(names):
@@ -163,8 +161,8 @@ class SelfEvaluatedCredit(CreditAllocator):
         self, rater: Callable, prompts: list[Prompt], verdicts: list[str], names: tuple[str, ...]
     ) -> tuple[torch.Tensor, list[str] | None]:
         """
-        The rating of all roles for each prompt, of shape `(len(prompts), n)`, all NaN where it is invalid. And the
-        replies, or `None` if they are choices.
+        A rating of all roles for each prompt, shape `(len(prompts), n)`, all NaN where it is invalid; and the replies,
+        `None` where they are choices.
         """
         if self.rating_mode == "generate":
             replies = ask("rater", rater, prompts, max_new_tokens=self.rating_max_tokens)
@@ -182,18 +180,18 @@ class SelfEvaluatedCredit(CreditAllocator):
         self, role: str, prompt: Prompt, texts: dict[str, str], verdict: str, context: int | None
     ) -> Prompt:
         """
-        What a role is asked. Texts that do not fit keep their end, because that is where an answer's box is.
+        What a role is asked; texts that do not fit keep their end, where an answer's box is.
 
-        The question itself and the reply take some of the `context` tokens. The rest is divided among the problem and
-        the texts, counted in characters: the last text gets two parts, the problem and every other text one. Nearly
-        every text has fewer tokens than characters, so it fits.
+        Of the `context` tokens, the question itself and the reply leave a room to the characters of problem and texts:
+        the last text may take two parts of it, the problem and every other text one. Nearly every text has fewer
+        tokens than characters, so that it fits.
 
         Args:
             role (`str`): who is asked.
             prompt (`str` or `list[dict]`): the dataset's.
             texts (`dict[str, str]`): what each role wrote, as it is shown, in the order in which they spoke.
             verdict (`str`): `"correct"` or `"wrong"`.
-            context (`int` or `None`): the most tokens of prompt and reply together. `None` if no limit is known.
+            context (`int` or `None`): tokens of prompt and reply together; `None` where no limit is known.
         """
 
         def build(problem: str, texts: dict[str, str]) -> str:
@@ -214,7 +212,7 @@ class SelfEvaluatedCredit(CreditAllocator):
         return text if isinstance(prompt, str) else [{"role": "user", "content": text}]
 
     def _reply_tokens(self, names: tuple[str, ...]) -> int:
-        """How many tokens a reply may have. A constrained reply has at most one token for each character."""
+        """How long a reply may be; a constrained one has at most a token for each character."""
         if self.rating_mode == "generate":
             return self.rating_max_tokens
         if len(names) == 2:
@@ -223,14 +221,14 @@ class SelfEvaluatedCredit(CreditAllocator):
         return max(64, len(role_share_prefix("correct", names, chosen[1:]) + chosen[0] + SHARES_END))
 
     def _choose(self, rater: Callable, prompts: list[Prompt], verdicts: list[str]) -> torch.Tensor:
-        """The first role's shares, from the probabilities of the nine pairs."""
+        """The first role's shares from the probabilities of the nine pairs."""
         replies = {verdict: rating_choices(verdict) for verdict in ("correct", "wrong")}  # which go on alike
         return self._pick(rater, prompts, [replies[verdict][0] for verdict in verdicts], replies["correct"][1])[0]
 
     def _choose_shares(
         self, rater: Callable, prompts: list[Prompt], verdicts: list[str], names: tuple[str, ...]
     ) -> torch.Tensor:
-        """Every role's share, one choice after the other. What was chosen stands before the next choice."""
+        """Every role's share, one choice after the other: what was chosen stands before the next."""
         chosen: list[list[str]] = [[] for _ in prompts]
         shares = []
         for _ in names:
@@ -245,7 +243,7 @@ class SelfEvaluatedCredit(CreditAllocator):
     def _pick(
         self, rater: Callable, prompts: list[Prompt], prefixes: list[str], choices: list[str]
     ) -> tuple[torch.Tensor, list[int]]:
-        """Choose one of nine after each prompt and prefix: the share that it stands for, and its index."""
+        """One of nine choices behind each prompt and prefix: the share that it stands for, and which it is."""
         if not hasattr(rater, "score"):
             raise ValueError(
                 f"`rating_mode='constrained'` needs a generator with `score`, {type(rater).__name__} has none. "
