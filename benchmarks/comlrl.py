@@ -1,5 +1,5 @@
 """
-Time and sequences of one update of a Thinker and a Solver, against MAGRPO of CoMLRL 1.4.3.
+How long one update of a Thinker and a Solver takes, and how many sequences it needs, against CoMLRL 1.4.3's MAGRPO.
 
     python benchmarks/comlrl.py
 

@@ -1,5 +1,5 @@
 """
-What credit costs: the pure functions on 1,000 to 1,000,000 episodes, and their share of a real step.
+What credit costs: the time of its functions on 1,000 to 1,000,000 episodes, and their share of a real step.
 
     python benchmarks/credit.py [--repeats 7] [--steps 10]
 

@@ -1,5 +1,5 @@
 """
-What an evaluation costs beside its answers: `evaluate` against `Team` called by hand on the same model and problems.
+What an evaluation costs besides its answers: `evaluate` against calling `Team` yourself, on the same problems.
 
     python benchmarks/evaluation.py [--turns 5] [--problems 128] [--k 4]
 

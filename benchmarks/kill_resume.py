@@ -1,5 +1,5 @@
 r"""
-Whether a run that is killed again and again ends as if it had never been: SIGKILL at random moments, and resume.
+Whether a run that is killed at random moments, and resumed each time, ends like a run that was never killed.
 
     python benchmarks/kill_resume.py [--kills 20] [--steps 80] [--seed 0]
 

@@ -1,5 +1,5 @@
 """
-Where the time of a step of a real language model goes, against stock TRL on the same sequences.
+Where the time goes in a step of a real language model, against stock TRL on the same sequences.
 
     python benchmarks/llm_step.py [--turns 7] [--batch_size 8]
 

@@ -1,5 +1,5 @@
 """
-Bytes of parameters, gradients and optimizer state per process in every set-up, and what LoRA adapters save.
+How many bytes each process holds for weights, gradients and optimizer state, and what LoRA adapters save.
 
     python benchmarks/memory.py [--only "ZeRO-3"]
 

@@ -1,5 +1,5 @@
 """
-SEPO's ratings: constrained against free text, and constrained with the prompt read once against nine times.
+SEPO's ratings: a choice among nine replies against free text, and reading the prompt once against nine times.
 
     python benchmarks/ratings.py [--turns 5] [--episodes 16]
 

@@ -1,5 +1,5 @@
 """
-What a report costs: 10,000 episodes in which the roles write 2 KB each, made, and opened in Chromium.
+What a report of 10,000 episodes costs, each with 2 KB of text: writing it, and opening it in Chromium.
 
     python benchmarks/report.py [--turns 5] [--episodes 10000]
 

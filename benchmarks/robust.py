@@ -1,5 +1,5 @@
 """
-What ARE's robust location does to two-valued rewards, by enumeration: its bias, and what that does to an update.
+What ARE's robust mean does to rewards with two values, computed exactly: its bias, and its effect on an update.
 
     python benchmarks/robust.py [--repeats 7]
 

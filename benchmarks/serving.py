@@ -1,5 +1,5 @@
 """
-What a served team costs beside the same `Team` called by hand, and how long its clients wait.
+What serving a team costs, compared with calling the same `Team` yourself, and how long its clients wait.
 
     python benchmarks/serving.py [--seconds 60] [--clients 64] [--turns 3]
 

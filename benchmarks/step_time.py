@@ -1,5 +1,5 @@
 """
-Time of one CCPO step (K = 1, S = G) against stock TRL's for the same sequences, against shared credit's, and by arm.
+The time of one CCPO step, against stock TRL on the same sequences, against shared credit, and by its parts.
 
     python benchmarks/step_time.py [--turns 15] [--steps 3]
 

@@ -1,5 +1,5 @@
 r"""
-Pairs per second of [`MathVerifier`] beside TRL's `accuracy_reward`, on the same pairs.
+How many answers per second `MathVerifier` judges, against TRL's `accuracy_reward` on the same answers.
 
     python benchmarks/verifier.py [--pairs 2000] [--repeats 5] [--num_workers N] [--data FOLDER] [--pairs FILE]
 

@@ -1,5 +1,5 @@
 """
-A role's newest LoRA adapter into a colocated vLLM engine: merged into the base, or as a LoRA request; for information.
+How a role's newest LoRA adapter gets into a colocated vLLM engine: merged into the base, or as a LoRA request.
 
     .venv-vllm/bin/python benchmarks/vllm_adapters.py [--pushes 15]
 

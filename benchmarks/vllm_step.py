@@ -1,5 +1,5 @@
 """
-The same tiny CCPO step with vLLM and with transformers as what generates, for information.
+The time of the same tiny CCPO step when vLLM generates, and when transformers generates.
 
     .venv-vllm/bin/python benchmarks/vllm_step.py [--turns 7] [--steps 3]
 

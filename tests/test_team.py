@@ -393,10 +393,10 @@ def page_blocks(language):
 
 def test_the_commands_on_the_page_are_read():
     lines = "\n".join(page_blocks("bash")).replace("\\\n", " ").splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     for words in map(shlex.split, lines):
-        assert words[:3] == ["python", "-m", "ccpo.evaluation"]
-        for benchmark in parse_arguments(words[3:]).benchmarks:
+        assert words[:2] == ["ccpo", "evaluate"]
+        for benchmark in parse_arguments(words[2:]).benchmarks:
             find_benchmark(benchmark)
 
 
