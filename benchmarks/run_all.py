@@ -108,10 +108,10 @@ FIGURES = {
     ],
     "credit": [
         ("seconds_per_million", "seconds for 1,000,000 episodes, the slower of CCPO and SEPO", "< 0.5"),
-        ("flatness", "time per episode with 10,000 to 1,000,000 episodes, largest over smallest", "<= 3"),
+        ("flatness", "time per episode from 10,000 to 1,000,000 episodes, largest over smallest", "<= 3"),
         (
             "flatness_from_thousand",
-            "time per episode with 1,000 to 1,000,000 episodes, likewise; at 1,000, the fixed cost of about thirty calls dominates",
+            "time per episode from 1,000 on, likewise; at 1,000 the fixed cost of about thirty calls dominates",
             "<= 3",
         ),
         ("step_share", "share of a real step's time", "< 0.01"),
