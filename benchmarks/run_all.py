@@ -145,7 +145,7 @@ FIGURES = {
         ),
         (
             "hanging_batch_seconds",
-            "seconds for a batch in which 1 % of the answers make the parser hang",
+            "seconds for a batch in which the parser hangs on 1 % of the answers",
             "<= hanging_bound_seconds",
         ),
         ("hanging_bound_seconds", "the longest that such a batch may take", ""),
