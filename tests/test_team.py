@@ -392,7 +392,7 @@ def page_blocks(language):
 
 
 def test_the_commands_on_the_page_are_read():
-    lines = "\n".join(page_blocks("bash")).replace("\\\n", " ").splitlines()
+    lines = "".join(page_blocks("bash")).replace("\\\n", " ").splitlines()
     assert len(lines) == 3
     for words in map(shlex.split, lines):
         assert words[:2] == ["ccpo", "evaluate"]
