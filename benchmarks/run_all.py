@@ -1,14 +1,15 @@
 """
-Run every benchmark, each in a process of its own, and write their figures to docs/benchmarks.md.
+Run every benchmark in a process of its own, and write the figures to docs/benchmarks.md.
 
     make bench
     python benchmarks/run_all.py [--only step_time credit] [--write]
 
-A benchmark is a script beside this one that writes `outputs/bench/<its name>.json`; to that file this one adds the
-machine it ran on. Those of vLLM run in `.venv-vllm`, which `make test-vllm` makes, and are left out where that is
-absent; `llm_step` is left out without its model's package, and those in `LONG` always. `--only` runs some of them;
-`--write` runs none and writes the page from the files that there are. Ends with what was missed; exit status 1 if a
-script failed.
+A benchmark is a script in this folder that writes `outputs/bench/<its name>.json`. This script adds the machine on
+which it ran to that file. Benchmarks of vLLM run in `.venv-vllm`, which `make test-vllm` creates. They are left out
+if it is absent. `llm_step` is left out without the package of its model. Benchmarks in `LONG` are always left out.
+
+`--only` runs some of the benchmarks. `--write` runs none and writes the page from the files that are there. At the
+end, the script prints which goals were missed. The exit status is 1 if a script failed.
 """
 
 import argparse
