@@ -85,6 +85,7 @@ def test_recipe_is_short_and_says_how_to_launch_it(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 70
     assert max(map(len, text.splitlines())) <= 119
+    assert header(path)[0].endswith(".")  # `ccpo recipes` lists it by this line
     assert any(line.startswith("# Needs: ") for line in header(path))
     for block in ("# Model", "# Data", "# Training"):
         assert f"\n{block}" in text

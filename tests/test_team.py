@@ -20,6 +20,7 @@ from ccpo.evaluation.arms import alone
 from ccpo.evaluation.benchmarks import BENCHMARKS, find_benchmark, load_benchmark
 from ccpo.evaluation.loading import find_defect
 from ccpo.generation import TransformersGenerator, VLLMGenerator
+from ccpo.tasks import TASKS
 from ccpo.team.prompts import default_prompt
 from ccpo.training.trainer import MultiAgentGRPOTrainer
 
@@ -397,7 +398,7 @@ def test_the_commands_on_the_page_are_read():
     for words in map(shlex.split, lines):
         assert words[:2] == ["ccpo", "evaluate"]
         for benchmark in parse_arguments(words[2:]).benchmarks:
-            find_benchmark(benchmark)
+            assert benchmark in TASKS or find_benchmark(benchmark)
 
 
 def test_the_code_on_the_page_runs(run_folder, problem_file, tmp_path, monkeypatch):
