@@ -175,7 +175,8 @@ def test_refused(field, command):
         (["--blame_coef", "0.5"], "`blame_coef=0.5` has no effect with `credit='ccpo'`. Set `credit='sepo'`"),
         (["--thinker_prompt", "Plan."], "`thinker_prompt` must contain {problem}, got 'Plan.'"),
         (["--solver_prompt", "{problem}"], "`solver_prompt` must contain {thought}, got '{problem}'"),
-        (["--solo_prompt", "{problem}{thought}"], "`solo_prompt` cannot contain {thought}: there is none yet"),
+        (["--solo_prompt", "{problem}{thought}"], "`solo_prompt` cannot contain {thought}, because that text is "
+                                                  "not written yet"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(arguments, message, command, monkeypatch):

@@ -59,7 +59,7 @@ def test_what_is_given_stays():
     own = Topology((Role("planner"), Role("solver", reads=("planner",))))
     assert arithmetic.topology(own) is own
     assert arithmetic.topology({"roles": [{"name": "alone"}]}).role_names == ("alone",)
-    with pytest.raises(ValueError, match="`topology` must be of a kind in"):
+    with pytest.raises(ValueError, match="`topology` must be one of the kinds"):
         arithmetic.topology("debate")
 
 

@@ -114,7 +114,7 @@ def test_evaluate_team_counts(chat, batch_size):
             {"batch_size": 0},
             "`batch_size` must be an integer of at least 1, got 0",
         ),
-        (Dataset.from_dict({"prompt": ["1"]}), {"topology": "votes"}, "`topology` must be of a kind in"),
+        (Dataset.from_dict({"prompt": ["1"]}), {"topology": "votes"}, "`topology` must be one of the kinds"),
     ],
 )
 def test_what_cannot_be_evaluated(dataset, kwargs, match):

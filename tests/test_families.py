@@ -301,7 +301,7 @@ def test_a_team_is_not_seen_without_who_answers(model_dirs, chat_dataset, make_c
         def evidence(self, topology, roles):
             return Evidence(removals=topology.role_names[:1])
 
-    with pytest.raises(ValueError, match="cannot be without 'voter_1', .* Take it out of the scheme's `removals`"):
+    with pytest.raises(ValueError, match="'voter_1' cannot be left out, .* Remove it from the `removals`"):
         MultiAgentGRPOTrainer("nowhere", Without(Letters()), make_config(), chat_dataset, topology=Vote(2))
 
 
@@ -439,7 +439,10 @@ def test_rewards_that_nothing_can_be_trained_on(model_dirs, chat_dataset, make_c
     def endless(completions, **kwargs):
         return [float("inf")] * len(completions)
 
-    given, message = {"solver": endless}, "returned inf.*, on which nothing can be trained. Return one number"
+    given, message = (
+        {"solver": endless},
+        "returned inf.*, which cannot be used for training. Return one number",
+    )
     with pytest.raises(
         ValueError, match=rf"`role_rewards\['solver'\]` \(endless\) {message}, or None, per completion"
     ):

@@ -333,7 +333,7 @@ def test_command_lines_that_cannot_be(run_folder, model_dirs, problem_file, tmp_
         ([], "Give a run's folder, or `--models` and `--topology`"),
         ([run_folder, "--models", model], "one of the two"),
         (["--models", model], "needs `--topology`"),
-        (["--models", model, "--topology", "ring"], "`topology` must be of a kind in"),
+        (["--models", model, "--topology", "ring"], "`topology` must be one of the kinds"),
         (["--models", model, "--topology", "{a"], "`--topology` cannot be read as YAML"),
         ([run_folder, "--swap", "thinker"], r"`--swap` must be ROLE=VALUE, got \['thinker'\]"),
         (["--models", f"solver={model}", "solver=x", "--topology", "solo"], r"`--models` names \['solver'\] twice"),

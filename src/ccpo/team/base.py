@@ -99,12 +99,13 @@ class Topology:
         if branches[-1] != 1 or len(branches) == 1:
             what = "has no role before it" if len(branches) == 1 else f"has `branches={branches[-1]}`"
             raise ValueError(
-                f"`num_solves={num_solves}` sets the branches of the last role, and {self.role_names[-1]!r} {what}. "
-                "Give one of the two."
+                f"`num_solves={num_solves}` sets the `branches` of the last role, but {self.role_names[-1]!r} "
+                f"{what}. Set only one of the two fields."
             )
         if self.answer == "vote":
             raise ValueError(
-                f"`num_solves={num_solves}` does not go with a vote: each voter speaks once. Set it to 1."
+                f"`num_solves={num_solves}` does not work with `answer='vote'`, where each voter speaks once. "
+                "Set `num_solves` to 1."
             )
         return (*branches[:-1], num_solves)
 
@@ -130,11 +131,12 @@ class Topology:
             `ValueError`: no such role, one that gives the team's answer, or a reader that has no prompt without it.
         """
         if removed not in self.role_names:
-            raise ValueError(f"`removed` must be one of {list(self.role_names)}, got {removed!r}.")
+            raise ValueError(f"`removed` must be one of the roles {list(self.role_names)}, got {removed!r}.")
         if removed in self.answer_roles:
             raise ValueError(
-                f"The team cannot be without {removed!r}, which gives its answer: `answer_roles` are "
-                f"{list(self.answer_roles)}. Take it out of the scheme's `removals`."
+                f"The role {removed!r} cannot be left out, because it gives the team's answer: `answer_roles` "
+                f"is {list(self.answer_roles)}. Remove it from the `removals` of the reward function's "
+                "`evidence`."
             )
         kept = []
         for role in self.roles:
@@ -143,8 +145,8 @@ class Topology:
             if removed in role.reads:
                 if removed not in role.prompt_without:
                     raise ValueError(
-                        f"Role {role.name!r} reads {removed!r} and has no prompt without it. Set `prompt_without="
-                        f"{{{removed!r}: ...}}` of {role.name!r}."
+                        f"Role {role.name!r} reads {removed!r} and has no prompt for when {removed!r} is left "
+                        f"out. Set `prompt_without={{{removed!r}: ...}}` of role {role.name!r}."
                     )
                 reads = tuple(name for name in role.reads if name != removed)
                 role = replace(role, reads=reads, prompt=role.prompt_without[removed])

@@ -40,7 +40,7 @@ def _content_text(content):
         return content or ""
     parts = [content] if isinstance(content, Mapping) else content
     if not isinstance(parts, Sequence):
-        raise TypeError(f"A message's content must be a text or a list of parts, got {content!r:.100}.")
+        raise TypeError(f"The `content` of a message must be a text or a list of parts, got {content!r:.100}.")
     texts = []
     for part in parts:
         if isinstance(part, Mapping):

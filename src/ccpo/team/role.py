@@ -79,12 +79,17 @@ def read_role(role: Any) -> Role:
     if isinstance(role, Mapping):
         known = Role.__dataclass_fields__
         if unknown := [key for key in role if key not in known]:
-            raise ValueError(f"`roles` has a role with the keys {unknown}; a role has {list(known)}. Rename them.")
+            raise ValueError(
+                f"A role in `roles` has the unknown keys {unknown}. The keys of a role are {list(known)}. Rename "
+                "or remove the unknown ones."
+            )
         if role.get("name") is None:
-            raise ValueError(f"`roles` has a role without a `name`: {dict(role)!r}. Give it one.")
+            raise ValueError(f"A role in `roles` has no `name`: {dict(role)!r}. Give it one.")
         role = Role(**{key: value for key, value in role.items() if value is not None})
     if not isinstance(role, Role):
-        raise ValueError(f"`roles` must hold roles, got {role!r}. Write Role({role!r}).")
+        raise ValueError(
+            f"Each item of `roles` must be a Role or a mapping of its fields, got {role!r}. Write Role({role!r})."
+        )
     return replace(role, reads=tuple(as_list(f"reads` of `{role.name}", role.reads)))
 
 
@@ -100,7 +105,7 @@ def check_names(team) -> None:
             would be logged alike; agents that would share a folder, or an agent named like another's role.
     """
     if not team.roles:
-        raise ValueError("`roles` is empty. A team has at least one role: give it one.")
+        raise ValueError("`roles` is empty, but a team needs at least one role. Add a role.")
     names = team.role_names
     for role in team.roles:
         for what, name in (("name", role.name), ("agent", role.agent)):
@@ -108,36 +113,42 @@ def check_names(team) -> None:
                 continue
             if isinstance(name, str) and len(name) > _LONGEST:
                 raise ValueError(
-                    f"`{what}` of a role may have {_LONGEST} characters, for it names files, got {name[:20]!r}… with "
-                    f"{len(name)}. Rename it."
+                    f"`{what}` of a role may have at most {_LONGEST} characters, because files are named "
+                    f"after it. {name[:20]!r}… has {len(name)}. Choose a shorter name."
                 )
             if not isinstance(name, str) or not _NAME.fullmatch(name) or name in _TAKEN:
-                taken = f", and none of {', '.join(_TAKEN)}"
+                taken = f", and must not be one of the reserved words {', '.join(_TAKEN)}"
                 raise ValueError(
-                    f"`{what}` of a role must be a letter and then letters, digits, '_' or '-'{taken}, got "
-                    f"{name!r}. Rename it."
+                    f"`{what}` of a role must be a letter, followed by letters, digits, '_' or '-'{taken}, "
+                    f"got {name!r}. Rename it."
                 )
         if names.count(role.name) > 1:
-            raise ValueError(f"`roles` has {names.count(role.name)} roles named {role.name!r}. Rename one.")
+            raise ValueError(f"`roles` has {names.count(role.name)} roles named {role.name!r}. Rename one of them.")
     logged: dict[str, str] = {}
     for name in names:
         for column in (form.format(name) for form in _LOGGED):
             if column in logged:
                 raise ValueError(
-                    f"`roles` has {logged[column]!r} and {name!r}, which would both be logged as {column!r}. Rename "
-                    "one."
+                    f"`roles` has {logged[column]!r} and {name!r}, which would both be logged as {column!r}. "
+                    "Rename one of them."
                 )
             logged[column] = name
     folded = [agent.lower() for agent in team.agents]
     for agent in team.agents:
         if agent.startswith("checkpoint-"):
-            raise ValueError(f"`agent` {agent!r} names a folder, as a checkpoint of the run does. Rename it.")
+            raise ValueError(
+                f"`agent` {agent!r} cannot start with 'checkpoint-': its folder would be taken for a checkpoint "
+                "of the run. Rename it."
+            )
         if folded.count(agent.lower()) > 1:
-            raise ValueError(f"`agent` {agent!r} and another differ in case only: they name folders. Rename one.")
+            raise ValueError(
+                f"`agent` {agent!r} and another agent differ only in upper and lower case, but folders are named "
+                "after them. Rename one of them."
+            )
         if agent in names and team.roles_of(agent) != (agent,):
             raise ValueError(
-                f"`agent={agent!r}` of the roles {list(team.roles_of(agent))} is the name of a role, which must "
-                "then be its only one. Give the agent another name."
+                f"`agent={agent!r}` plays the roles {list(team.roles_of(agent))}, but its name is also the "
+                "name of a role. An agent with the name of a role may play that role only. Rename the agent."
             )
 
 
@@ -159,35 +170,40 @@ def read_answer_roles(team) -> tuple[str, ...]:
         `ValueError`: an unknown rule, roles that do not go with it, or voters that read, branch or do not answer.
     """
     if team.answer not in ANSWERS:
-        raise ValueError(f"`answer` must be one of {list(ANSWERS)}, got {team.answer!r}. Set one of them.")
+        raise ValueError(f"`answer` must be one of {list(ANSWERS)}, got {team.answer!r}. Set one of these.")
     given = () if isinstance(team.answer_roles, Derived) else tuple(as_list("answer_roles", team.answer_roles))
     if team.answer == "last":
         if given not in ((), team.role_names[-1:]):
             raise ValueError(
-                f"`answer_roles={list(given)}` does not go with `answer='last'`. Leave it out, or set `answer` to "
-                "'vote' or 'mean'."
+                f"`answer_roles={list(given)}` does not work with `answer='last'`, where the last role gives "
+                "the answer. Remove `answer_roles`, or set `answer` to 'vote' or 'mean'."
             )
         return Derived(team.role_names[-1:])
     given = given or Derived(role.name for role in team.roles if role.judged)
     if unknown := [name for name in given if name not in team.role_names]:
         raise ValueError(
-            f"`answer_roles` names {unknown}, which are no roles; there are {list(team.role_names)}. Name those."
+            f"`answer_roles` names {unknown}, which are not roles of the team. Its roles are "
+            f"{list(team.role_names)}. Name some of these."
         )
     if len(set(given)) < len(given):
-        raise ValueError(f"`answer_roles={list(given)}` names a role twice. Name it once.")
+        raise ValueError(f"`answer_roles={list(given)}` names a role twice. Name each role once.")
     if not given:
-        raise ValueError(f"`answer={team.answer!r}` needs judged roles. Set `judged` of some, or `answer_roles`.")
+        raise ValueError(
+            f"`answer={team.answer!r}` needs roles whose texts are judged. Set `judged` to true for some roles, "
+            "or name them in `answer_roles`."
+        )
     if team.answer == "vote":
         for role in team.roles:
             if role.branches != 1 or role.name not in given:
                 raise ValueError(
-                    f"`answer='vote'`: every role is a voter with `branches=1`, and {role.name!r} has "
-                    f"`branches={role.branches}` and answers {list(given)}. Use `answer='mean'`, or change it."
+                    "With `answer='vote'`, every role must be one of `answer_roles` and have `branches=1`. "
+                    f"Role {role.name!r} has `branches={role.branches}`, and `answer_roles` is {list(given)}. "
+                    "Change them, or use `answer='mean'`."
                 )
             if role.reads:
                 raise ValueError(
-                    f"`answer='vote'`: voters answer alone, and {role.name!r} has `reads={list(role.reads)}`. Use "
-                    "`answer='mean'`, or take its `reads` out."
+                    f"With `answer='vote'`, no voter may read another role, but role {role.name!r} has "
+                    f"`reads={list(role.reads)}`. Remove its `reads`, or use `answer='mean'`."
                 )
         return type(given)(team.role_names)
     return given
@@ -209,32 +225,38 @@ def check_role(team, place: int, role: Role) -> None:
     where = f"of role {role.name!r}"
     for name in role.reads:
         if name not in earlier:
-            what = "is no role" if name not in team.role_names else "does not speak before it"
+            what = "is not a role of the team" if name not in team.role_names else "does not speak before this role"
             raise ValueError(
-                f"`reads={list(role.reads)}` {where}: {name!r} {what}. A role reads roles that stand before it in "
-                f"`roles`, here {list(earlier)}. Name one of those, or order `roles` anew."
+                f"`reads={list(role.reads)}` {where}: {name!r} {what}. A role can read only the roles before "
+                f"it in `roles`, here {list(earlier)}. Name some of these, or change the order of `roles`."
             )
     if len(set(role.reads)) < len(role.reads):
-        raise ValueError(f"`reads={list(role.reads)}` {where} names a role twice. Name it once.")
+        raise ValueError(f"`reads={list(role.reads)}` {where} names a role twice. Name each role once.")
     number = isinstance(role.branches, int) and not isinstance(role.branches, bool)
     if not number or role.branches < 1:
-        raise ValueError(f"`branches` {where} must be an integer of at least 1, got {role.branches!r}. Set 1 or more.")
+        raise ValueError(
+            f"`branches` {where} must be an integer of at least 1, got {role.branches!r}. Set it to 1 or more."
+        )
     if place == 0 and role.branches != 1:
         raise ValueError(
-            f"`branches={role.branches}` {where}: the first role speaks once in each episode. Set "
-            "`num_generations`, the episodes of a prompt."
+            f"`branches={role.branches}` {where} must be 1, because the first role writes one text in each "
+            "episode (one run of the team on one problem). To get more texts, raise `num_generations`, the "
+            "episodes per prompt."
         )
     for name in ("judged", "states_answer"):
         if not isinstance(getattr(role, name), bool):
-            raise ValueError(f"`{name}` {where} must be true or false, got {getattr(role, name)!r}. Set one of them.")
+            raise ValueError(
+                f"`{name}` {where} must be true or false, got {getattr(role, name)!r}. Set one of the two."
+            )
     if not isinstance(role.prompt_without, Mapping):
         raise ValueError(
-            f"`prompt_without` {where} must map roles to templates, got {role.prompt_without!r}. Write {{role: ...}}."
+            f"`prompt_without` {where} must map names of roles to templates, got {role.prompt_without!r}. "
+            "Write {role: ...}."
         )
     if strangers := [name for name in role.prompt_without if name not in role.reads]:
         raise ValueError(
-            f"`prompt_without` {where} has {strangers}, which it does not read; it reads {list(role.reads)}. Name "
-            "them in `reads`, or take them out."
+            f"`prompt_without` {where} names {strangers}, which the role does not read. It reads "
+            f"{list(role.reads)}. Add them to `reads`, or remove them from `prompt_without`."
         )
     if role.prompt is not None:
         _check_template(team, role, "prompt", role.prompt, role.reads)
@@ -252,8 +274,8 @@ def _check_template(team, role: Role, name: str, template: Any, reads: tuple[str
     for other in team.role_names:
         if other not in reads and f"{{{other}}}" in template:
             raise ValueError(
-                f"`{name}` of role {role.name!r} cannot contain {{{other}}}, which it does not read there, got "
-                f"{template!r}. Name it in `reads`, or take it out."
+                f"`{name}` of role {role.name!r} contains {{{other}}}, but the role does not read that role "
+                f"here: {template!r}. Add the name to `reads`, or remove it from the text."
             )
 
 
@@ -271,6 +293,6 @@ def check_used(team) -> None:
     for role in team.roles:
         if role.name not in read and role.name not in team.judged:
             raise ValueError(
-                f"Nobody reads or judges the text of role {role.name!r}. Name it in `reads` of a later role, set "
-                "`judged`, or leave the role out."
+                f"Role {role.name!r} writes a text that no role reads and that is not judged. Add it to the "
+                "`reads` of a later role, set its `judged` to true, or remove the role."
             )

@@ -132,8 +132,9 @@ class _Arm:
         self.kept: tuple[str, ...] = ()  # roles that stay as they spoke
         if passes is not None and passes.in_context and removed == topology.role_names[0]:
             raise ValueError(
-                f"`removals[{removed!r}]` is in context, and no role speaks before the first. Give rows: "
-                "`in_context=False`."
+                f"`removals[{removed!r}]` has `in_context=True`, which keeps the texts of the roles before "
+                "the removed one. There is no role before the first. Set `in_context=False`, and give rows "
+                "of the batch as `places`."
             )
         if passes is not None and passes.in_context:
             self.kept = topology.role_names[: topology.role_names.index(removed)]
@@ -217,7 +218,10 @@ def run_team(
     """
     given = dict(given or {})
     if missing := [name for name in topology.role_names if name not in generate and name not in given]:
-        raise ValueError(f"`generate` has no generator for the roles {missing}; it has {sorted(generate)}.")
+        raise ValueError(
+            f"`generate` has no generator for the roles {missing}. It has generators for {sorted(generate)}. Add "
+            "the missing ones."
+        )
     ends = {name: getattr(speaker, "ends", ()) for name, speaker in generate.items()}
     episodes = Episodes(topology, prompts, tuple(branches or topology.branches()), reader=reader, ends=ends)
     arms = [_Arm(episodes, None, None)]
@@ -233,7 +237,8 @@ def run_team(
                     rows, texts = arm.rows(name), list(given[name])
                     if len(texts) != len(rows):
                         raise ValueError(
-                            f"`given[{name!r}]` must have a text for each of {len(rows)}, got {len(texts)}."
+                            f"`given[{name!r}]` must have {len(rows)} texts, one for each that the role would "
+                            f"write, got {len(texts)}. Give as many."
                         )
                     arm.said[name] = Texts([], texts, rows)
                 else:
@@ -295,18 +300,18 @@ def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) ->
     completions = call(generate, prompts, **options)
     if isinstance(completions, str | bytes) or not isinstance(completions, Sequence):
         raise TypeError(
-            f"The {role}'s generator returned {completions!r:.80}. It gets a list of prompts and has to return the "
-            "list of their completions."
+            f"The generator of role {role!r} returned {completions!r:.80}. It must take a list of prompts and "
+            "return a list of completions, one per prompt."
         )
     if len(completions) != len(prompts):
         raise ValueError(
-            f"The {role}'s generator returned {len(completions)} completions for {len(prompts)} prompts. Return one "
-            "per prompt, in their order."
+            f"The generator of role {role!r} returned {len(completions)} completions for {len(prompts)} prompts. "
+            "It must return one per prompt, in the same order."
         )
     try:
         return [completion_text(completion) for completion in completions]
     except TypeError as error:
-        raise TypeError(f"The {role}'s generator returned something else than texts. {error}") from None
+        raise TypeError(f"The generator of role {role!r} returned items that are not texts. {error}") from None
 
 
 def assign_solos(rows: int, num_processes: int, group: int, num_solos: int) -> tuple[list[list[int]], list[bool]]:

@@ -141,7 +141,7 @@ class Vote(Topology):
     def __post_init__(self):
         number = self.num_voters
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"`num_voters` must be an integer of at least 1, got {number!r}. Set 1 or more.")
+            raise ValueError(f"`num_voters` must be an integer of at least 1, got {number!r}. Set it to 1 or more.")
         states = {"judged": True, "states_answer": True}
         names = [f"voter_{i}" for i in range(1, number + 1)]
         self._set(roles=tuple(Role(name, agent=self.agent, prompt=self.prompt, **states) for name in names))
@@ -215,11 +215,12 @@ def _check_fields(name: str, template: Any, wanted: tuple[str, ...], special: tu
     """
     for field_name in wanted:
         if not isinstance(template, str) or field_name not in template:
-            raise ValueError(f"`{name}` must contain {field_name}, got {template!r}. Write it there.")
+            raise ValueError(f"`{name}` must contain {field_name}, got {template!r}. Add it to the text.")
     for field_name in special:
         if field_name in template and field_name not in wanted:
             raise ValueError(
-                f"`{name}` cannot contain {field_name}: there is none yet, got {template!r}. Take it out."
+                f"`{name}` cannot contain {field_name}, because that text is not written yet when this prompt "
+                f"is used, got {template!r}. Remove it from the text."
             )
 
 
@@ -246,18 +247,18 @@ def make_topology(given: Any) -> Topology:
         return given
     values = {"kind": given} if isinstance(given, str) else given
     if not isinstance(values, Mapping):
-        raise ValueError(f"`topology` must be a kind or a mapping, got {given!r}. Write {{roles: [...]}}.")
+        raise ValueError(f"`topology` must be the name of a team or a mapping, got {given!r}. Write {{roles: [...]}}.")
     kind, values = values.get("kind", "team"), {k: v for k, v in values.items() if k not in ("kind", "run")}
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(
-            f"`topology` must be of a kind in {list(_KINDS)}, got {kind!r}. Name one, or draw your own: "
-            "{roles: [...]}."
+            f"`topology` must be one of the kinds {list(_KINDS)}, got {kind!r}. Name one of these, or "
+            "describe a team of your own: {roles: [...]}."
         )
     cls = _KINDS[kind]
     known = list(inspect.signature(cls).parameters)
     if unknown := [name for name in values if name not in known]:
         raise ValueError(
-            f"`topology` of the kind {kind!r} has the keys {unknown}; it may have {known}. Take the others out."
+            f"`topology` of the kind {kind!r} has the unknown keys {unknown}. It may have {known}. Remove the others."
         )
     if kind in ("team", "chain") and "roles" not in values:
         raise ValueError(
