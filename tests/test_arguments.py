@@ -170,7 +170,8 @@ def test_refused(field, command):
         (["--warm_start_steps", "3"], "`warm_start_steps=3` has no effect with `dataset_name`"),
         (["--task", "wordproblems"], "`task='wordproblems'` has no effect with `dataset_name`"),
         (["--final_arms", "swapped_thinker"], r"`final_arms=\['swapped_thinker'\]` needs problems. Set `num_eval_"),
-        (["--final_arms", "swapped_x", "--num_eval_problems", "2"], r"`arms` has \['swapped_x'\]; this team has"),
+        (["--final_arms", "swapped_x", "--num_eval_problems", "2"], r"`arms` .* has \['swapped_x'\], which this "
+                                                                    r"team does not have. It has"),
         (["--credit", "sepo", "--coef", "0.5"], "`coef=0.5` has no effect with `credit='sepo'`. Set `credit='ccpo'`"),
         (["--blame_coef", "0.5"], "`blame_coef=0.5` has no effect with `credit='ccpo'`. Set `credit='sepo'`"),
         (["--thinker_prompt", "Plan."], "`thinker_prompt` must contain {problem}, got 'Plan.'"),
@@ -269,7 +270,7 @@ def test_the_held_out_problems_are_checked_too(command, monkeypatch):
         ("use_peft: true\nlora_r: [8]", "`lora_r` must be a whole number"),
         (
             "credit: sepo\nrating_prompt: Rate it.",
-            r"`rating_prompt` must contain some of {outcome}, .* 'Rate it.'",
+            r"`rating_prompt` must contain at least one of {outcome}, .* 'Rate it.'",
         ),
         ("a: [", "`--config` names a file that is no YAML. Check it"),
     ],

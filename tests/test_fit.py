@@ -140,8 +140,7 @@ def test_a_problem_that_does_not_fit_by_itself():
     with pytest.raises(
         ValueError,
         match=r"The prompt of role 'r' for row 1 has 6 tokens even without the texts of other "
-        r"roles. The "
-        r"context of the role's model leaves 5 beside the longest completion\. Leave the "
+        r"roles, but the context of the role's model leaves 5 beside the longest completion\. Leave the "
         r"row out.*`max_completion_length`",
     ):
         fit_prompts(requests, Counting(5))
@@ -433,10 +432,10 @@ def test_what_is_known_goes_with_the_call(tmp_path, text_dataset, make_config):
     generator.count_tokens(["ab"])  # of another batch
     assert trainer.tokenized == ["ab", "abc", "abcd", "ab"]
     with pytest.raises(
-        ValueError, match="prompt for role 'solver' has 60 tokens, which with 8 to follow is more than the 64"
+        ValueError, match="prompt for role 'solver' has 60 tokens. With the 8 that may follow, it exceeds the 64"
     ):
         generator(["x" * 60])
-    with pytest.raises(ValueError, match="has 60 tokens, which with 5 to follow is more than the 64"):
+    with pytest.raises(ValueError, match="has 60 tokens. With the 5 that may follow, it exceeds the 64"):
         generator.score(["x" * 60], [["abcde", "abcdf"]])
 
 

@@ -81,7 +81,10 @@ def test_two_of_one_name():
             (Role("a", agent="x"), Role("b", ("a",), agent="a")),
             r"`agent='a'` plays the roles \['b'\], but its name is also the name of a role",
         ),
-        ((Role("a", agent="b"), Role("b", ("a",), agent="a")), r"`agent='b'` plays the roles \['a'\] .*another name"),
+        (
+            (Role("a", agent="b"), Role("b", ("a",), agent="a")),
+            r"`agent='b'` plays the roles \['a'\], .*Rename the agent",
+        ),
         (
             (Role("a", agent="Max"), Role("b", ("a",), agent="max")),
             "`agent` 'Max' and another agent differ only in upper and lower case",

@@ -1,4 +1,4 @@
-"""Prompts that fit a model's context: of what a role reads from others the head is kept, the problem whole."""
+"""Make prompts fit a model's context: texts of other roles are cut at their end, the problem never."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a role is, and which teams cannot be."""
+"""What a role is, and the checks that refuse impossible teams."""
 
 import re
 from collections.abc import Mapping
@@ -7,15 +7,15 @@ from typing import Any
 
 ANSWERS = ("last", "vote", "mean")
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-_LONGEST = 64  # characters of a name, which is a part of names of files
-# What the completions table, the clock of a step, the prompts' templates, the folder of a run and PEFT call something
-# else.
+_LONGEST = 64  # characters of a name, because files are named after it
+# Names with another meaning in the completions table, in the timing of a step, in prompt templates, in a run's folder
+# or in PEFT.
 _TAKEN = (
     *("step", "prompt", "completion", "advantage", "image", "outcome", "rating", "verify", "update"),
     *("problem", "solution", "no_answer", "answer_role"),
     *("role", "transcript", "completions", "runs", "default", "ref", "base"),
 )
-# Columns and metrics that have a role's name in them, and could be another role's own.
+# Columns and metrics that contain a role's name, so that two roles could end up with the same one.
 _LOGGED = (
     *("{}", "without_{}", "eval_{}", "{}_prompt", "{}_outcome", "{}_credit", "{}_advantage"),
     *("{}_leaked", "{}_truncated", "{}_rating", "{}_shares", "{}_effect", "without_{}_outcome"),
@@ -25,22 +25,26 @@ _LOGGED = (
 @dataclass(frozen=True)
 class Role:
     r"""
-    A place in the team.
+    One part in a team: it reads the problem and maybe texts of earlier roles, and writes a text.
 
     Args:
-        name (`str`): letters, digits, `_` and `-`, e.g. `"thinker"`.
-        reads (`tuple[str, ...]`): names of the earlier roles whose text it reads beside the problem.
-        agent (`str`, *optional*): who plays it. Defaults to the role's own name, an agent of its own.
+        name (`str`): its name, of letters, digits, `_` and `-`, e.g. `"thinker"`.
+        reads (`tuple[str, ...]`, defaults to none): names of the earlier roles whose texts it reads.
+        agent (`str`, *optional*):
+            The agent that plays the role, which is the model that is trained. Roles with the same agent share a model.
+            Defaults to the role's name: a model of its own.
         prompt (`str`, *optional*):
-            Template with `{problem}` and one `{name}` for each role read; other braces, as of `\boxed{}`, stay. By
-            default a text that names the roles.
-        prompt_without (`Mapping[str, str]`):
-            Removed role -> template of what this role is asked without it. Has a default where `prompt` has.
+            What the role is asked: a text with `{problem}` and one `{name}` for each role in `reads`. Other braces,
+            such as those of `\boxed{}`, stay as they are. By default a text that names the roles.
+        prompt_without (`Mapping[str, str]`, *optional*):
+            For each role in `reads`, the prompt to use if that role is left out. If `prompt` is the default, these
+            have defaults, too.
         branches (`int`, defaults to 1): how many texts of this role continue one text of the role before it.
-        judged (`bool`, defaults to `False`): whether the role's own text is judged. The last role's is, where it is
-            the team's answer.
+        judged (`bool`, defaults to `False`):
+            Whether the role's own text is judged right or wrong. If the last role's text is the team's answer, it is
+            judged in any case.
         states_answer (`bool`, defaults to `False`):
-            Whether others read this role's text with its answer in it: the leak guard lets it pass.
+            Whether other roles may read an answer in this role's text. If `False`, the leak guard removes it.
     """
 
     name: str
@@ -55,14 +59,14 @@ class Role:
 
 def as_list(name: str, value: Any) -> list:
     """
-    A list or tuple as a list.
+    Turn a list or tuple into a list.
 
     Args:
-        name (`str`): the field's, for the message.
-        value: what stands there.
+        name (`str`): name of the field, for the message.
+        value: its value.
 
     Raises:
-        `ValueError`: something else, a text too, whose letters would be taken for names.
+        `ValueError`: if it is anything else, also a text, whose letters would be taken for names.
     """
     if not isinstance(value, list | tuple):
         raise ValueError(f"`{name}` must be a list, got {value!r}. Write [...].")
@@ -71,10 +75,10 @@ def as_list(name: str, value: Any) -> list:
 
 def read_role(role: Any) -> Role:
     """
-    A role, of a mapping of its fields too.
+    Turn a mapping of a role's fields into a [`Role`]; a role stays as it is.
 
     Raises:
-        `ValueError`: something else, unknown keys, no `name`, or `reads` that is no list.
+        `ValueError`: if it is neither, has unknown keys or no `name`, or if `reads` is not a list.
     """
     if isinstance(role, Mapping):
         known = Role.__dataclass_fields__
@@ -95,14 +99,15 @@ def read_role(role: Any) -> Role:
 
 def check_names(team) -> None:
     """
-    Names of roles and agents can stand in templates, metrics, columns and folders, each for one thing.
+    Check that names of roles and agents can be used in templates, metrics, columns and folders without confusion.
 
     Args:
-        team ([`Topology`]): its roles are read.
+        team ([`Topology`]): the team.
 
     Raises:
-        `ValueError`: no roles; a name of other characters, too long or taken; two roles of one name, or of names that
-            would be logged alike; agents that would share a folder, or an agent named like another's role.
+        `ValueError`: if there are no roles; if a name has other characters, is too long or reserved; if two roles have
+            the same name or would be logged under one; if two agents would share a folder; or if an agent has the name
+            of another agent's role.
     """
     if not team.roles:
         raise ValueError("`roles` is empty, but a team needs at least one role. Add a role.")
@@ -153,21 +158,22 @@ def check_names(team) -> None:
 
 
 class Derived(tuple):
-    """Roles of the answer that follow from others: where `dataclasses.replace` changes those, they follow anew."""
+    """Default `answer_roles`. They are computed again if `dataclasses.replace` changes the roles."""
 
 
 def read_answer_roles(team) -> tuple[str, ...]:
     """
-    The roles of the team's answer: those given, by default the last, or all that are judged.
+    Find the roles that give the team's answer: those given, or by default the last one or all judged ones.
 
     Args:
-        team ([`Topology`]): its names are checked.
+        team ([`Topology`]): the team.
 
     Returns:
-        `tuple[str, ...]`: their names; of a vote in the order of speaking.
+        `tuple[str, ...]`: their names; for a vote, in the order in which they speak.
 
     Raises:
-        `ValueError`: an unknown rule, roles that do not go with it, or voters that read, branch or do not answer.
+        `ValueError`: if the rule is unknown, if the roles do not fit it, or if a voter reads others, has several
+            branches or gives no answer.
     """
     if team.answer not in ANSWERS:
         raise ValueError(f"`answer` must be one of {list(ANSWERS)}, got {team.answer!r}. Set one of these.")
@@ -211,15 +217,15 @@ def read_answer_roles(team) -> tuple[str, ...]:
 
 def check_role(team, place: int, role: Role) -> None:
     """
-    A role's own fields, and that it reads roles before it.
+    Check the fields of one role, and that it reads only roles before it.
 
     Args:
-        team ([`Topology`]): whose names are checked.
-        place (`int`): the role's in the order of speaking, from 0.
-        role ([`Role`]): it.
+        team ([`Topology`]): the team.
+        place (`int`): the role's index in the order of speaking, from 0.
+        role ([`Role`]): the role.
 
     Raises:
-        `ValueError`: `reads`, `branches`, switches or templates that cannot be.
+        `ValueError`: if one of `reads`, `branches`, the switches or the templates is impossible.
     """
     earlier = team.role_names[:place]
     where = f"of role {role.name!r}"
@@ -281,13 +287,13 @@ def _check_template(team, role: Role, name: str, template: Any, reads: tuple[str
 
 def check_used(team) -> None:
     """
-    Somebody reads or judges what each role writes.
+    Check that each role's text is read by another role or judged.
 
     Args:
-        team ([`Topology`]): its roles are checked.
+        team ([`Topology`]): the team.
 
     Raises:
-        `ValueError`: a role whose text is for nobody.
+        `ValueError`: if nobody uses a role's text.
     """
     read = {name for role in team.roles for name in role.reads}
     for role in team.roles:

@@ -1,6 +1,6 @@
 """
-One pass of a team over a batch of problems, and passes without a role. Training, evaluation and the drop-in rewards
-run the same code.
+Run a team on a batch of problems, as a whole and without one of its roles. Training, evaluation and the reward
+functions for TRL's own trainer all use this code.
 
 The texts of a problem are a tree: text m of role j continues text m // b_j of role j-1, and reads text
 m // (M_j / M_i) of an earlier role i, where M_j = b_1 · … · b_j is how many texts of role j a row of the batch has.
@@ -27,7 +27,7 @@ Generate = Callable[[list[Prompt]], list[str]]
 @dataclass(frozen=True)
 class Passes:
     """
-    Passes without a role.
+    Which passes (runs of the team on one problem) to make without a role.
 
     Args:
         places (`tuple[int, ...]`):
@@ -43,7 +43,7 @@ class Passes:
 @dataclass
 class Texts:
     """
-    What a role was asked and wrote.
+    What a role was asked, and what it wrote.
 
     Attributes:
         prompts (`list`): what it was asked.
@@ -63,7 +63,7 @@ class Texts:
 @dataclass
 class Episodes:
     """
-    What was said about a batch of `n` rows.
+    All that a team wrote about a batch of `n` rows.
 
     Attributes:
         topology ([`Topology`]): who speaks.
@@ -72,8 +72,8 @@ class Episodes:
         said (`dict[str, Texts]`): role -> its texts, those of a row side by side.
         without (`dict[str, dict[str, Texts]]`): removed role -> role -> its texts, one in each pass.
         passes (`dict[str, Passes]`): the passes without each removed role.
-        reader ([`~ccpo.team.answers.AnswerReader`]): what the leak guard takes for an answer's place.
-        ends (`dict[str, tuple[str, ...]]`): role -> what may have ended its texts, and is nobody's to read.
+        reader ([`~ccpo.team.answers.AnswerReader`]): finds the answers that the leak guard removes.
+        ends (`dict[str, tuple[str, ...]]`): role -> strings that may end its texts, which are cut off for readers.
         ratings (`dict[str, list[str]]`): role -> what it wrote when it rated each leaf, where it rated in free text.
     """
 
@@ -102,8 +102,8 @@ class Episodes:
 
     def view(self, role: str, text: str) -> str:
         """
-        A role's text as others read it: without what ended it; the leak guard takes answers out, and what is no
-        character is replaced.
+        A role's text as other roles read it: without its stop string, without a stated answer (the leak guard removes
+        it), and with invalid characters replaced.
         """
         text = text.removesuffix(next((end for end in self.ends.get(role, ()) if text.endswith(end)), ""))
         return whole_characters(self.reader.strip(text) if self.topology.guarded(role) else text)
@@ -122,7 +122,7 @@ class Episodes:
 
 
 class _Arm:
-    """One kind of pass: the whole team's, or those without a role."""
+    """An arm is one way to run the team: as a whole, or without one role."""
 
     def __init__(self, episodes: Episodes, removed: str | None, passes: Passes | None):
         self.episodes, self.removed, self.passes = episodes, removed, passes
@@ -166,7 +166,7 @@ class _Arm:
 
 def build_role_prompt(topology: Topology, role: Role, prompt: Prompt, read: Mapping[str, str]) -> Prompt:
     """
-    What a role is asked.
+    Write the prompt of a role.
 
     Args:
         topology ([`Topology`]): says whether the role is to state an answer; if not, its problem does not ask for one.
@@ -193,7 +193,7 @@ def run_team(
     around: Callable[[Generate, list[tuple[str, int]]], AbstractContextManager] = lambda *call: nullcontext(),
 ) -> Episodes:
     """
-    Run the team: every role speaks, level by level. What one generator is asked on a level goes out in one call.
+    Run the team on a batch. Roles that do not wait for each other speak in one call of their generator.
 
     Args:
         topology ([`Topology`]): who speaks, and with which prompts.
@@ -283,7 +283,7 @@ def _row_of(episodes: Episodes, row: int) -> str:
 
 def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) -> list[str]:
     """
-    The role's completions, one per prompt: fewer or more would shift every answer to another problem.
+    Ask a role's generator, and check that it returns one completion per prompt.
 
     Args:
         role (`str`): for the messages.
@@ -316,10 +316,10 @@ def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) ->
 
 def assign_solos(rows: int, num_processes: int, group: int, num_solos: int) -> tuple[list[list[int]], list[bool]]:
     """
-    Which row answers its problem in a pass without a role: every prompt gets S passes though its group may be split
-    over processes.
+    Distribute the passes without a role over the rows of all processes, so that each prompt gets S of them.
 
-    Every process gets equally many, at least one, since sharded generation is a collective; the surplus is dropped.
+    Each process gets the same number, at least one, because all processes must generate together if weights are
+    sharded. Passes that are not needed are dropped.
 
     Args:
         rows (`int`): rows per process, n.
