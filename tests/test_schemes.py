@@ -174,7 +174,7 @@ def test_contextual_credit_trains_every_agent_or_is_refused():
             {"thinker": "1.1 where .* by the standard deviation of the batch"},
         ),
         (CounterfactualCredit(), (1, 1), {"removal": "context"}, {"thinker": "1.1 where"}),
-        (CounterfactualCredit(history=True), (1, 1), {}, {"thinker": "one of", "solver": "one of"}),
+        (CounterfactualCredit(history=True), (1, 1), {}, {"thinker": "one that", "solver": "one that"}),
         (CounterfactualCredit(history=True), (1, 2), {}, {}),
         (SharedCredit(), (1, 1), {}, {}),
         (SelfEvaluatedCredit(), (1, 1), {}, {}),

@@ -437,11 +437,14 @@ def test_what_cannot_be(tmp_path):
         match=r"`arms` .* has \['without_nobody'\], which this team does not have. It has \['joint', 'without_hinter'",
     ):
         evaluate(team, {"four": PROBLEMS}, arms=["without_nobody"], **options)
-    with pytest.raises(ValueError, match="`single` and `self_consistency` need a policy"):
+    with pytest.raises(ValueError, match="`single` and `self_consistency` need one model"):
         evaluate(team, {"four": PROBLEMS}, arms=["single"], **options)
     with pytest.raises(ValueError, match="`single` must be a team of one role"):
         evaluate(team, {"four": PROBLEMS}, single=team, **options)
-    with pytest.raises(ValueError, match=r"`swaps` names 'nobody'; the roles are \['hinter', 'writer'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"`swaps` names 'nobody', which is not a role of the team. Its roles are \['hinter', 'writer'\]",
+    ):
         evaluate(team, {"four": PROBLEMS}, swaps={"nobody": Says(hint)}, **options)
     for wrong in (0, -1, 1.0, "2", True, None):
         with pytest.raises(ValueError, match="`k` must be an integer of at least 1, got"):

@@ -104,7 +104,7 @@ def test_a_run_that_is_half_written(run_folder):
     with pytest.raises(ValueError, match="neither config.json nor adapter_config.json"):
         Team.from_pretrained(run_folder)
     shutil.rmtree(run_folder / "solver")
-    with pytest.raises(ValueError, match="has no folder of the agent 'solver': the save was cut short"):
+    with pytest.raises(ValueError, match="has no folder of the agent 'solver'. Saving it was interrupted"):
         Team.from_pretrained(run_folder)
     team_file = run_folder / "team.json"
     team_file.write_text(team_file.read_text()[:40])
@@ -112,7 +112,7 @@ def test_a_run_that_is_half_written(run_folder):
         Team.from_pretrained(run_folder)
     (run_folder / "checkpoint-20").mkdir()
     team_file.rename(run_folder / "checkpoint-20" / "team.json")
-    with pytest.raises(ValueError, match="has no team.json: .* It has .*checkpoint-20"):
+    with pytest.raises(ValueError, match="has no team.json. .* There is one in .*checkpoint-20"):
         Team.from_pretrained(run_folder)
 
 
@@ -272,7 +272,7 @@ def test_no_answer_among_options(answer, tmp_path):
 def test_more_options_than_letters(tmp_path):
     row = {"question": "Which?", "text": "All sleep.", "options": ["Tom."] * 27, "answer": 1}
     (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(ValueError, match="Row 0 of .*copy.jsonl.* has 27 `options`, and there are 26 letters"):
+    with pytest.raises(ValueError, match="Row 0 of .*copy.jsonl.* has 27 `options`, but there are only 26 letters"):
         load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
 
 

@@ -89,10 +89,10 @@ class Samples:
         if found := find_difference(was, dict(settings)):
             name, before, now = found
             other = name == "problems" and str(before).partition(",")[0] != str(now).partition(",")[0]
-            hint = "(`max_problems` or the number of problems has changed)" if other else ""
+            hint = ": another `max_problems`, or another number of problems" if other else ""
             raise OtherSamplesError(
-                f"`output_dir={str(self.folder)!r}` has samples of another evaluation, in {file.name}: there "
-                f"`{name}` was {before!r}, now it is {now!r}{hint}. Set it back, or give another folder."
+                f"`output_dir={str(self.folder)!r}` has samples of another evaluation, in {file.name}: "
+                f"`{name}` was {before!r} and is {now!r}{hint}. Set it back, or give another folder."
             )
         return metadata.num_rows
 

@@ -70,7 +70,7 @@ class CounterfactualCredit(CreditAllocator):
         names, found = topology.role_names, {}
         if self.history is not None:
             one_leaf = math.prod(branches[1:]) == 1
-            return dict.fromkeys(names, "one for each prompt, which depends on the history") if one_leaf else {}
+            return dict.fromkeys(names, "one that depends on the prompt and the history") if one_leaf else {}
         for k, name in enumerate(names[:-1]):
             one_leaf = math.prod(branches[k + 1 :]) == 1  # below a text
             in_context = args.removal == "context" and k > 0
