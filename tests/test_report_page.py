@@ -217,18 +217,21 @@ def test_a_run_of_one_role_has_trls_table(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: run.rename(run.with_name("gone")), "run is no folder. Give the `output_dir` of a run"),
+        (lambda run: run.rename(run.with_name("gone")), "run is not a folder. Give the `output_dir` of a run"),
         (lambda run: (run / "run.json").unlink(), "run has no run.json. Give the `output_dir` of a run"),
         (lambda run: (run / "run.json").write_text("{"), "run.json cannot be read .* Delete it, or create it again"),
-        (lambda run: (run / "run.json").write_text("[]"), "run.json holds list, not a mapping"),
+        (lambda run: (run / "run.json").write_text("[]"), "run.json must hold a mapping, but holds a list"),
         (lambda run: (run / "run.json").write_text('{"name": "other"}'), "run.json does not say what"),
-        (lambda run: (run / "summary.json").write_text('{"before": 1, "after": 2}'), "summary.json is not as this"),
+        (
+            lambda run: (run / "summary.json").write_text('{"before": 1, "after": 2}'),
+            "summary.json is not in the format of this",
+        ),
         (
             lambda run: (
                 (run / "evaluation").mkdir()
                 or (run / "evaluation" / "results.json").write_text('{"benchmarks": {"gsm8k": {"acc": 1}}}')
             ),
-            "results.json is not as this version writes it .KeyError: 'k'.. Move it",
+            "results.json is not in the format of this version .KeyError: 'k'.. Move it",
         ),
         (lambda run: (run / "metrics.jsonl").write_text(""), "run has logged nothing yet. Wait for"),
         (lambda run: (run / "metrics.jsonl").write_text('{"st\n{"step": 1}\n'), "metrics.jsonl, line 1, is damaged"),

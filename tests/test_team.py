@@ -335,7 +335,7 @@ def test_command_lines_that_cannot_be(run_folder, model_dirs, problem_file, tmp_
     model = model_dirs["qwen3"]
     for words, message in (
         ([], "Give either the folder of a run, or `--models` and `--topology`"),
-        ([run_folder, "--models", model], "one of the two"),
+        ([run_folder, "--models", model], "Give either the folder"),
         (["--models", model], "needs `--topology`"),
         (["--models", model, "--topology", "ring"], "`topology` must be one of the kinds"),
         (["--models", model, "--topology", "{a"], "`--topology` cannot be read as YAML"),
