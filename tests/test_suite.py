@@ -219,7 +219,7 @@ def test_self_consistency_that_cannot_be_is_left_out(tmp_path):
     assert "self_consistency" not in found.arms and "single" in found.arms
     mute = Team(Solo(), {"solver": lambda prompts: ["2"] * len(prompts)})
     found = evaluate(team, {"mute": PROBLEMS}, output_dir=tmp_path, single=mute)["mute"]
-    assert found.left_out["self_consistency"] == "nobody tells the tokens of single"
+    assert found.left_out["self_consistency"] == "the number of tokens is not known for single"
     team.outcome = lambda prompts, completions, **kwargs: [1.0] * len(completions)
     found = evaluate(team, {"vague": PROBLEMS}, output_dir=tmp_path, single=long)["vague"]
     assert "no `extract` and `equal`" in found.left_out["self_consistency"] and found.arms["joint"].maj is None

@@ -55,7 +55,7 @@ class HistoryNormalizer:
     Args:
         decay (`float`, defaults to 0.99): d, the weight of the past, from 0 to 1.
         alpha (`float`, defaults to 1.0): α, the slope of the tanh.
-        eta (`float`, defaults to 1.0): η, the slope of the gate g, which mixes the Solver's two rewards.
+        eta (`float`, defaults to 1.0): η, the slope of the gate g, which mixes the second role's two rewards.
         eps (`float`, defaults to 1e-6): ε, a small number that avoids a division by 0.
         min_samples (`int`, defaults to 10):
             How many outcomes of earlier batches are needed before anything is normalised. At least 1.
