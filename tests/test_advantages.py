@@ -401,7 +401,7 @@ def test_within_group_correlation_says_where_credit_adds_something():
 
 def test_within_group_correlation_errors():
     for shapes in (((2, 3), (3, 2)), ((6,), (6,)), ((1, 2, 3), (1, 2, 3))):
-        with pytest.raises(ValueError, match=r"`advantages` and `values` must have one shape \(P, N\), got"):
+        with pytest.raises(ValueError, match=r"`advantages` and `values` must have the same shape \(P, N\), got"):
             within_group_correlation(*map(torch.zeros, shapes))
     with pytest.raises(TypeError, match="`values` must be a floating-point tensor"):
         within_group_correlation(torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.long))

@@ -127,7 +127,8 @@ def test_what_role_kwargs_say_goes_from_the_role_to_the_agent_to_all(model_dirs,
 def test_what_belongs_to_an_agent_is_refused_of_one_of_its_roles(model_dirs, problems, tmp_path):
     for key, value in {"learning_rate": 1e-3, "trainable": False, "vllm_server_port": 8001}.items():
         message = (
-            rf"`role_kwargs\['final'\]` has \['{key}'\], which belong to an agent, and 'final' is one of the roles"
+            rf"`role_kwargs\['final'\]` has \['{key}'\], which can be set only for a whole agent, but "
+            rf"'final' is one of the roles"
         )
         with pytest.raises(
             ValueError, match=rf"{message} \['draft', 'final'\] of 'writer'. Set them in `role_kwargs\["

@@ -170,12 +170,14 @@ def test_refused(field, command):
         (["--warm_start_steps", "3"], "`warm_start_steps=3` has no effect with `dataset_name`"),
         (["--task", "wordproblems"], "`task='wordproblems'` has no effect with `dataset_name`"),
         (["--final_arms", "swapped_thinker"], r"`final_arms=\['swapped_thinker'\]` needs problems. Set `num_eval_"),
-        (["--final_arms", "swapped_x", "--num_eval_problems", "2"], r"`arms` has \['swapped_x'\]; this team has"),
+        (["--final_arms", "swapped_x", "--num_eval_problems", "2"], r"`arms` .* has \['swapped_x'\], which this "
+                                                                    r"team does not have. It has"),
         (["--credit", "sepo", "--coef", "0.5"], "`coef=0.5` has no effect with `credit='sepo'`. Set `credit='ccpo'`"),
         (["--blame_coef", "0.5"], "`blame_coef=0.5` has no effect with `credit='ccpo'`. Set `credit='sepo'`"),
         (["--thinker_prompt", "Plan."], "`thinker_prompt` must contain {problem}, got 'Plan.'"),
         (["--solver_prompt", "{problem}"], "`solver_prompt` must contain {thought}, got '{problem}'"),
-        (["--solo_prompt", "{problem}{thought}"], "`solo_prompt` cannot contain {thought}: there is none yet"),
+        (["--solo_prompt", "{problem}{thought}"], "`solo_prompt` cannot contain {thought}, because that text is "
+                                                  "not written yet"),
     ],
 )  # fmt: skip
 def test_what_cannot_be(arguments, message, command, monkeypatch):
@@ -272,7 +274,7 @@ def test_the_held_out_problems_are_checked_too(command, monkeypatch):
         ("use_peft: true\nlora_r: [8]", "`lora_r` must be a whole number"),
         (
             "credit: sepo\nrating_prompt: Rate it.",
-            r"`rating_prompt` must contain some of {outcome}, .* 'Rate it.'",
+            r"`rating_prompt` must contain at least one of {outcome}, .* 'Rate it.'",
         ),
         ("a: [", "`--config .*recipe.yaml` is not YAML: .* Correct the file"),
     ],

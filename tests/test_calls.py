@@ -101,7 +101,7 @@ def test_a_call_that_would_wait_for_itself_is_an_error():
     async def outer():
         return call(coroutine, 1)
 
-    with pytest.raises(RuntimeError, match="'coroutine' was called by an asynchronous function.*await it"):
+    with pytest.raises(RuntimeError, match="'coroutine' was called inside an asynchronous function.*Write `await`"):
         call(outer)
 
 
@@ -242,5 +242,5 @@ def test_completion_text(completion, text):
 def test_what_is_no_completion(completion):
     with pytest.raises(TypeError, match="A completion must be a text or a list of messages, got "):
         completion_text(completion)
-    with pytest.raises(TypeError, match="A message's content must be a text or a list of parts, got 5"):
+    with pytest.raises(TypeError, match="The `content` of a message must be a text or a list of parts, got 5"):
         completion_text([{"role": "assistant", "content": 5}])

@@ -282,9 +282,11 @@ def test_errors():
     halfway.extract = lambda text: text
     with pytest.raises(ValueError, match="'silent' has no `equal`. Use MathVerifier"):
         cluster_answers([["a"]], halfway)
-    with pytest.raises(ValueError, match="as many voters in each row, got 2 in row 0 and 1 in row 1"):
+    with pytest.raises(ValueError, match="the same number of voters in each row, got 2 in row 0 and 1 in row 1"):
         cluster_answers([["a", "b"], ["a"]], Relation())
-    with pytest.raises(ValueError, match=r"row for each row of `own_texts`.*got \(1, 3\) for rows of \[2\] in 1 rows"):
+    with pytest.raises(
+        ValueError, match=r"row for each row of `own_texts`.* the shape \(1, 3\), and `own_texts` has 1 rows of \[2\]"
+    ):
         plurality([["a", "b"]], torch.tensor([[0, 1, 2]]))
     with pytest.raises(ValueError, match="at least one voter"):
         plurality([[]], torch.zeros(1, 0, dtype=torch.int64))

@@ -91,7 +91,7 @@ def test_the_guard_sees_a_model_load(build):
         ({"alternate_period": 0.5}, "`alternate_period` must be an integer of at least 1, got 0.5"),
         (
             {"advantage_estimator": "reinforce++", "scale_rewards": "group"},
-            r"`advantage_estimator='reinforce\+\+'` divides .* `scale_rewards` must be 'none', got 'group'",
+            r"`advantage_estimator='reinforce\+\+'` already divides .* `scale_rewards` must be 'none', got 'group'",
         ),
         (
             {"advantage_estimator": "counterfactual", "multi_objective_aggregation": "normalize_then_sum"},
@@ -99,9 +99,9 @@ def test_the_guard_sees_a_model_load(build):
         ),
         (
             {"advantage_estimator": "counterfactual", "scale_rewards": "batch"},
-            "`advantage_estimator='counterfactual'` needs `scale_rewards='none'`, got 'batch': .* Set `scale_rewards",
+            "`advantage_estimator='counterfactual'` needs `scale_rewards='none'`, got 'batch', .* Set `scale_rewards",
         ),
-        ({"robust_alpha": -5}, r"`robust_alpha=-5` is of `advantage_estimator='robust'`, got 'group'"),
+        ({"robust_alpha": -5}, r"`robust_alpha=-5` works only with `advantage_estimator='robust'`, got 'group'"),
         (
             {"advantage_estimator": "robust", "eval_strategy": "steps", "num_generations_eval": 2},
             "`robust_blocks` must be an odd number from 1 to `num_generations_eval=2`, got 3",
@@ -109,7 +109,8 @@ def test_the_guard_sees_a_model_load(build):
         ({"role_kwargs": {"thinker": 4096}}, r"`role_kwargs\['thinker'\]` must be a mapping, got 4096"),
         (
             {"role_kwargs": {"thinker": {"max_tokens": 1}}},
-            r"`role_kwargs\['thinker'\]` has unknown keys \['max_tokens'\]; known: \['max_completion_length'",
+            r"`role_kwargs\['thinker'\]` has the unknown keys \['max_tokens'\]. Known keys are "
+            r"\['max_completion_length'",
         ),
         (
             {"role_kwargs": {"solver": {"temperature": 0}}},
@@ -130,15 +131,15 @@ def test_the_guard_sees_a_model_load(build):
         (
             {"per_device_train_batch_size": 6, "num_generations": 4},
             r"\(6\) must be divisible by num_generations \(4\).*`per_device_train_batch_size=6` x 1 processes x "
-            "`steps_per_generation=1`.*change one of them",
+            "`steps_per_generation=1`.*Change one of these",
         ),
         (
             {"per_device_train_batch_size": 4, "generation_batch_size": 6},
-            r"generation_batch_size \(6\) must be divisible by the global batch size \(4\).*change one of them",
+            r"generation_batch_size \(6\) must be divisible by the global batch size \(4\).*Change one of these",
         ),
         (
             {"eval_strategy": "steps", "eval_steps": 1, "per_device_eval_batch_size": 3},
-            r"eval batch size \(3 \* 1\) must be divisible .*\(4\).*`per_device_eval_batch_size=3`.*change one",
+            r"eval batch size \(3 \* 1\) must be divisible .*\(4\).*`per_device_eval_batch_size=3`.*Change one",
         ),
         ({"num_generations": 1}, "at least 2 generations per prompt"),
     ],
@@ -235,11 +236,11 @@ def test_paper_values_are_the_defaults(make_config):
         ),
         (
             {"role_kwargs": {"judge": {}}},
-            r"`role_kwargs` names \['judge'\], which the topology does not have; it has \[",
+            r"`role_kwargs` names \['judge'\], which are not in the topology. It has \[",
         ),
         (
             {"policy_sharing": "adapters", "role_kwargs": {"solver": {"temperature": 0.5}}},
-            r"`temperature` of the roles of one model must be one, .* got {'thinker': 1.0, 'solver': 0.5} with "
+            r"`temperature` must be the same for all roles of one model, .* got {'thinker': 1.0, 'solver': 0.5} with "
             "`policy_sharing='adapters'`. Set `temperature`",
         ),
         (
@@ -247,15 +248,17 @@ def test_paper_values_are_the_defaults(make_config):
                 "use_vllm": True,
                 "role_kwargs": {role: {"vllm_gpu_memory_utilization": 0.6} for role in ("thinker", "solver")},
             },
-            r"`vllm_gpu_memory_utilization` of the agents' engines is {'thinker': 0.6, 'solver': 0.6}, more th",
+            r"`vllm_gpu_memory_utilization` of the agents' engines is {'thinker': 0.6, 'solver': 0.6}. Together "
+            r"this is more th",
         ),
         (
             {"use_vllm": True, "vllm_mode": "server"},
-            "`vllm_mode='server'` needs a server per agent, got .*8000.* Set them in `role_kwargs`, or set `vllm_",
+            "`vllm_mode='server'` needs a different server for each agent, got .*8000.* Set them in "
+            "`role_kwargs`, or set `vllm_",
         ),
         (
             {"use_vllm": True, "vllm_mode": "server", "role_kwargs": {"solver": {"vllm_server_port": 8001}}},
-            r"`vllm_mode='server'` needs a group port \(`vllm_group_port`\) per agent, got .*51216.*",
+            r"`vllm_mode='server'` needs a different group port \(`vllm_group_port`\) for each agent, got .*51216.*",
         ),
         (
             {
@@ -264,15 +267,15 @@ def test_paper_values_are_the_defaults(make_config):
                 "vllm_server_base_url": "http://one:8000",
                 "role_kwargs": {"solver": {"vllm_server_port": 8001, "vllm_group_port": 51217}},
             },
-            "needs a server per agent, got {'thinker': 'http://one:8000', 'solver': 'http://one:8000'}",
+            "needs a different server for each agent, got {'thinker': 'http://one:8000', 'solver': 'http://one:8000'}",
         ),
         (
             {"use_vllm": True, "vllm_enable_sleep_mode": True},
-            "`vllm_enable_sleep_mode=True` allows one engine in a process.* Set `vllm_engine_per_role=False`",
+            "`vllm_enable_sleep_mode=True` allows only one vLLM engine per process.* Set `vllm_engine_per_role=False`",
         ),
         (
             {"use_vllm": True, "policy_sharing": "shared", "role_kwargs": {"solver": {"vllm_server_port": 8001}}},
-            r"`role_kwargs` sets {'solver': \['vllm_server_port'\]}, but all agents use one engine",
+            r"`role_kwargs` sets {'solver': \['vllm_server_port'\]}, but all agents use one vLLM engine",
         ),
         ({"role_kwargs": {"solver": {"vllm_server_port": 0}}}, r"\['vllm_server_port'\]` must be a port, 1 to 65535"),
         ({"fsdp": True, "fsdp_config": {"version": 1}}, "FSDP1 flattens .* Use FSDP2: `fsdp_version: 2`"),
@@ -329,7 +332,7 @@ def test_one_engine_for_two_architectures(build, make_config, model_dirs):
 def test_vllm_with_whole_modules_in_the_adapters(build, make_config):
     args = make_config(use_vllm=True, policy_sharing="adapters")
     with pytest.raises(
-        ValueError, match=r"cannot push `modules_to_save=\['lm_head'\]` of several adapters. Set it to N"
+        ValueError, match=r"cannot load `modules_to_save=\['lm_head'\]` of several adapters into vLLM. Set it to N"
     ):
         build(args=args, peft_config=LoraConfig(modules_to_save=["lm_head"]))
 
@@ -337,7 +340,7 @@ def test_vllm_with_whole_modules_in_the_adapters(build, make_config):
 def test_a_regex_would_be_forced_on_ratings(build, make_config, outcome):
     args = make_config(use_vllm=True, vllm_structured_outputs_regex="[ab]+")
     with pytest.raises(
-        ValueError, match=r"`vllm_structured_outputs_regex='\[ab\]\+'` would be forced on ratings, too"
+        ValueError, match=r"`vllm_structured_outputs_regex='\[ab\]\+'` would also be forced on the ratings"
     ):
         build(args=args, reward_funcs=SelfEvaluatedCredit(outcome))
 
@@ -358,7 +361,9 @@ def test_vllm_of_a_model_from_nowhere(build, make_config, model_dirs):
 
     Model.config._name_or_path = ""
     args = make_config(use_vllm=True, policy_sharing="shared")
-    with pytest.raises(ValueError, match="`use_vllm=True` loads the model of agent 'thinker' .* Save it with save_pr"):
+    with pytest.raises(
+        ValueError, match="`use_vllm=True` needs an id or a folder .* agent 'thinker', .* Save it with save_pr"
+    ):
         build(args=args, model=Model())
 
 
@@ -441,7 +446,7 @@ def test_paired_baseline_needs_as_many_solos_as_thoughts(build, outcome):
     ):
         build({"num_solos": 2}, reward_funcs=CounterfactualCredit(outcome, baseline="paired"))
     settings = {"num_solos": 4, "num_generations_eval": 2, "eval_strategy": "steps", "per_device_eval_batch_size": 4}
-    with pytest.raises(ValueError, match="goes with `num_generations=4`, not with `num_generations_eval=2`"):
+    with pytest.raises(ValueError, match="fits `num_generations=4`, but not `num_generations_eval=2`"):
         build(settings, reward_funcs=CounterfactualCredit(outcome, baseline="paired"))
 
 
@@ -452,7 +457,11 @@ def test_paired_baseline_needs_as_many_solos_as_thoughts(build, outcome):
 )
 def test_what_is_of_passes_that_nobody_draws(fields, build, outcome, chat_dataset):
     ((name, value),) = fields.items()
-    with pytest.raises(ValueError, match=f"`{name}={value!r}` is of passes without a role, and `shared_credit` draws"):
+    with pytest.raises(
+        ValueError,
+        match=f"`{name}={value!r}` has no effect: it is for answers of the team without a role, and "
+        f"`shared_credit` needs none",
+    ):
         build(fields, reward_funcs=SharedCredit(outcome))
     with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
         build(fields, reward_funcs=CounterfactualCredit(outcome))
@@ -463,13 +472,17 @@ def test_what_is_of_passes_that_nobody_draws(fields, build, outcome, chat_datase
     evaluates = fields | {"eval_strategy": "steps"}
     with pytest.raises(pytest.fail.Exception, match="a model was loaded"):  # an evaluation draws them
         build(evaluates, reward_funcs=SharedCredit(outcome), eval_dataset=chat_dataset)
-    with pytest.raises(ValueError, match=f"`{name}={value!r}` is of passes without a role"):  # but of no such team
+    with pytest.raises(
+        ValueError, match=f"`{name}={value!r}` has no effect: it is for answers of the team without a role"
+    ):  # but of no such team
         build(evaluates, reward_funcs=SharedCredit(MathVerifier()), eval_dataset=chat_dataset, topology=Vote(2))
 
 
 def test_what_is_for_the_stock_trainer_is_refused(build, outcome):
     for name, value in (("partner", len), ("partners", {"solver": len}), ("topology", Chain(["first", "second"]))):
-        with pytest.raises(ValueError, match=f"`{name}` of `shared_credit` is for TRL's own GRPOTrainer"):
+        with pytest.raises(
+            ValueError, match=f"`{name}` of `shared_credit` has no effect here: it is for TRL's own GRPOTrainer"
+        ):
             build(reward_funcs=SharedCredit(outcome, **{name: value}))
     with pytest.raises(pytest.fail.Exception, match="a model was loaded"):
         build(reward_funcs=SharedCredit(outcome, topology="think_solve"))  # the trainer's
@@ -482,8 +495,8 @@ def test_evidence_that_cannot_be_shown(build, outcome):
 
     for asked, message in (
         (Evidence(("nobody",)), r"asks for `removals` of \['nobody'\]"),
-        (Evidence("thinker"), "asks for `removals` of 'thinker'; give a tuple"),
-        (Evidence(ratings=True), "asks for `ratings`, and it has no `rate`"),
+        (Evidence("thinker"), "asks for `removals` of 'thinker', which cannot be. Give a tuple"),
+        (Evidence(ratings=True), "asks for `ratings`, but the class has no `rate`"),
     ):
         credit = Asks(outcome)
         credit.asked = asked
@@ -501,7 +514,7 @@ def test_weights_are_finite_numbers(weights, build):
 def test_credit_between_roles_needs_two(credit, build, outcome):
     with pytest.raises(
         ValueError,
-        match=r"cannot divide credit in this `topology`: .* has \['solver'\] \(solo\). Use SharedCredit, or",
+        match=r"cannot divide credit in this `topology`: .* has the roles \['solver'\] \(solo\). Use SharedCredit, or",
     ):
         build(reward_funcs=credit(outcome), topology=Solo())
 
@@ -524,7 +537,9 @@ def test_model_per_role(model, message, build):
 
 
 def test_several_models_need_separate_policies():
-    with pytest.raises(ValueError, match="`policy_sharing='shared'` has one model .* set `policy_sharing='separate'`"):
+    with pytest.raises(
+        ValueError, match="`policy_sharing='shared'` uses one model .* set `policy_sharing='separate'`"
+    ):
         models_by_agent({"thinker": "a", "solver": "b"}, "shared", ThinkSolve())
     one = object()
     with pytest.raises(ValueError, match="the same object to several agents .* set `policy_sharing='shared'`"):
@@ -706,7 +721,7 @@ def test_mappings_on_the_command_line(field, text, value):
 @pytest.mark.parametrize("field", MultiAgentGRPOConfig._VALID_DICT_FIELDS)
 def test_mappings_that_are_none(field):
     with pytest.raises(
-        ValueError, match=f"`{field}` is no mapping in JSON or YAML, got \"{{'a': 1\". Check its braces"
+        ValueError, match=f"`{field}` must be a mapping in JSON or YAML, got \"{{'a': 1\". Check its braces"
     ):
         TrlParser(PARSER).parse_args_and_config([*CPU, f"--{field}", "{'a': 1"])
     if field not in ("accelerator_config", "fsdp_config", "deepspeed"):  # a file's name there
@@ -746,7 +761,7 @@ def train_ccpo(monkeypatch):
         (["--policy_sharing", "adapters"], "`policy_sharing='adapters'` needs `peft_config`"),
         (
             ["--credit=ccpo", "--baseline", "paired", "--num_solos", "3"],
-            "`baseline='paired'` needs as many passes without 'thinker'",
+            "`baseline='paired'` needs as many answers without 'thinker'",
         ),
         (["--num_generations", "7"], "must be divisible by num_generations"),
     ],
@@ -769,7 +784,7 @@ def test_dataset_arguments(train_ccpo, tmp_path):
 
 
 def test_adapters_need_one_base(build, model_dirs):
-    with pytest.raises(ValueError, match="`policy_sharing='adapters'` has one model for all agents"):
+    with pytest.raises(ValueError, match="`policy_sharing='adapters'` has one base model for all agents"):
         build(
             {"policy_sharing": "adapters"},
             model={"thinker": model_dirs["qwen3"], "solver": model_dirs["llama"]},
@@ -838,10 +853,13 @@ def test_constraints_pin_what_is_installed():
         ({"run_name": 3}, "`run_name` must be text, got 3. Put it in quotes"),
         ({"merge_adapters": "false"}, "`merge_adapters` must be true or false, got 'false'"),
         ({"model_init_kwargs": [1]}, r"`model_init_kwargs` must be a mapping, got \[1\]"),
-        ({"role_kwargs": {"thinker": {1: 2, "a": 3}}}, r"has unknown keys \[1, 'a'\]"),
-        ({"generation_kwargs": {"beams": 3}}, "`generation_kwargs` has the key 'beams', which transformers'"),
+        ({"role_kwargs": {"thinker": {1: 2, "a": 3}}}, r"has the unknown keys \[1, 'a'\]"),
+        (
+            {"generation_kwargs": {"beams": 3}},
+            "`generation_kwargs` has the key 'beams', which is not an option of transformers'",
+        ),
         ({"generation_kwargs": {"max_new_tokens": -3}}, r"`generation_kwargs\['max_new_tokens'\]` must be an integer"),
-        ({"generation_kwargs": {"num_return_sequences": 3}}, "cannot be set: `num_generations` says how many"),
+        ({"generation_kwargs": {"num_return_sequences": 3}}, "cannot be set: `num_generations` sets how many"),
         ({"generation_kwargs": {"stop": ["x"]}}, "Write 'stop_strings'."),
         (
             {"role_kwargs": {"solver": {"generation_kwargs": {"stop_strings": [""]}}}},

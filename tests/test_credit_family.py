@@ -90,10 +90,10 @@ def test_sibling_baseline_by_hand():
 @pytest.mark.parametrize(
     ("leaves", "branches", "match"),
     [
-        (6, (2, 3), r"`branches` must begin with 1 .*got \(2, 3\).*`num_generations`"),
-        (6, (), r"`branches` must be whole numbers >= 1.*got \(\)"),
-        (6, (1, 0), r"`branches` must be whole numbers >= 1.*got \(1, 0\)"),
-        (6, (1, 2.0), r"`branches` must be whole numbers >= 1.*got \(1, 2.0\)"),
+        (6, (2, 3), r"`branches` must begin with 1, .*got \(2, 3\).*`num_generations`"),
+        (6, (), r"`branches` must be whole numbers of at least 1.*got \(\)"),
+        (6, (1, 0), r"`branches` must be whole numbers of at least 1.*got \(1, 0\)"),
+        (6, (1, 2.0), r"`branches` must be whole numbers of at least 1.*got \(1, 2.0\)"),
         (6, (1, 2, 2), r"multiple of 4, the product of `branches` = \(1, 2, 2\), got 6"),
         (0, (1,), "got 0"),
     ],
@@ -328,7 +328,7 @@ def test_vote_dtypes_and_clusters():
         vote_outcome(torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))
     with pytest.raises(TypeError, match="`own` must be a floating-point tensor"):
         vote_outcome(torch.zeros(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, 2, dtype=torch.long))
-    with pytest.raises(ValueError, match="`clusters` must be -1 .abstains. or a number >= 0, got -2"):
+    with pytest.raises(ValueError, match="`clusters` must be -1 .the voter abstains. or a number >= 0, got -2"):
         vote_outcome(torch.zeros(1, 1, 2), torch.tensor([[[0, -2]]]))
 
 
@@ -544,12 +544,12 @@ def test_permuting_rollouts_permutes_history_normalised_rewards():
     ("options", "match"),
     [
         ({"decay": 1.5}, "`decay` must be between 0 and 1, got 1.5"),
-        ({"min_samples": 1.5}, "`min_samples` must be an integer of at least 1 .*, got 1.5"),
+        ({"min_samples": 1.5}, "`min_samples` must be an integer of at least 1, .*, got 1.5"),
         ({"eta": None}, "`eta` must be a finite number >= 0, got None"),
         ({"alpha": -1}, "`alpha` must be a finite number >= 0, got -1"),
         ({"eta": -1}, "`eta` must be a finite number >= 0, got -1"),
         ({"eps": 0}, "`eps` must be a finite number above 0, got 0"),
-        ({"min_samples": 0}, "`min_samples` must be an integer of at least 1 .*got 0"),
+        ({"min_samples": 0}, "`min_samples` must be an integer of at least 1, .*got 0"),
     ],
 )
 def test_history_errors(options, match):
@@ -561,7 +561,7 @@ def test_history_input_errors():
     normalizer = HistoryNormalizer()
     with pytest.raises(ValueError, match=r"`delta` must have shape \(P, G, n\), got \(2, 3\)"):
         normalizer.votes(torch.zeros(2, 3))
-    with pytest.raises(ValueError, match=r"needs as many solos as thoughts \(S = G\), got S = 2 and G = 3"):
+    with pytest.raises(ValueError, match=r"needs as many solo answers as thoughts \(S = G\), got S = 2 and G = 3"):
         normalizer.think_solve(torch.zeros(2, 3), torch.zeros(2, 2), baseline="paired")
     for joint, b in (
         ((2, 3), (2,)),
@@ -821,14 +821,14 @@ def test_removal_baseline_properties():
 @pytest.mark.parametrize(
     ("shape", "size", "options", "match"),
     [
-        ((6,), 6, (), r"`without` must have shape \(P, S\) or \(P, C, S\) with at least one pass, got \(6,\)"),
-        ((2, 0), 6, (), r"at least one pass, got \(2, 0\)"),
-        ((2, 3, 0), 6, (), r"at least one pass, got \(2, 3, 0\)"),
-        ((2, 4, 1), 6, (), "`size` must be a multiple of the contexts of `without`, 4, and at least 1, got 6"),
-        ((2, 4), 0, (), "`size` must be a multiple of .*, 1, and at least 1, got 0"),
+        ((6,), 6, (), r"`without` must have shape \(P, S\) or \(P, C, S\) with S >= 1, got \(6,\)"),
+        ((2, 0), 6, (), r"with S >= 1, got \(2, 0\)"),
+        ((2, 3, 0), 6, (), r"with S >= 1, got \(2, 3, 0\)"),
+        ((2, 4, 1), 6, (), "`size`, .*, must be at least 1 and a multiple of the contexts of `without`, 4, got 6"),
+        ((2, 4), 0, (), "`size`, .*, must be at least 1 and a multiple of .*, 1, got 0"),
         ((2, 4), 4, ("mean",), "`baseline` must be 'group' or 'paired', got 'mean'"),
-        ((2, 4), 6, ("paired",), "needs a pass for each text, 6 of each prompt, got 4. Draw as many"),
-        ((2, 3, 4), 6, ("paired",), "needs a pass for each text, 2 of each context, got 4. Draw as many"),
+        ((2, 4), 6, ("paired",), "needs one pass .* for each of its texts, 6 per prompt, got 4. Give as many"),
+        ((2, 3, 4), 6, ("paired",), "needs one pass .* for each of its texts, 2 per context, got 4. Give as many"),
     ],
 )
 def test_removal_baseline_errors(shape, size, options, match):
@@ -901,7 +901,11 @@ def test_chain_counterfactual_errors():
     leaves, b = torch.zeros(2, 6), torch.zeros(2, 3)
     for baselines, options, match in (
         ([], {}, "`baselines` must have one tensor for each role but the last, 1, got 0"),
-        ([torch.zeros(2, 6)], {}, r"`baselines\[0\]` must have the shape of its role's texts, \(2, 3\), got \(2, 6\)"),
+        (
+            [torch.zeros(2, 6)],
+            {},
+            r"`baselines\[0\]` must have the shape of the texts of its role, \(2, 3\), got \(2, 6\)",
+        ),
         ([b], {"coef": -1}, "`coef` must be a finite number >= 0, got -1"),
         ([b], {"bonus": "all"}, "`bonus` must be 'event' or 'difference', got 'all'"),
     ):
@@ -1010,7 +1014,7 @@ def test_chain_self_evaluated_errors():
     for shares, options, match in (
         (q[..., :1], {}, r"`shares` must have shape \(P, N, n, n\) = \(2, 6, 2, 2\), got \(2, 6, 2, 1\)"),
         (q + 2, {}, r"`shares` must lie in \[0, 1\] .*got 2.0"),
-        (q, {"branches": (1,)}, "`branches` must name at least two roles, got 1"),
+        (q, {"branches": (1,)}, "`branches` must have at least two numbers, .* got 1"),
         (q, {"self_weight": 2}, "`self_weight` must be between 0 and 1, got 2"),
         (q, {"credit_coef": -1}, "`credit_coef` must be a finite number >= 0, got -1"),
         (q, {"blame_coef": -1}, "`blame_coef` must be a finite number >= 0, got -1"),

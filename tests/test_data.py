@@ -118,7 +118,9 @@ def test_missing_file():
 
 def test_unknown_format(tmp_path):
     (tmp_path / "rows.txt").write_text("1+1?\n")
-    with pytest.raises(ValueError, match=r"`dataset_name='.*rows.txt'` has an unknown format; known: \['.csv'"):
+    with pytest.raises(
+        ValueError, match=r"`dataset_name='.*rows.txt'` is a file of an unknown format. Known are \['.csv'"
+    ):
         load_problems(str(tmp_path / "rows.txt"), **GSM8K)
 
 
@@ -135,7 +137,7 @@ def test_empty_split(monkeypatch):
     empty = Dataset.from_dict({"question": [], "answer": []})
     monkeypatch.setattr("ccpo.data.load_dataset", lambda *args, **kwargs: empty)
     with pytest.raises(
-        ValueError, match="`dataset_name='openai/gsm8k'` has no rows in split 'tset'. Check .* the split"
+        ValueError, match="`dataset_name='openai/gsm8k'` has no rows in the split 'tset'. Check .* the split"
     ):
         load_problems("openai/gsm8k", split="tset", **GSM8K)
 
@@ -209,13 +211,14 @@ def test_a_csv_keeps_its_answers_as_written(tmp_path):
         ([], "row 1 of .* holds a list of 0"),
         (
             {"ground_truth": "4", "style": "rule"},
-            r"row 1 of .* holds fields. Name one of them, with a dot: \['answer.ground_truth', 'answer.style'\]",
+            r"row 1 of .* holds several fields. Name one of them, with a dot: \['answer.ground_truth', "
+            r"'answer.style'\]",
         ),
-        ([{"ground_truth": "4"}], r"holds fields. Name one of them, with a dot: \['answer.ground_truth'\]"),
+        ([{"ground_truth": "4"}], r"holds several fields. Name one of them, with a dot: \['answer.ground_truth'\]"),
         (True, "row 1 of .* holds a bool, True. Give text or a number"),
         (
             datetime.date(2024, 1, 5),
-            "holds a date, .*: a json file's that looks like a date is read as one, a csv",
+            "holds a date, .*[(]In a json file, a text that looks like a date is read as a date; in a csv",
         ),
     ],
 )
@@ -244,7 +247,7 @@ def test_messages_are_the_prompt_and_never_hold_the_answer(tmp_path, caplog):
         dataset = load_problems(saved(tmp_path, rows), problem_column="q", solution_column="answer")
     assert dataset["prompt"] == [MESSAGES[:2]] * 3
     (record,) = [r.getMessage() for r in caplog.records if r.name == "ccpo.data"]
-    assert "`problem_column='q'`: what an assistant says behind the problem was cut off in 2 of 3 rows" in record
+    assert "`problem_column='q'`: the assistant's messages after the problem were removed in 2 of 3 rows" in record
     shots = [*MESSAGES[1:], {"role": "user", "content": "2+2?"}]  # a few-shot turn stays: it is another problem's
     name = saved(tmp_path, [{"q": shots, "answer": "4"}])
     assert load_problems(name, problem_column="q", solution_column="answer")["prompt"][0] == shots
@@ -261,18 +264,24 @@ def test_messages_as_text(tmp_path):
 @pytest.mark.parametrize(
     ("problem", "message"),
     [
-        (7, "holds an int, 7. Give one text, or chat messages"),
-        (["a", "b"], "holds a list of 2, .*Give one text, or chat messages"),
-        ({"text": "1+1?"}, r"holds fields. Name one of them, with a dot: \['question.text'\]"),
-        ([{"from": "human", "value": "1+1?"}], "where a message with `role` and `content`.*maybe_convert_to_chatml"),
+        (7, "holds an int, 7. Give one text, or a list of chat messages"),
+        (["a", "b"], "holds a list of 2, .*Give one text, or a list of chat messages"),
+        ({"text": "1+1?"}, r"holds several fields. Name one of them, with a dot: \['question.text'\]"),
+        (
+            [{"from": "human", "value": "1+1?"}],
+            "where a message is expected, whose `role` and `content`.*maybe_convert_to_chatml",
+        ),
         ([{"role": "user", "content": [{"type": "text", "text": "1+1?"}]}], "where a message .*both text"),
-        (MESSAGES[:1], r"messages of the roles \['system'\]. The last one before the answer must be the user's"),
+        (
+            MESSAGES[:1],
+            r"messages of the roles \['system'\]. Before the assistant's answer, the last message must be the user's",
+        ),
         (MESSAGES[2:], r"messages of the roles \['assistant'\]"),
-        (json.dumps(MESSAGES), "holds chat messages written as text, .*Parse them: json.loads"),
-        (str(MESSAGES), "holds chat messages written as text"),
-        (str(MESSAGES[1]), "holds chat messages written as text"),
-        (json.dumps({"messages": MESSAGES}), "holds chat messages written as text"),
-        (str([{"id": 3, "from": "human", "value": "1+1?"}]), "holds chat messages written as text"),
+        (json.dumps(MESSAGES), "holds chat messages written as one text, .*Parse them first, e.g. with json.loads"),
+        (str(MESSAGES), "holds chat messages written as one text"),
+        (str(MESSAGES[1]), "holds chat messages written as one text"),
+        (json.dumps({"messages": MESSAGES}), "holds chat messages written as one text"),
+        (str([{"id": 3, "from": "human", "value": "1+1?"}]), "holds chat messages written as one text"),
         (" ", "is empty in 1 of 1 rows of .* Remove those rows"),
         ([{"role": "user", "content": ""}], "is empty in 1 of 1 rows"),
     ],
@@ -283,7 +292,9 @@ def test_problems_that_are_none(problem, message, tmp_path):
 
 
 def test_a_column_of_problems_is_not_that_of_answers(tmp_path):
-    with pytest.raises(ValueError, match="`problem_column` and `solution_column` are both 'answer': the prompt would"):
+    with pytest.raises(
+        ValueError, match="`problem_column` and `solution_column` are both 'answer', so the prompt would"
+    ):
         load_problems(write(tmp_path / "a.jsonl", ROWS), problem_column="answer", solution_column="answer")
 
 
@@ -316,7 +327,7 @@ def test_compressed_and_upper_case_names(name, pack, tmp_path):
     [
         ("rows.jsonl.zst", "needs the package 'zstandard'. Install it .* or unpack"),
         ("rows.csv.lz4", "needs the package 'lz4'"),
-        ("rows.parquet.gz", "parquet is compressed inside. Unpack the file: 'rows.parquet'"),
+        ("rows.parquet.gz", "` is a compressed parquet file, .*. Unpack it to 'rows.parquet'"),
         ("rows.jsonl.gz", "has no rows that can be read as .jsonl.gz"),  # broken off
     ],
 )
@@ -333,9 +344,9 @@ def test_folders_of_save_to_disk(tmp_path):
     DatasetDict({"train": train, "test": test}).save_to_disk(tmp_path / "two")
     assert golds(str(tmp_path / "one")) == golds(str(tmp_path / "two")) == ["2"]
     assert list(load_problems(str(tmp_path / "two"), split="test", **GSM8K)["solution"]) == ["3"]
-    with pytest.raises(ValueError, match=r"two'` has no split 'dev'; it has \['train', 'test'\]. Name one"):
+    with pytest.raises(ValueError, match=r"two'` has no split 'dev'. Its splits are \['train', 'test'\]. Name one"):
         load_problems(str(tmp_path / "two"), split="dev", **GSM8K)
-    with pytest.raises(ValueError, match="one'` is one saved dataset, which has no slices.*Use `max_train_rows`"):
+    with pytest.raises(ValueError, match="one'` was saved as one dataset without splits.*Use `max_train_rows`"):
         load_problems(str(tmp_path / "one"), split="train[:1]", **GSM8K)
     assert [has_splits(str(tmp_path / name)) for name in ("one", "two", "nowhere")] == [False, True, True]
 
@@ -345,7 +356,7 @@ def test_a_slice_of_a_file(tmp_path, caplog):
     assert list(load_problems(name, split="test[1:]", **GSM8K)["solution"]) == ["4"]
     with caplog.at_level(logging.WARNING):
         load_problems(name, config="main", **GSM8K)
-    assert "`dataset_config='main'` is for datasets of the Hub; " in caplog.text
+    assert "`dataset_config='main'` has no effect: it is for datasets of the Hub, " in caplog.text
     assert not has_splits(name)
 
 
@@ -358,7 +369,9 @@ def test_max_rows(rows, tmp_path):
 def test_a_dataset_that_is_nowhere():
     with pytest.raises(ValueError, match="`dataset_name` is empty. Give"):
         load_problems("", **GSM8K)
-    with pytest.raises(ValueError, match="`dataset_name='no/where'` .* could not be loaded: neither a local file or"):
+    with pytest.raises(
+        ValueError, match="`dataset_name='no/where'` .* could not be loaded. There is no such local file or"
+    ):
         load_problems("no/where", **GSM8K)
 
 

@@ -186,7 +186,9 @@ def test_one_server_for_models_of_two_dtypes(model_dirs, chat_dataset, build, ma
     trainer.args.vllm_mode = "server"
     policies = trainer.model.policies
     policies["solver"].to(torch.bfloat16)
-    with pytest.raises(ValueError, match="in one dtype, but the models have .*float32.*bfloat16.*Load them in one"):
+    with pytest.raises(
+        ValueError, match="in one dtype, but the models have .*float32.*bfloat16.*Load them in the same"
+    ):
         AgentEngines(
             trainer.vllm_generation, trainer.topology, trainer.args, trainer.tokenizers, policies.__getitem__, True
         )

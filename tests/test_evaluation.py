@@ -103,7 +103,11 @@ def test_evaluate_team_counts(chat, batch_size):
 @pytest.mark.parametrize(
     ("dataset", "kwargs", "match"),
     [
-        ([{"prompt": "1"}], {}, r"`dataset` must be a datasets.Dataset, got list. Give Dataset.from_list\(rows\)"),
+        (
+            [{"prompt": "1"}],
+            {},
+            r"`dataset` must be a datasets.Dataset, got list. Make one with Dataset.from_list\(rows\)",
+        ),
         (
             Dataset.from_dict({"question": ["1"]}),
             {},
@@ -114,7 +118,7 @@ def test_evaluate_team_counts(chat, batch_size):
             {"batch_size": 0},
             "`batch_size` must be an integer of at least 1, got 0",
         ),
-        (Dataset.from_dict({"prompt": ["1"]}), {"topology": "votes"}, "`topology` must be of a kind in"),
+        (Dataset.from_dict({"prompt": ["1"]}), {"topology": "votes"}, "`topology` must be one of the kinds"),
     ],
 )
 def test_what_cannot_be_evaluated(dataset, kwargs, match):
@@ -266,5 +270,5 @@ def test_paired_difference_of_the_same_problems():
     assert paired_difference(before, after) == (value, (low, high))
     assert paired_difference(after, before)[0] == -0.4
     assert math.isnan(paired_difference(team(math.nan), team(1.0))[0])
-    with pytest.raises(ValueError, match="`before` has 101 problems and `after` 1"):
+    with pytest.raises(ValueError, match="`before` has 101 problems but `after` has 1"):
         paired_difference(before, team(1.0))

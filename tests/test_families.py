@@ -301,7 +301,7 @@ def test_a_team_is_not_seen_without_who_answers(model_dirs, chat_dataset, make_c
         def evidence(self, topology, roles):
             return Evidence(removals=topology.role_names[:1])
 
-    with pytest.raises(ValueError, match="cannot be without 'voter_1', .* Take it out of the scheme's `removals`"):
+    with pytest.raises(ValueError, match="'voter_1' cannot be left out, .* Remove it from the `removals`"):
         MultiAgentGRPOTrainer("nowhere", Without(Letters()), make_config(), chat_dataset, topology=Vote(2))
 
 
@@ -358,7 +358,7 @@ def test_rewards_of_one_role_that_would_do_nothing(model_dirs, chat_dataset, mak
     with pytest.raises(ValueError, match="`role_rewards` .* `contextual_credit` gives advantages"):
         args = make_config(num_solves=2, scale_rewards="none")
         MultiAgentGRPOTrainer(model_dirs["qwen3"], ContextualCredit(digit_outcome), args, chat_dataset, **given)
-    with pytest.raises(ValueError, match="`role_rewards` names 'thinker', and its agent 'thinker' is not trained"):
+    with pytest.raises(ValueError, match="`role_rewards` names 'thinker', but its agent 'thinker' is not trained"):
         args = make_config(role_kwargs={"thinker": {"trainable": False}})
         MultiAgentGRPOTrainer(model_dirs["qwen3"], digit_outcome, args, chat_dataset, **given)
 
@@ -399,7 +399,7 @@ class OfOnesOwn(SharedCredit):
         (lambda v: {role: value.tolist() for role, value in v.items()}, r"'thinker' .* got \[\["),
         (lambda v: {role: (value > 0).long() for role, value in v.items()}, "got torch.int64 of shape"),
         (lambda v: {role: value / 0 for role, value in v.items()}, "returned an infinite credit for role 'thinker'"),
-        (lambda v: None, "must return a mapping of roles to tensors, got None"),
+        (lambda v: None, "must return a mapping from roles to tensors, got None"),
     ],
 )
 def test_credit_that_is_none(make, message, model_dirs, chat_dataset, make_config):
@@ -439,13 +439,16 @@ def test_rewards_that_nothing_can_be_trained_on(model_dirs, chat_dataset, make_c
     def endless(completions, **kwargs):
         return [float("inf")] * len(completions)
 
-    given, message = {"solver": endless}, "returned inf.*, on which nothing can be trained. Return one number"
+    given, message = (
+        {"solver": endless},
+        "returned inf.*, which cannot be used for training. Return one number",
+    )
     with pytest.raises(
         ValueError, match=rf"`role_rewards\['solver'\]` \(endless\) {message}, or None, per completion"
     ):
         train(model_dirs["qwen3"], SharedCredit(digit_outcome), make_config(), chat_dataset, role_rewards=given)
     with pytest.raises(
-        ValueError, match="`outcome` of `shared_credit` returned inf, which no model can be trained on"
+        ValueError, match="`outcome` of `shared_credit` returned inf, which cannot be used for training"
     ):
         train(model_dirs["qwen3"], SharedCredit(endless), make_config(), chat_dataset)
 

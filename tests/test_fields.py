@@ -56,11 +56,11 @@ REFUSED = {
     "fsdp": ({"fsdp": True, "fsdp_config": {"version": 1}}, "FSDP1 flattens .* Use FSDP2: `fsdp_version: 2`"),
     "vllm_enable_sleep_mode": (
         {"use_vllm": True, "vllm_enable_sleep_mode": True},
-        "`vllm_enable_sleep_mode=True` allows one engine in a process.* Set `vllm_engine_per_role=False`",
+        "`vllm_enable_sleep_mode=True` allows only one vLLM engine per process.* Set `vllm_engine_per_role=False`",
     ),
     "vllm_structured_outputs_regex": (
         {"use_vllm": True, "vllm_structured_outputs_regex": "[ab]+", "rates": True},
-        "would be forced on ratings, too",
+        "would also be forced on the ratings",
     ),
     "ddp_find_unused_parameters": ({"ddp_find_unused_parameters": False}, "=False` does not go with DDP"),
     "ddp_static_graph": ({"ddp_static_graph": True}, "=True` does not go with DDP"),

@@ -139,11 +139,12 @@ def test_a_problem_that_does_not_fit_by_itself():
     ]
     with pytest.raises(
         ValueError,
-        match=r"The prompt of role 'r' for row 1 has 6 tokens without any text of another role, and its model's "
-        r"context leaves 5 beside the longest completion\. Leave the row out.*`max_completion_length`",
+        match=r"The prompt of role 'r' for row 1 has 6 tokens even without the texts of other "
+        r"roles, but the context of the role's model leaves 5 beside the longest completion\. Leave the "
+        r"row out.*`max_completion_length`",
     ):
         fit_prompts(requests, Counting(5))
-    with pytest.raises(ValueError, match="has 2 tokens without any text of another .* model's context leaves 0 "):
+    with pytest.raises(ValueError, match="has 2 tokens even without the texts of other roles, .* leaves 0 "):
         fit("{problem}", [{}], Counting(-3))
 
 
@@ -431,10 +432,10 @@ def test_what_is_known_goes_with_the_call(tmp_path, text_dataset, make_config):
     generator.count_tokens(["ab"])  # of another batch
     assert trainer.tokenized == ["ab", "abc", "abcd", "ab"]
     with pytest.raises(
-        ValueError, match="prompt for role 'solver' has 60 tokens, which with 8 to follow is more than the 64"
+        ValueError, match="prompt for role 'solver' has 60 tokens. With the 8 that may follow, it exceeds the 64"
     ):
         generator(["x" * 60])
-    with pytest.raises(ValueError, match="has 60 tokens, which with 5 to follow is more than the 64"):
+    with pytest.raises(ValueError, match="has 60 tokens. With the 5 that may follow, it exceeds the 64"):
         generator.score(["x" * 60], [["abcde", "abcdf"]])
 
 
@@ -452,7 +453,8 @@ def test_a_problem_that_does_not_fit_is_an_error_before_a_model_loads(kind, name
     rows = [{"prompt": "1+1=" if i != 6 else "x" * 56, "solution": "2"} for i in range(8)]
     datasets = {"train_dataset": text_dataset, "eval_dataset": text_dataset, name: Dataset.from_list(rows)}
     with pytest.raises(  # the Thinker's prompt fits to the token
-        ValueError, match=f"role 'solver' for row 6 of `{name}` has 57 tokens .* context leaves 56 beside the longest"
+        ValueError,
+        match=f"role 'solver' for row 6 of `{name}` has 57 tokens .* leaves 56 beside the longest",
     ):
         train(model, datasets["train_dataset"], make_config(), eval_dataset=datasets["eval_dataset"])
 

@@ -93,7 +93,9 @@ def test_a_frozen_agent_among_adapters_plays_the_base(model_dirs, problems, tmp_
     thawed.save_model(str(tmp_path / "out"))
     assert not list((tmp_path / "out").glob(f"*/{BASE_FILE}"))  # it has an adapter now
     (tmp_path / "out" / "solver" / BASE_FILE).write_text("{}")
-    with pytest.raises(ValueError, match="solver/ccpo_base.json' names no base, .* or give the base itself"):
+    with pytest.raises(
+        ValueError, match="solver/ccpo_base.json' names no base model, .* or give the base model itself"
+    ):
         build(again, tmp_path / "unnamed", problems, "adapters")
 
 
@@ -144,7 +146,7 @@ def test_a_model_without_a_weight_to_train_is_a_frozen_agent(role, kind, model_d
     assert trainer.trained_agents == (other,)
     trainer.train()
     assert_equal(dict(policy_of(trainer.model, role).named_parameters()), start)
-    with pytest.raises(ValueError, match=f"'{role}'.*trainable.* is true, and its `model` is a .* without a weight"):
+    with pytest.raises(ValueError, match=f"'{role}'.*trainable.* is true, but its `model`, a .*, has no weight"):
         build(models, tmp_path, problems, role_kwargs={role: {"trainable": True}})
     if kind == "whole":  # an adapter brings weights to train
         assert build(models, tmp_path, problems, peft_config=LORA).trained_agents == AGENTS
@@ -169,17 +171,23 @@ def test_of_an_objects_adapters_the_one_loaded_for_inference_is_frozen(model_dir
 def test_what_cannot_be_frozen(model_dirs, problems, tmp_path):
     both = {agent: {"trainable": False} for agent in AGENTS}
     for sharing in ("separate", "shared"):
-        with pytest.raises(ValueError, match=r"All agents are frozen \(\['thinker', 'solver'\]\): nothing would be"):
+        with pytest.raises(
+            ValueError, match=r"All agents are frozen \(\['thinker', 'solver'\]\), so nothing would be"
+        ):
             build(model_dirs["qwen3"], tmp_path, problems, sharing, role_kwargs=both)
     with pytest.raises(ValueError, match="All agents are frozen .* load an adapter with `is_trainable=True`"):
         idle = AutoModelForCausalLM.from_pretrained(model_dirs["qwen3"]).requires_grad_(False)
         build(idle, tmp_path, problems)
-    with pytest.raises(ValueError, match=r"'shared'` has one set of weights, and the agents \['solver'\] are frozen"):
+    with pytest.raises(
+        ValueError, match=r"'shared'` has the same weights for all agents, so \['solver'\] cannot be frozen"
+    ):
         build(model_dirs["qwen3"], tmp_path, problems, "shared", role_kwargs=FROZEN)
     for start in ("critic", "writer"):
         frozen = {start: {"trainable": False}}
         settings = {"topology": WRITER, "start_role": "final" if start == "writer" else start, "role_kwargs": frozen}
-        with pytest.raises(ValueError, match=f"`start_role='{settings['start_role']}'` is frozen and has no turn"):
+        with pytest.raises(
+            ValueError, match=f"`start_role='{settings['start_role']}'` is frozen, so it is never trained"
+        ):
             build(model_dirs["qwen3"], tmp_path, problems, schedule="alternate", **settings)
     with pytest.raises(ValueError, match=r"`role_kwargs\['solver'\]\['trainable'\]` must be true or false, got 'no'"):
         arguments(tmp_path, role_kwargs={"solver": {"trainable": "no"}})

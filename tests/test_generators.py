@@ -235,7 +235,7 @@ def test_plain_texts_for_a_chat_model_are_warned_of_once(caplog):
     pickle.loads(pickle.dumps(chat))(TEXTS)
     chat.score(TEXTS, ["a"])
     assert len(caplog.records) == 1
-    assert "LlamaForCausalLM" in caplog.text and "has a chat template and is given plain texts" in caplog.text
+    assert "LlamaForCausalLM" in caplog.text and "has a chat template, but was given plain texts" in caplog.text
 
 
 def test_processes_draw_differently_from_one_seed(process_group, monkeypatch):
@@ -386,7 +386,7 @@ def test_scores_are_log_probabilities():
 @pytest.mark.parametrize("choices", [[["a", "b"], ["c"], ["d", "e", "f"]], [["a"], ["b"], ["c"], ["d"]], [["a"]]])
 def test_score_refuses_rows_of_choices_that_do_not_fit(choices):
     generator = TransformersGenerator(make_model(), make_tokenizer())
-    with pytest.raises(ValueError, match="rows of .* texts for 3 prompts. Give every prompt as many"):
+    with pytest.raises(ValueError, match="choices must have the same number of texts .* for 3 prompts"):
         generator.score(TEXTS[:3], choices)
 
 
@@ -395,7 +395,7 @@ def test_score_refuses_a_model_without_a_cache():
     tokenizer = make_tokenizer()
     config = transformers.RwkvConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=2, context_length=64)
     generator = TransformersGenerator(transformers.RwkvForCausalLM(config), tokenizer)
-    with pytest.raises(ValueError, match="needs a model with a cache: RwkvForCausalLM returned none"):
+    with pytest.raises(ValueError, match="needs a model with a key-value cache, but RwkvForCausalLM returned none"):
         generator.score(TEXTS[:2], ["a", "bc"])
 
 
@@ -409,7 +409,7 @@ def test_score_refuses_what_it_cannot_score():
     for choice in ("", "é"):
         with pytest.raises(ValueError, match=f"choice '{choice}' is empty or holds a token"):
             generator.score(TEXTS, ["a", choice])
-    with pytest.raises(ValueError, match=r"prompts\[0\] has 250 tokens; with 8 to follow .* limit of 256"):
+    with pytest.raises(ValueError, match=r"prompts\[0\] has 250 tokens. With the 8 that may follow, .* limit of 256"):
         generator.score(["x" * 250], ["0.9, 0.1"])
 
 
@@ -418,7 +418,11 @@ def test_score_refuses_what_it_cannot_score():
 
 def test_over_long_prompts_raise_before_anything_is_generated():
     generator = TransformersGenerator(make_model(), make_tokenizer(), max_new_tokens=56)
-    with pytest.raises(ValueError, match=r"prompts\[1\] has 201 tokens; with 56 .* limit of 256 .*Shorten the prompt"):
+    with pytest.raises(
+        ValueError,
+        match=r"prompts\[1\] has 201 tokens. With the 56 .* limit of 256 .*Shorten the "
+        r"prompt",
+    ):
         generator(["x" * 200, "x" * 201])
     assert generator.completion_tokens == 0
     assert len(generator(["x" * 200])) == 1
@@ -427,7 +431,7 @@ def test_over_long_prompts_raise_before_anything_is_generated():
 
 def test_conversation_without_chat_template(monkeypatch):
     model, tokenizer = make_model(), make_tokenizer(chat_template=None)
-    with pytest.raises(ValueError, match=r"prompts\[1\] is a conversation .* no chat template.*chat_template_kwargs"):
+    with pytest.raises(ValueError, match=r"prompts\[1\] is a conversation, .* no chat template.*chat_template_kwargs"):
         TransformersGenerator(model, tokenizer, max_new_tokens=4)([TEXTS[0], CHATS[0]])
     remedy = TransformersGenerator(
         model, tokenizer, temperature=0, max_new_tokens=8, chat_template_kwargs={"chat_template": TEMPLATE}
@@ -448,11 +452,11 @@ def test_empty_lists_and_empty_prompts(model_path):
 @pytest.mark.parametrize(
     ("prompts", "message"),
     [
-        ("a text", r"list of prompts, got one str: pass \[prompt\]"),
+        ("a text", r"list of prompts, got one str. Pass \[prompt\]"),
         ({"role": "user", "content": "hi"}, "list of prompts, got one dict"),
-        (CHATS[0], r"the messages of one conversation: pass \[messages\]"),
-        (["a", None], r"prompts\[1\] must be a str or a non-empty list of messages, got None"),
-        (["a", []], r"prompts\[1\] must be a str or a non-empty list of messages, got \[\]"),
+        (CHATS[0], r"the messages of one conversation. Pass \[messages\]"),
+        (["a", None], r"prompts\[1\] must be a text or a non-empty list of messages, got None"),
+        (["a", []], r"prompts\[1\] must be a text or a non-empty list of messages, got \[\]"),
     ],
     ids=["str", "message", "conversation", "none", "empty"],
 )
@@ -470,12 +474,12 @@ def test_prompts_of_the_wrong_type(generator, prompts, message):
         ({"top_p": 1.5}, "top_p must be a number from .* to 1, got 1.5"),
         ({"top_k": -1}, "top_k must be an integer from 0 to inf, got -1"),
         ({"batch_size": 0}, "batch_size must be an integer from 1 to inf, got 0"),
-        ({"generation_kwargs": {"top_p": 0.5, "min_p": 0.1}}, r"generation_kwargs must not hold \['top_p'\]"),
+        ({"generation_kwargs": {"top_p": 0.5, "min_p": 0.1}}, r"generation_kwargs must not contain \['top_p'\]"),
         ({"generation_kwargs": {"stop_strings": [""]}}, "must be a text or a list of texts, got"),
         ({"generation_kwargs": {"stop_strings": []}}, "must be a text or a list of texts, got"),
         ({"generation_kwargs": {"stop_strings": [5]}}, "must be a text or a list of texts, got"),
         ({"generation_kwargs": {"stop": "a"}}, "has the key 'stop', which .* would ignore. Write 'stop_strings'"),
-        ({"processing_class": 3}, "processing_class must be a tokenizer or its id"),
+        ({"processing_class": 3}, "processing_class must be a tokenizer or the id of one"),
     ],
     ids=str,
 )
@@ -487,9 +491,9 @@ def test_local_arguments_are_checked(options, message):
 def test_model_arguments_are_checked():
     with pytest.raises(TypeError, match="model must be a model id or an unwrapped model, got int"):
         TransformersGenerator(3)
-    with pytest.raises(ValueError, match="model_init_kwargs needs a model id"):
+    with pytest.raises(ValueError, match="model_init_kwargs are used only when model is an id"):
         TransformersGenerator(make_model(), make_tokenizer(), model_init_kwargs={"dtype": "float32"})
-    with pytest.raises(ValueError, match="processing_class must be a tokenizer or its id"):
+    with pytest.raises(ValueError, match="processing_class must be a tokenizer or the id of one"):
         TransformersGenerator(make_model())
     with pytest.raises(ValueError, match="max_new_tokens must be an integer from 1"):
         TransformersGenerator("id")(TEXTS, max_new_tokens=0)
@@ -535,7 +539,7 @@ def test_pickled_copy_and_other_threads(base_url, model_path):
 def test_endpoint_without_the_model_or_the_path(base_url, model_path):
     with pytest.raises(ValueError, match="127.0.0.1.*rejected the request.*HTTP 400.*other/model"):
         OpenAIGenerator("other/model", base_url, max_retries=0)(TEXTS)
-    with pytest.raises(ValueError, match=r"no such path \(HTTP 404\).*base_url mostly ends in /v1"):
+    with pytest.raises(ValueError, match=r"wrong path \(HTTP 404\).*base_url usually ends in /v1"):
         OpenAIGenerator(model_path, base_url.removesuffix("/v1"), max_retries=0)(TEXTS)
 
 
@@ -619,7 +623,7 @@ def test_key_comes_from_the_environment_and_is_not_pickled(monkeypatch):
 @pytest.mark.parametrize("key", ["", KEY + "\n", "two words", "clé"], ids=["empty", "newline", "blank", "accent"])
 def test_malformed_key_is_refused_without_quoting_it(key):
     generator = OpenAIGenerator("m", "http://127.0.0.1:1/v1", key)
-    with pytest.raises(ValueError, match="api_key .* is empty or holds blanks") as caught:
+    with pytest.raises(ValueError, match="api_key .* is empty, or has spaces") as caught:
         generator(TEXTS)
     assert not key or key.strip() not in str(caught.value)
 
@@ -642,7 +646,11 @@ def test_endpoint_that_is_too_slow():
 def test_unknown_model():
     payload = {"error": {"message": "The model `m` does not exist.", "code": 404}}
     with FaultyEndpoint(lambda *_: (404, payload)) as endpoint:
-        with pytest.raises(ValueError, match=r"has no model 'm' or no such path.*v1/models.*does not exist"):
+        with pytest.raises(
+            ValueError,
+            match=r"has no model 'm', or base_url has the wrong path.*v1/models.*does "
+            r"not exist",
+        ):
             OpenAIGenerator("m", endpoint.base_url)(CHATS[:1])
     assert len(endpoint.requests) == 1
 
@@ -667,7 +675,7 @@ def test_unknown_model():
 def test_answers_of_something_else(payload):
     with FaultyEndpoint(lambda *_: (200, payload)) as endpoint:
         with pytest.raises(
-            RuntimeError, match="127.0.0.1.*does not answer as an OpenAI-compatible endpoint"
+            RuntimeError, match="127.0.0.1.*does not answer like an OpenAI-compatible endpoint"
         ) as caught:
             OpenAIGenerator("m", endpoint.base_url, KEY)(CHATS[:1])
     assert KEY not in str(caught.value)
@@ -678,7 +686,7 @@ def test_missing_usage_is_told(caplog):
         generator = OpenAIGenerator("m", endpoint.base_url)
         assert generator(CHATS[:2]) == ["a", "a"]
     assert generator.completion_tokens == 0
-    assert "reports no token usage" in caplog.text
+    assert "does not report how many tokens it used" in caplog.text
 
 
 THOUGHT = {"content": None, "reasoning_content": "The answer is 5."}
@@ -716,8 +724,8 @@ def test_answers_without_text_are_counted_and_told_once_a_call(message, finish, 
         assert texts[0] == "fine" and [text.strip() for text in texts[1:]] == ["", ""]
         assert generator.empty_answers == {why: 2}
         (record,) = caplog.records
-        assert f"2 of 3 answers are without text: 2 {why}." in record.getMessage()
-        assert ("The limit is max_tokens=512: raise it." in record.getMessage()) == (finish == "length")
+        assert f"2 of 3 answers have no text: 2 {why}." in record.getMessage()
+        assert ("The limit is max_tokens=512. Raise it." in record.getMessage()) == (finish == "length")
         generator(CHATS[:3])
     assert generator.empty_answers == {why: 4} and len(caplog.records) == 2 and generator.completion_tokens == 42
 
@@ -741,7 +749,7 @@ def test_text_completions_without_text(caplog):
     answers = iter([{"choices": [choice], "usage": {"completion_tokens": 1}} for choice in choices])
     with FaultyEndpoint(lambda *_: (200, next(answers))) as endpoint:
         assert OpenAIGenerator("m", endpoint.base_url, max_concurrency=1)(TEXTS[:3]) == ["", "", "a"]
-    assert "2 of 3 answers are without text" in caplog.text
+    assert "2 of 3 answers have no text" in caplog.text
 
 
 def test_text_that_no_tokenizer_reads():
@@ -752,7 +760,7 @@ def test_text_that_no_tokenizer_reads():
 
 
 def test_fields_of_the_request_are_a_dict():
-    with pytest.raises(ValueError, match=r"extra_body must be a dict of fields of the request, got \[1\]"):
+    with pytest.raises(ValueError, match=r"extra_body must be a dict with fields of the request, got \[1\]"):
         OpenAIGenerator("m", "http://localhost:1/v1", extra_body=[1])
 
 
@@ -788,8 +796,8 @@ LONG = "why " * 500
         ({"error": {"message": LONG, "type": "authentication_error"}}, PermissionError, "refused the API key", 1),
         ({"error": {"message": LONG, "code": 404}}, ValueError, "has no model 'm'", 1),
         ({"error": {"message": LONG, "code": "context_length_exceeded"}}, ValueError, "rejected the request", 1),
-        ({"error": {"message": LONG}}, RuntimeError, "does not answer as an OpenAI-compatible endpoint", 1),
-        ({"error": {"message": LONG, "code": 7}}, RuntimeError, "does not answer as", 1),
+        ({"error": {"message": LONG}}, RuntimeError, "does not answer like an OpenAI-compatible endpoint", 1),
+        ({"error": {"message": LONG, "code": 7}}, RuntimeError, "does not answer like", 1),
     ],
     ids=lambda value: str(value).replace(LONG, "why"),
 )
@@ -928,8 +936,8 @@ def test_missing_client_names_the_extra(monkeypatch):
     ("options", "message"),
     [
         ({"base_url": "localhost:8000/v1"}, "base_url must look like http://localhost:8000/v1"),
-        ({"base_url": f"http://me:{KEY}@host/v1"}, "without user name, password or query"),
-        ({"base_url": f"http://host/v1?key={KEY}"}, "without user name, password or query"),
+        ({"base_url": f"http://me:{KEY}@host/v1"}, "without a user name, password or query"),
+        ({"base_url": f"http://host/v1?key={KEY}"}, "without a user name, password or query"),
         ({"max_tokens": 0}, "max_tokens must be an integer from 1"),
         ({"temperature": -1}, "temperature must be a number from 0"),
         ({"top_p": 2}, "top_p must be a number from .* to 1"),

@@ -34,7 +34,9 @@ def test_two_objects_on_the_same_weights(load, build):
     one = load("qwen3")
     one.model.embed_tokens = other.model.embed_tokens
     for thinker, solver in (adapters, (one, other)):
-        with pytest.raises(ValueError, match="'thinker' and 'solver' are two objects on the same weights, which both"):
+        with pytest.raises(
+            ValueError, match="'thinker' and 'solver' are two objects with the same weights, so training one"
+        ):
             build({"thinker": thinker, "solver": solver})
 
 
@@ -57,10 +59,10 @@ def with_token(tokenizer):
         (
             lambda: with_token(make_tokenizer(kind="llama")),
             100,
-            "has the ids {'pad_token': 100}, and its model has 100",
+            "has the ids {'pad_token': 100}, but its model has embeddings only for the ids below 100",
         ),
-        (lambda: make_tokenizer(kind="qwen3"), 100, "has the ids {'eos_token': 105, 'pad_token': 106}, and its model"),
-        (lambda: make_tokenizer(kind="llama"), 60, "has 100 tokens, and its model has 60 rows of embeddings"),
+        (lambda: make_tokenizer(kind="qwen3"), 100, "has the ids {'eos_token': 105, 'pad_token': 106}, but its model"),
+        (lambda: make_tokenizer(kind="llama"), 60, "has 100 tokens, but its model has embeddings for only 60"),
     ],
 )
 @pytest.mark.parametrize("given", [True, False])

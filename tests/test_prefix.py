@@ -145,7 +145,7 @@ def test_a_model_that_checkpoints_activations_is_refused(make_config, text_datas
     model = make_model("llama", tokenizer)
     model.gradient_checkpointing_enable()
     args = make_config(prefix_caching=True, policy_sharing="shared")
-    with pytest.raises(ValueError, match="does not go with a model that checkpoints its activations"):
+    with pytest.raises(ValueError, match="does not work with activation checkpointing"):
         MultiAgentGRPOTrainer(model, outcome, args, text_dataset, processing_class=tokenizer)
 
 
@@ -159,7 +159,11 @@ def test_a_generator_reads_it_once(model_dirs):
 
 
 def test_a_window_of_attention_is_refused():
-    with pytest.raises(ValueError, match=r"`prefix_caching` needs full attention in every layer; .* of Mistral"):
+    with pytest.raises(
+        ValueError,
+        match=r"`prefix_caching` needs a model with full attention in every layer, .* "
+        r"of Mistral",
+    ):
         cache_common_prefix(make_generator_model(MistralConfig, sliding_window=8))
 
 

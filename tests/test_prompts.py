@@ -479,5 +479,7 @@ def test_problem_text():
 )
 def test_a_prompt_without_a_problem_is_an_error(prompt):
     for build in (problem_text, build_thinker_messages, build_solo_messages):
-        with pytest.raises(ValueError, match=r"`prompt` has no user message with text content: \[.*last user message"):
+        with pytest.raises(
+            ValueError, match=r"`prompt` has no user message whose content is a text: \[.*last user message"
+        ):
             build(prompt)

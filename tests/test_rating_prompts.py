@@ -149,7 +149,7 @@ def test_questions_that_cannot_be():
         rating_question("judge", "?", TEXTS, "correct")
     with pytest.raises(ValueError, match='"correct" or "wrong"'):
         rating_question("critic", "?", TEXTS, "incorrect")
-    with pytest.raises(ValueError, match="`roles` must be two different names or more"):
+    with pytest.raises(ValueError, match="`roles` must be at least two different names"):
         rating_question("critic", "?", {"critic": "No."}, "correct")
 
 
@@ -176,16 +176,20 @@ def test_templates_that_cannot_be():
         check_rating_prompt(template, roles[:2])
         check_rating_prompt(template, (*roles, "thought", "answer"))
         with pytest.raises(
-            ValueError, match=f"`rating_prompt` has {template}, which stand for the texts of a team of"
+            ValueError, match=f"`rating_prompt` has {template}, which stand for the two texts of a team of"
         ):
             check_rating_prompt("{role} " + template, roles)
     check_rating_prompt("{editor}")  # whose roles are not known yet
     with pytest.raises(
-        ValueError, match=r"some of \{outcome\}, .*, \{planner\}, \{critic\}, \{writer\}, got '\{editor\}'"
+        ValueError, match=r"one of \{outcome\}, .*, \{planner\}, \{critic\}, \{writer\}, got '\{editor\}'"
     ):
         check_rating_prompt("{editor}", roles)
     for template in ("Rate it.", '{"outcome"}', "{}", "{1}", "{role}", "{problem} {role}"):  # of no episode
-        with pytest.raises(ValueError, match=r"`rating_prompt` must contain some of \{outcome\}, .*\{transcript\}"):
+        with pytest.raises(
+            ValueError,
+            match=r"`rating_prompt` must contain at least one of \{outcome\}, "
+            r".*\{transcript\}",
+        ):
             check_rating_prompt(template)
 
 

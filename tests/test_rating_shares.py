@@ -147,7 +147,7 @@ def test_arguments():
         with pytest.raises(TypeError, match="`text` must be"):
             parse_role_shares(reply, "correct", ROLES)
     for roles in ((), ("planner",), "planner", ("planner", "planner"), ("planner", 'a"b'), ("planner", ""), (1, 2)):
-        with pytest.raises(ValueError, match="`roles` must be two different names or more"):
+        with pytest.raises(ValueError, match="`roles` must be at least two different names"):
             parse_role_shares(text, "correct", roles)
 
 
@@ -247,7 +247,9 @@ def test_prefixes_by_hand():
     assert role_share_prefix("correct", ROLES, []) == '{"outcome": "correct", "shares": {"planner": '
     expected = '{"outcome": "wrong", "shares": {"planner": 0.4, "critic": '
     assert role_share_prefix("wrong", ROLES, ["0.4"]) == expected
-    with pytest.raises(ValueError, match=r"`chosen` must have fewer numbers than the 3 roles, got \['0.4', '0.1', '0"):
+    with pytest.raises(
+        ValueError, match=r"`chosen` must have fewer numbers than there are roles \(3\), got \['0.4', '0.1', '0"
+    ):
         role_share_prefix("wrong", ROLES, ["0.4", "0.1", "0.5"])
     with pytest.raises(ValueError, match='"correct" or "wrong"'):
         role_share_prefix("right", ROLES, [])

@@ -112,7 +112,7 @@ def test_several_runs_have_names_that_tell_them_apart(tmp_path):
     found = data_of(path)
     assert [run["name"] for run in found["runs"]] == ["a/out", "b/out"]
     assert found["curves"][0]["columns"] == ["step", "a/out: joint", "a/out: solo", "b/out: joint", "b/out: solo"]
-    with pytest.raises(ReportError, match="one run is named twice"):
+    with pytest.raises(ReportError, match="the same run is named twice"):
         write_report([runs[0], f"{runs[0]}/"])
 
 
@@ -217,25 +217,29 @@ def test_a_run_of_one_role_has_trls_table(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda run: run.rename(run.with_name("gone")), "run is no folder. Give the `output_dir` of a run"),
+        (lambda run: run.rename(run.with_name("gone")), "run is not a folder. Give the `output_dir` of a run"),
         (lambda run: (run / "run.json").unlink(), "run has no run.json. Give the `output_dir` of a run"),
-        (lambda run: (run / "run.json").write_text("{"), "run.json cannot be read .* Delete it, or make it anew"),
-        (lambda run: (run / "run.json").write_text("[]"), "run.json holds list, not a mapping"),
+        (lambda run: (run / "run.json").write_text("{"), "run.json cannot be read .* Delete it, or create it again"),
+        (lambda run: (run / "run.json").write_text("[]"), "run.json must hold a mapping, but holds a list"),
         (lambda run: (run / "run.json").write_text('{"name": "other"}'), "run.json does not say what"),
-        (lambda run: (run / "summary.json").write_text('{"before": 1, "after": 2}'), "summary.json is not as this"),
+        (
+            lambda run: (run / "summary.json").write_text('{"before": 1, "after": 2}'),
+            "summary.json is not in the format of this",
+        ),
         (
             lambda run: (
                 (run / "evaluation").mkdir()
                 or (run / "evaluation" / "results.json").write_text('{"benchmarks": {"gsm8k": {"acc": 1}}}')
             ),
-            "results.json is not as this version writes it .KeyError: 'k'.. Move it",
+            "results.json is not in the format of this version .KeyError: 'k'.. Move it",
         ),
         (lambda run: (run / "metrics.jsonl").write_text(""), "run has logged nothing yet. Wait for"),
         (lambda run: (run / "metrics.jsonl").write_text('{"st\n{"step": 1}\n'), "metrics.jsonl, line 1, is damaged"),
         (lambda run: (run / "metrics.jsonl").write_text('{"step": "1"}\n{"step": 1}\n'), "line 1, is damaged"),
         (
             lambda run: (run / "completions" / "completions_00010.parquet").write_bytes(b"PAR1" * 9),
-            "completions_00010.parquet is no whole table of episodes .* Delete it: the report is made without it",
+            "completions_00010.parquet is not a complete table of episodes .* Delete it, and the report is made "
+            "without it",
         ),
     ],
 )
@@ -261,8 +265,8 @@ def test_no_file_but_a_page_is_written_over(run, tmp_path, capsys):
     before = (run / "metrics.jsonl").read_text()
     (tmp_path / "folder.html").mkdir()
     for output, message in (
-        (run / "metrics.jsonl", "metrics.jsonl is not named as a page, .* End its name in `.html`"),
-        (tmp_path / "folder.html", r"folder.html cannot be written \(Is a directory\). Make room, or name"),
+        (run / "metrics.jsonl", "metrics.jsonl does not end in `.html`, .* Give a name that ends in `.html`"),
+        (tmp_path / "folder.html", r"folder.html cannot be written \(Is a directory\). Free some space, or give"),
         (run / "run.json" / "page.html", "run.json"),
     ):
         with pytest.raises(SystemExit) as end:

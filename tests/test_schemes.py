@@ -56,7 +56,9 @@ def test_what_is_not_in_the_table_is_refused_with_its_reason(name, estimator):
     if estimator not in refused:
         check_scheme(scheme(MathVerifier()), topology, args)
         return
-    with pytest.raises(ValueError, match=re.escape(f"`advantage_estimator='{estimator}'` does not go with")) as error:
+    with pytest.raises(
+        ValueError, match=re.escape(f"`advantage_estimator='{estimator}'` does not work with")
+    ) as error:
         check_scheme(scheme(MathVerifier()), topology, args)
     assert refused[estimator] in str(error.value)
 
@@ -69,16 +71,20 @@ def test_the_docs_have_the_table():
 @pytest.mark.parametrize(
     ("credit", "topology", "message"),
     [
-        (CounterfactualCredit, Vote(3), r"it is defined for a chain of several roles, .* \['voter_1', .*\(vote\)"),
+        (
+            CounterfactualCredit,
+            Vote(3),
+            r"it works with teams that are a chain of several roles, .* \['voter_1', .*\(vote\)",
+        ),
         (CounterfactualCredit, Solo(), r"a chain of several roles"),
         (ContextualCredit, AnswerCritiqueRewrite(), "a chain of several roles"),
         (SelfEvaluatedCredit, Vote(3), "a chain of several roles"),
-        (VoteCredit, ThinkSolve(), "it is defined for teams with `answer='vote'`"),
-        (CrossImprovementCredit, Vote(2), "it is defined for answer_critique_rewrite"),
+        (VoteCredit, ThinkSolve(), "it works with teams with `answer='vote'`"),
+        (CrossImprovementCredit, Vote(2), "it works with answer_critique_rewrite"),
         (
             lambda: CounterfactualCredit(history=True),
             Chain(["a1", "b1", "c1"]),
-            r"`history` is for teams of two, .* are 3",
+            r"`history` works only in teams of two roles, .* has 3",
         ),
     ],
 )
@@ -102,26 +108,30 @@ def test_a_removal_estimator_needs_a_chain():
 
 
 def test_advantages_are_not_scaled_nor_summed_with_rewards():
-    with pytest.raises(ValueError, match="`scale_rewards='group'` does not go with `contextual_credit`"):
+    with pytest.raises(ValueError, match="`scale_rewards='group'` does not work with `contextual_credit`"):
         check_scheme(ContextualCredit(), ThinkSolve(), arguments(scale_rewards="group"))
-    with pytest.raises(ValueError, match="`multi_objective_aggregation='normalize_then_sum'` does not go with"):
+    with pytest.raises(ValueError, match="`multi_objective_aggregation='normalize_then_sum'` does not work with"):
         settings = arguments(multi_objective_aggregation="normalize_then_sum")
         check_scheme(ContextualCredit(), ThinkSolve(), settings)
     check_sum([ContextualCredit(), ContextualCredit()])
     check_sum([SharedCredit(), CounterfactualCredit()])
-    with pytest.raises(ValueError, match="`reward_funcs` gives rewards and advantages together"):
+    with pytest.raises(
+        ValueError, match="`reward_funcs` has functions that give rewards and functions that give finished advantages"
+    ):
         check_sum([ContextualCredit(), SharedCredit()])
 
 
 def test_history_is_no_part_of_a_removal_estimator():
-    with pytest.raises(ValueError, match="'counterfactual'` does not go with `history` of `counterfactual_credit`"):
+    with pytest.raises(ValueError, match="'counterfactual'` does not work with `history` of `counterfactual_credit`"):
         settings = arguments(advantage_estimator="counterfactual")
         check_scheme(CounterfactualCredit(history=True), ThinkSolve(), settings)
 
 
 def test_a_scheme_of_pairs_needs_one_text_of_each_role():
     branches = AnswerCritiqueRewrite().branches(2)
-    with pytest.raises(ValueError, match=r"`cross_improvement_credit` needs one text .* are \{'rewrite_b': 2\}"):
+    with pytest.raises(
+        ValueError, match=r"`cross_improvement_credit` works only if each text .* are \{'rewrite_b': 2\}"
+    ):
         check_scheme(CrossImprovementCredit(), AnswerCritiqueRewrite(), arguments(), branches)
 
 
@@ -131,10 +141,12 @@ def test_contextual_credit_trains_every_agent_or_is_refused():
     check_siblings(credit, ThinkSolve(), (1, 1), 4, ("thinker",))
     check_siblings(SharedCredit(), ThinkSolve(), (1, 1), 4, both)
     check_siblings(AdvantagesOfOnesOwn(), Vote(3), (1, 1, 1), 4, Vote(3).agents)
-    with pytest.raises(ValueError, match=r"\['solver'\] have no siblings: .* never be trained. Set `num_solves` >= 2"):
+    with pytest.raises(ValueError, match=r"\['solver'\] is the only one: .* never be trained. Set `num_solves` >= 2"):
         check_siblings(credit, ThinkSolve(), (1, 1), 4, both)
     chain = Chain(["first", "second", "third"])
-    with pytest.raises(ValueError, match=r"agent 'second' would never be trained. Set `branches` >= 2 of 'second'"):
+    with pytest.raises(
+        ValueError, match=r"agent 'second' would never be trained. Set `branches` >= 2 of role 'second'"
+    ):
         check_siblings(credit, chain, (1, 1, 2), 4, chain.agents)
 
 
@@ -143,7 +155,12 @@ def test_contextual_credit_trains_every_agent_or_is_refused():
     [
         (CounterfactualCredit(), (1, 1), {}, {"thinker": "1.1 where"}),
         (CounterfactualCredit(), (1, 1), {"scale_rewards": "group"}, {"thinker": "1: the 1.1 is divided out"}),
-        (CounterfactualCredit(), (1, 1), {"scale_rewards": "batch"}, {"thinker": "1.1 where .* over the batch's std"}),
+        (
+            CounterfactualCredit(),
+            (1, 1),
+            {"scale_rewards": "batch"},
+            {"thinker": "1.1 where .* by the standard deviation of the batch"},
+        ),
         (CounterfactualCredit(), (1, 2), {}, {}),
         (CounterfactualCredit(bonus="difference"), (1, 2), {}, {"thinker": "1.1"}),
         (CounterfactualCredit(bonus="difference", coef=0.5), (1, 1), {}, {"thinker": "1.25"}),
@@ -154,10 +171,10 @@ def test_contextual_credit_trains_every_agent_or_is_refused():
             CounterfactualCredit(),
             (1, 1),
             {"advantage_estimator": "reinforce++-baseline"},
-            {"thinker": "1.1 where .* over the batch's std"},
+            {"thinker": "1.1 where .* by the standard deviation of the batch"},
         ),
         (CounterfactualCredit(), (1, 1), {"removal": "context"}, {"thinker": "1.1 where"}),
-        (CounterfactualCredit(history=True), (1, 1), {}, {"thinker": "one of", "solver": "one of"}),
+        (CounterfactualCredit(history=True), (1, 1), {}, {"thinker": "one that", "solver": "one that"}),
         (CounterfactualCredit(history=True), (1, 2), {}, {}),
         (SharedCredit(), (1, 1), {}, {}),
         (SelfEvaluatedCredit(), (1, 1), {}, {}),

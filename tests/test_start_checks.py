@@ -42,9 +42,9 @@ def copied(saved, tmp_path):
 def test_two_bases(saved, copied, model_dirs, problems, tmp_path):
     change_config(copied / "thinker", base_model_name_or_path=model_dirs["llama"])
     names = f"'thinker': '{model_dirs['llama']}', 'solver': '{saved[1]}'"
-    with pytest.raises(ValueError, match=f"has one model for all agents, the base .* gives several: .*{names}"):
+    with pytest.raises(ValueError, match=f"has one base model for all agents, .* gives several: .*{names}"):
         build(folders(copied), tmp_path, problems, "adapters")
-    with pytest.raises(ValueError, match="has one model for all agents, the base"):
+    with pytest.raises(ValueError, match="has one base model for all agents"):
         build({**folders(saved[0]), "solver": model_dirs["llama"]}, tmp_path, problems, "adapters")
     with pytest.raises(ValueError, match="gives several: .*'solver': 'an object from nowhere'"):
         nowhere = make_model("qwen3", make_tokenizer())
@@ -76,7 +76,9 @@ def test_adapters_that_cannot_be_read_or_trained(saved, copied, problems, tmp_pa
     with pytest.raises(ValueError, match=f"'thinker': '{gone}' is an adapter of '/gone', which could not be found"):
         build(gone, tmp_path, problems, "adapters")
     nameless = change_config(copied / "thinker", base_model_name_or_path=None)
-    with pytest.raises(ValueError, match=f"the adapter in '{nameless}' names no base model. Set `base_model_name_or"):
+    with pytest.raises(
+        ValueError, match=f"the adapter in '{nameless}' does not name its base model. Set `base_model_name_or"
+    ):
         build(nameless, tmp_path, problems, "adapters")
     (copied / "thinker" / "adapter_config.json").write_text("{")
     with pytest.raises(ValueError, match="the adapter in '.*' could not be read"):
@@ -84,7 +86,9 @@ def test_adapters_that_cannot_be_read_or_trained(saved, copied, problems, tmp_pa
     base = AutoModelForCausalLM.from_pretrained(saved[1])
     prompt = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     prompt.save_pretrained(tmp_path / "prompt")
-    with pytest.raises(ValueError, match="has an adapter of the kind PROMPT_TUNING, which PEFT does not train on"):
+    with pytest.raises(
+        ValueError, match="has an adapter of the kind PROMPT_TUNING, which PEFT cannot continue to train"
+    ):
         build(str(tmp_path / "prompt"), tmp_path, problems, "separate")
     for model, peft_config in ((prompt, None), (saved[1], prompt.peft_config["default"])):
         with pytest.raises(ValueError, match="adapters of which a model may have several, got one of the kind PROMPT"):
@@ -94,10 +98,10 @@ def test_adapters_that_cannot_be_read_or_trained(saved, copied, problems, tmp_pa
             build(path, tmp_path, problems, "separate")
     strangers = get_peft_model(AutoModelForCausalLM.from_pretrained(saved[1]), LORA, adapter_name="one")
     strangers.add_adapter("two", LORA)
-    with pytest.raises(ValueError, match=r"'thinker' has the adapters \['one', 'two'\], none of them named 'thinker'"):
+    with pytest.raises(ValueError, match=r"'thinker' has the adapters \['one', 'two'\], but none is named 'thinker'"):
         build(strangers, tmp_path, problems, "adapters")
     narrower = change_config(Path(shutil.copytree(saved[0] / "solver", tmp_path / "q")), target_modules=["q_proj"])
-    with pytest.raises(ValueError, match="has other weights than its adapter_config.json says: .*v_proj"):
+    with pytest.raises(ValueError, match="do not fit its adapter_config.json: .*v_proj"):
         build(narrower, tmp_path, problems, "adapters")
 
 

@@ -114,5 +114,5 @@ def test_differences_are_paired():
     assert found["same"].value == 0 and found["same"].p == 1 and not found["same"].stands
     separate = estimate(better).interval[0] - estimate(hard).interval[1]
     assert separate < 0 < found["better"].interval[0]  # unpaired intervals overlap
-    with pytest.raises(ValueError, match="'x' compares arms of 2 and 3 problems"):
+    with pytest.raises(ValueError, match="'x' compares an arm of 2 problems with one of 3"):
         compare({"x": (torch.zeros(2), torch.zeros(3))})

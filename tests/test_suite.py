@@ -215,13 +215,11 @@ def test_self_consistency_that_cannot_be_is_left_out(tmp_path):
     team = make_team()
     long = Team(Solo(), {"solver": Says(lambda text: "a long answer")})
     found = evaluate(team, {"long": PROBLEMS}, output_dir=tmp_path, single=long)["long"]
-    assert (
-        "one answer of the single policy has 13 tokens, more than the team's 2" in found.left_out["self_consistency"]
-    )
+    assert "one answer of the single model has 13 tokens, more than the team's 2" in found.left_out["self_consistency"]
     assert "self_consistency" not in found.arms and "single" in found.arms
     mute = Team(Solo(), {"solver": lambda prompts: ["2"] * len(prompts)})
     found = evaluate(team, {"mute": PROBLEMS}, output_dir=tmp_path, single=mute)["mute"]
-    assert found.left_out["self_consistency"] == "nobody tells the tokens of single"
+    assert found.left_out["self_consistency"] == "the number of tokens is not known for single"
     team.outcome = lambda prompts, completions, **kwargs: [1.0] * len(completions)
     found = evaluate(team, {"vague": PROBLEMS}, output_dir=tmp_path, single=long)["vague"]
     assert "no `extract` and `equal`" in found.left_out["self_consistency"] and found.arms["joint"].maj is None
@@ -423,8 +421,8 @@ def test_a_generator_may_count_with_numpy(tmp_path):
     [
         (["1", "2"], {"batch_size": -1}, ValueError, "batch_size must be an integer from 1 to inf, got -1"),
         (["1", "2"], {"batch_size": 0}, ValueError, "batch_size must be an integer from 1 to inf, got 0"),
-        (["1", None], {}, TypeError, r"prompts\[1\] must be a str or a non-empty list of messages, got None"),
-        ([1, 2], {}, TypeError, r"prompts\[0\] must be a str or a non-empty list of messages, got 1"),
+        (["1", None], {}, TypeError, r"prompts\[1\] must be a text or a non-empty list of messages, got None"),
+        ([1, 2], {}, TypeError, r"prompts\[0\] must be a text or a non-empty list of messages, got 1"),
     ],
 )
 def test_what_a_team_cannot_answer(problems, options, error, message):
@@ -435,14 +433,18 @@ def test_what_a_team_cannot_answer(problems, options, error, message):
 def test_what_cannot_be(tmp_path):
     team, options = make_team(), {"output_dir": tmp_path / "out"}
     with pytest.raises(
-        ValueError, match=r"`arms` has \['without_nobody'\]; this team has \['joint', 'without_hinter'"
+        ValueError,
+        match=r"`arms` .* has \['without_nobody'\], which this team does not have. It has \['joint', 'without_hinter'",
     ):
         evaluate(team, {"four": PROBLEMS}, arms=["without_nobody"], **options)
-    with pytest.raises(ValueError, match="`single` and `self_consistency` need a policy"):
+    with pytest.raises(ValueError, match="`single` and `self_consistency` need one model"):
         evaluate(team, {"four": PROBLEMS}, arms=["single"], **options)
     with pytest.raises(ValueError, match="`single` must be a team of one role"):
         evaluate(team, {"four": PROBLEMS}, single=team, **options)
-    with pytest.raises(ValueError, match=r"`swaps` names 'nobody'; the roles are \['hinter', 'writer'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"`swaps` names 'nobody', which is not a role of the team. Its roles are \['hinter', 'writer'\]",
+    ):
         evaluate(team, {"four": PROBLEMS}, swaps={"nobody": Says(hint)}, **options)
     for wrong in (0, -1, 1.0, "2", True, None):
         with pytest.raises(ValueError, match="`k` must be an integer of at least 1, got"):
@@ -450,20 +452,32 @@ def test_what_cannot_be(tmp_path):
     for wrong in (-1, 1.5, "0", True, None):
         with pytest.raises(ValueError, match="`seed` must be an integer of at least 0, got"):
             evaluate(team, {"four": PROBLEMS}, seed=wrong, **options)
-    with pytest.raises(ValueError, match=r"`benchmarks` names 'MATH501'; known are \['MATH500', 'GSM8K'"):
+    with pytest.raises(
+        ValueError, match=r"`benchmarks` names 'MATH501', which is unknown. Known are \['MATH500', 'GSM8K'"
+    ):
         evaluate(team, ["MATH501"], **options)
     with pytest.raises(ValueError, match="`benchmarks` is empty"):
         evaluate(team, [], **options)
     with pytest.raises(ValueError, match="must be a datasets.Dataset of at least one row with the column 'prompt'"):
         evaluate(team, {"x": PROBLEMS.rename_column("prompt", "problem")}, **options)
     strict = Team(TEAM, team.generate)
-    with pytest.raises(ValueError, match="has no column 'solution', by which MathVerifier judges; it has"):
+    with pytest.raises(
+        ValueError, match="has no column 'solution', which MathVerifier compares answers with. Its columns are"
+    ):
         evaluate(strict, {"x": PROBLEMS.rename_column("solution", "gold")}, **options)
     for judged, columns, message in (
-        (team, {"prompt": ["1", None]}, r"`benchmarks\['x'\]`: prompts\[1\] must be a str or a .* got None"),
-        (team, {"prompt": [1]}, r"`benchmarks\['x'\]`: prompts\[0\] must be a str or a .* got 1"),
-        (team, {"prompt": ["1"], "completions": ["a"]}, r"has the columns \['completions'\], which the outcome gets"),
-        (strict, {"prompt": ["1", "2"], "solution": [1.5, None]}, "has the solution 1.5, which is no text"),
+        (team, {"prompt": ["1", None]}, r"`benchmarks\['x'\]`: prompts\[1\] must be a text or a .* got None"),
+        (team, {"prompt": [1]}, r"`benchmarks\['x'\]`: prompts\[0\] must be a text or a .* got 1"),
+        (
+            team,
+            {"prompt": ["1"], "completions": ["a"]},
+            r"has the columns \['completions'\], but the outcome function gets",
+        ),
+        (
+            strict,
+            {"prompt": ["1", "2"], "solution": [1.5, None]},
+            "has the solution 1.5, but MathVerifier needs texts",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             evaluate(judged, {"x": Dataset.from_dict(columns)}, **options)
@@ -475,7 +489,7 @@ def test_what_cannot_be(tmp_path):
         evaluate(team, [f"{file}:problem:gold"] * 2, **options)
     assert not list((tmp_path / "out").glob("samples/*")) and team.generate["hinter"].prompts == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="`output_dir=.*cannot be made a folder"):
+    with pytest.raises(ValueError, match="`output_dir=.*cannot be created as a folder"):
         evaluate(team, {"four": PROBLEMS}, output_dir=tmp_path / "file")
 
 
@@ -490,7 +504,7 @@ def test_only_the_main_process_evaluates(tmp_path, monkeypatch):
     """Every one would write the same files."""
     second = SimpleNamespace(is_main_process=False, process_index=1, num_processes=2)
     monkeypatch.setattr("ccpo.evaluation.suite.PartialState", lambda: second, raising=False)
-    with pytest.raises(ValueError, match="`evaluate` is called in process 1 of 2.* Call it in the main one"):
+    with pytest.raises(ValueError, match="`evaluate` is called in process 1 of 2.* Call it only in the main process"):
         evaluate(make_team(), {"four": PROBLEMS}, output_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

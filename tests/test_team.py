@@ -91,10 +91,10 @@ def test_a_run_that_is_half_written(run_folder):
     whole = weights.read_bytes()
     for size in (len(whole) - 1, 400, 4, 0):
         weights.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=rf"agent 'solver' is not whole: .*model.safetensors has {size} bytes"):
+        with pytest.raises(ValueError, match=rf"agent 'solver' is incomplete: .*model.safetensors has {size} bytes"):
             Team.from_pretrained(run_folder)
     weights.unlink()
-    with pytest.raises(ValueError, match="agent 'solver' is not whole: .* has no weights"):
+    with pytest.raises(ValueError, match="agent 'solver' is incomplete: .* has no weights"):
         Team.from_pretrained(run_folder)
     index = run_folder / "solver" / "model.safetensors.index.json"
     weights.with_name("model-1.safetensors").write_bytes(whole)
@@ -105,7 +105,7 @@ def test_a_run_that_is_half_written(run_folder):
     with pytest.raises(ValueError, match="neither config.json nor adapter_config.json"):
         Team.from_pretrained(run_folder)
     shutil.rmtree(run_folder / "solver")
-    with pytest.raises(ValueError, match="has no folder of the agent 'solver': the save was cut short"):
+    with pytest.raises(ValueError, match="has no folder of the agent 'solver'. Saving it was interrupted"):
         Team.from_pretrained(run_folder)
     team_file = run_folder / "team.json"
     team_file.write_text(team_file.read_text()[:40])
@@ -113,7 +113,7 @@ def test_a_run_that_is_half_written(run_folder):
         Team.from_pretrained(run_folder)
     (run_folder / "checkpoint-20").mkdir()
     team_file.rename(run_folder / "checkpoint-20" / "team.json")
-    with pytest.raises(ValueError, match="has no team.json: .* It has .*checkpoint-20"):
+    with pytest.raises(ValueError, match="has no team.json. .* There is one in .*checkpoint-20"):
         Team.from_pretrained(run_folder)
 
 
@@ -123,14 +123,16 @@ def test_a_part_of_a_model_that_is_half_written(run_folder, name):
     whole = file.read_bytes()
     for content in (whole[: len(whole) // 2], b"", b"\x00\xff"):
         file.write_bytes(content)
-        with pytest.raises(ValueError, match=f"agent 'solver' is not whole: .*solver/{name} is cut short, or no JSON"):
+        with pytest.raises(
+            ValueError, match=f"agent 'solver' is incomplete: .*solver/{name} is incomplete, or not JSON"
+        ):
             Team.from_pretrained(run_folder)
 
 
 def test_a_model_without_a_tokenizer(run_folder):
     for file in (run_folder / "solver").glob("tokenizer*"):
         file.unlink()
-    with pytest.raises(ValueError, match="agent 'solver' is not whole: .*solver has no tokenizer"):
+    with pytest.raises(ValueError, match="agent 'solver' is incomplete: .*solver has no tokenizer"):
         Team.from_pretrained(run_folder)
     (run_folder / "solver" / "tekken.json").write_text("{}")  # Mistral's own
     assert find_defect(run_folder / "solver") is None
@@ -142,8 +144,8 @@ def test_a_model_without_a_tokenizer(run_folder):
         ([1], "'list' object has no attribute 'get'"),
         ({"sampling": None}, "'NoneType' object has no attribute 'items'"),
         ({"sampling": {"solver": 5}}, "'int' object is not iterable"),
-        ({"sampling": {"solver": {"heat": 1}}}, r"`sampling` has \['heat'\], which are no arguments"),
-        ({"answer_pattern": 5}, "`answer_pattern` is no text, but 5"),
+        ({"sampling": {"solver": {"heat": 1}}}, r"`sampling` has \['heat'\], which are not arguments"),
+        ({"answer_pattern": 5}, "`answer_pattern` must be a text, got 5"),
     ],
 )
 def test_how_a_run_sampled_cannot_be_read(run_folder, run, message):
@@ -157,7 +159,7 @@ def test_a_role_without_a_chat_template(run_folder, model_dirs, tmp_path):
     config = run_folder / "solver" / "chat_template.jinja"
     config.unlink()
     data = Dataset.from_dict({"prompt": PROBLEMS, "solution": ["1", "2", "3"]})
-    with pytest.raises(ValueError, match="is a conversation and the tokenizer has no chat template") as error:
+    with pytest.raises(ValueError, match="is a conversation, but the tokenizer has no chat template") as error:
         Team.from_pretrained(run_folder)(PROBLEMS)
     assert "solver" in error.value.__notes__[0] and "thinker" not in error.value.__notes__[0]
     with pytest.raises(ValueError, match="has no chat template") as error:
@@ -177,7 +179,7 @@ def test_models_by_name(model_dirs):
     assert team(PROBLEMS[0]).texts["solver"] != two(PROBLEMS[0]).texts["solver"]
     for wrong, message in (
         ({"thinker": "x"}, r"The agents \['solver'\] have no model"),
-        ({"thinker": "x", "writer": "y"}, r"There is no role or agent \['writer'\]; the team has the roles"),
+        ({"thinker": "x", "writer": "y"}, r"\['writer'\] are not roles or agents of the team. Its roles are"),
     ):
         with pytest.raises(ValueError, match=message):
             Team.from_models(wrong, "think_solve")
@@ -271,7 +273,7 @@ def test_no_answer_among_options(answer, tmp_path):
 def test_more_options_than_letters(tmp_path):
     row = {"question": "Which?", "text": "All sleep.", "options": ["Tom."] * 27, "answer": 1}
     (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(ValueError, match="Row 0 of .*copy.jsonl.* has 27 `options`, and there are 26 letters"):
+    with pytest.raises(ValueError, match="Row 0 of .*copy.jsonl.* has 27 `options`, but there are only 26 letters"):
         load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
 
 
@@ -279,7 +281,9 @@ def test_more_options_than_letters(tmp_path):
 def test_options_that_are_none(options, tmp_path):
     row = {"question": "Which?", "text": "All sleep.", "options": options, "answer": 0}
     (tmp_path / "copy.jsonl").write_text(json.dumps(row) + "\n")
-    with pytest.raises(ValueError, match="Row 0 of .*copy.jsonl.* has `options=.*`: it must be a list of two texts"):
+    with pytest.raises(
+        ValueError, match="Row 0 of .*copy.jsonl.* has `options=.*`, but this must be a list of at least two texts"
+    ):
         load_benchmark(f"LogiQA={tmp_path / 'copy.jsonl'}")
 
 
@@ -331,10 +335,10 @@ def test_command_lines_that_cannot_be(run_folder, model_dirs, problem_file, tmp_
     rest = ["--benchmarks", problem_file, "--output_dir", tmp_path / "evaluation"]
     model = model_dirs["qwen3"]
     for words, message in (
-        ([], "Give a run's folder, or `--models` and `--topology`"),
-        ([run_folder, "--models", model], "one of the two"),
+        ([], "Give either the folder of a run, or `--models` and `--topology`"),
+        ([run_folder, "--models", model], "Give either the folder"),
         (["--models", model], "needs `--topology`"),
-        (["--models", model, "--topology", "ring"], "`topology` must be of a kind in"),
+        (["--models", model, "--topology", "ring"], "`topology` must be one of the kinds"),
         (["--models", model, "--topology", "{a"], "`--topology` cannot be read as YAML"),
         ([run_folder, "--swap", "thinker"], r"`--swap` must be ROLE=VALUE, got \['thinker'\]"),
         (["--models", f"solver={model}", "solver=x", "--topology", "solo"], r"`--models` names \['solver'\] twice"),
@@ -349,7 +353,7 @@ def test_command_lines_that_cannot_be(run_folder, model_dirs, problem_file, tmp_
         ([run_folder, "--single", run_folder, "--single_prompt", "{problem}"], "is of a model in `--single`"),
         ([run_folder, "--single", model, "--single_prompt", "go"], "must contain {problem}, got 'go'"),
         ([run_folder, "--k", 0], "`k` must be an integer of at least 1"),
-        ([run_folder, "--arms", "alone"], r"`arms` has \['alone'\]"),
+        ([run_folder, "--arms", "alone"], r"`arms` .* has \['alone'\]"),
     ):
         with pytest.raises(ValueError, match=message):
             command(*words, *rest)
@@ -380,7 +384,9 @@ def test_an_endpoint_is_sampled_as_its_role(run_folder, problem_file, tmp_path):
     assert "repetition_penalty" not in body
     own["num_beams"] = 2
     file.write_text(json.dumps(saved))
-    with pytest.raises(ValueError, match=r"samples 'solver' with \['num_beams'\], which endpoints do not know"):
+    with pytest.raises(
+        ValueError, match=r"samples 'solver' with the options \['num_beams'\], which endpoints do not support"
+    ):
         command(run_folder, *words, "--output_dir", tmp_path / "third")
 
 

@@ -319,6 +319,6 @@ def test_shipped_teams_read_as_drawn():
 def test_the_first_role_has_no_context():
     generate = {"thinker": Counting("thinker"), "solver": Counting("solver")}
     with pytest.raises(
-        ValueError, match=r"`removals\['thinker'\]` is in context, and no role speaks before the first"
+        ValueError, match=r"`removals\['thinker'\]` has `in_context=True`.*There is no role before the first"
     ):
         run_team(ThinkSolve(), ["p"], generate, removals={"thinker": Passes((0,), in_context=True)})

@@ -77,8 +77,8 @@ def test_each_prompt_is_rendered_in_the_form_that_is_taken(caplog):
     assert said == {"role 'x'"}
     (record,) = caplog.records
     assert record.getMessage() == (
-        "The chat template of role 'x' refuses a system message. Its text goes before the user's, a blank line "
-        "between."
+        "The chat template of role 'x' refuses a system message. Its text is put before the "
+        "user's, with a blank line between."
     )
 
 
@@ -164,7 +164,7 @@ def test_a_template_that_fails_on_anything(topology, tmp_path, make_config):
     with pytest.raises(
         ValueError,
         match=f"The chat template of role '{role}' cannot render row 0 of `train_dataset` .*Error: not today.*Set "
-        "another one as `tokenizer.chat_template`, change the messages, or give text prompts",
+        "another template as `tokenizer.chat_template`, change the messages, or give text prompts",
     ):
         Watched(model, credit, make_config(), rows([USER]), topology=topology)
 

@@ -127,13 +127,16 @@ def test_branches():
     assert DIAMOND.branches() == DIAMOND.branches(1) == (1, 1, 2, 3)
     assert AnswerCritiqueRewrite().branches(2) == (1, 1, 1, 1, 1, 2)
     with pytest.raises(
-        ValueError, match=r"`num_solves=2` sets the branches of the last role, and 'd' has `branches=3`"
+        ValueError, match=r"`num_solves=2` sets the `branches` of the last role, but 'd' has `branches=3`"
     ):
         DIAMOND.branches(2)
-    with pytest.raises(ValueError, match="`num_solves=2` .*, and 'solver' has no role before it. Give one of the two"):
+    with pytest.raises(
+        ValueError, match="`num_solves=2` .*, but 'solver' has no role before it. Set only one of the two"
+    ):
         Solo().branches(2)
     with pytest.raises(
-        ValueError, match="`num_solves=2` does not go with a vote: each voter speaks once. Set it to 1"
+        ValueError,
+        match="`num_solves=2` does not work with `answer='vote'`, where each voter speaks once. Set `num_solves` to 1",
     ):
         Vote(3).branches(2)
 
@@ -205,14 +208,15 @@ def test_removable():
 @pytest.mark.parametrize(
     ("team", "removed", "message"),
     [
-        (DIAMOND, "e", r"`removed` must be one of \['a', 'b', 'c', 'd'\], got 'e'"),
-        (DIAMOND, "d", "The team cannot be without 'd', which gives its answer"),
-        (MEAN, "b", "The team cannot be without 'b', which gives its answer"),
-        (Vote(2), "voter_2", "The team cannot be without 'voter_2', which gives its answer"),
+        (DIAMOND, "e", r"`removed` must be one of the roles \['a', 'b', 'c', 'd'\], got 'e'"),
+        (DIAMOND, "d", "The role 'd' cannot be left out, because it gives the team's answer"),
+        (MEAN, "b", "The role 'b' cannot be left out, because it gives the team's answer"),
+        (Vote(2), "voter_2", "The role 'voter_2' cannot be left out, because it gives the team's answer"),
         (
             AnswerCritiqueRewrite(),
             "critique_a",
-            r"Role 'rewrite_b' reads 'critique_a' and has no prompt without it. Set `prompt_without={'critique_a': ",
+            r"Role 'rewrite_b' reads 'critique_a' and has no prompt for when 'critique_a' is left out. Set "
+            r"`prompt_without={'critique_a': ",
         ),
     ],
 )

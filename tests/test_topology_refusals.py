@@ -13,7 +13,9 @@ A, B = Role("a"), Role("b", reads=("a",))
 TAKEN = ("problem", "outcome", "update", "default", "step", "image", "completions", "runs")
 
 
-REMEDY = re.compile(r"[.:] (Write|Name|Rename|Set|Give|Take|Leave|Use|give) |, or (leave|set) ")
+REMEDY = re.compile(
+    r"[.:] (Write|Name|Rename|Set|Give|Take|Leave|Use|Add|Remove|Choose|Change) |, or (leave|set|remove) |, raise "
+)
 
 
 @contextmanager
@@ -33,10 +35,10 @@ def refused(roles, message, **kwargs):
 
 
 def test_no_roles():
-    refused((), "`roles` is empty. A team has at least one role: give it one")
+    refused((), "`roles` is empty, but a team needs at least one role. Add a role")
     refused("ab", "`roles` must be a list, got 'ab'")
     refused(A, "`roles` must be a list, got Role")
-    refused(["a"], r"`roles` must hold roles, got 'a'. Write Role\('a'\)")
+    refused(["a"], r"Each item of `roles` must be a Role or a mapping of its fields, got 'a'. Write Role\('a'\)")
 
 
 @pytest.mark.parametrize(
@@ -44,7 +46,7 @@ def test_no_roles():
     ["", "a b", "1a", "_a", "a/b", "{a}", "ä", "a.b", None, 1, *TAKEN],
 )
 def test_names(name):
-    message = f"`name` of a role must be a letter and then letters, digits, '_' or '-', .*got {name!r}. Rename it"
+    message = f"`name` of a role must be a letter, followed by letters, digits, '_' or '-', .*got {name!r}. Rename it"
     refused((Role(name),), message)
     if name is not None:
         refused((Role("a", agent=name),), message.replace("`name`", "`agent`"))
@@ -53,7 +55,10 @@ def test_names(name):
 def test_names_have_a_length():
     longest, longer = "a" * 64, "a" * 65
     assert Topology((Role(longest, agent="b" * 64),)).role_names == (longest,)
-    message = f"`name` of a role may have 64 characters, for it names files, got '{'a' * 20}'… with 65. Rename it"
+    message = (
+        f"`name` of a role may have at most 64 characters, because files are named after it. '{'a' * 20}'… "
+        f"has 65. Choose a shorter name"
+    )
     refused((Role(longer),), message)
     refused((Role("a", agent=longer),), message.replace("`name`", "`agent`"))
 
@@ -68,16 +73,26 @@ def test_two_of_one_name():
         # b plays its own role and another's
         (
             (Role("a", agent="b"), B),
-            r"`agent='b'` of the roles \['a', 'b'\] is the name of a role, which must then be",
+            r"`agent='b'` plays the roles \['a', 'b'\], but its name is also the name of a role. An agent .* may "
+            r"play that role only",
         ),
         # a is played by x, and who is called a plays b
         (
             (Role("a", agent="x"), Role("b", ("a",), agent="a")),
-            r"`agent='a'` of the roles \['b'\] is the name of a role",
+            r"`agent='a'` plays the roles \['b'\], but its name is also the name of a role",
         ),
-        ((Role("a", agent="b"), Role("b", ("a",), agent="a")), r"`agent='b'` of the roles \['a'\] .*another name"),
-        ((Role("a", agent="Max"), Role("b", ("a",), agent="max")), "`agent` 'Max' and another differ in case only"),
-        ((A, Role("A", ("a",))), "`agent` 'a' and another differ in case only: they name folders"),
+        (
+            (Role("a", agent="b"), Role("b", ("a",), agent="a")),
+            r"`agent='b'` plays the roles \['a'\], .*Rename the agent",
+        ),
+        (
+            (Role("a", agent="Max"), Role("b", ("a",), agent="max")),
+            "`agent` 'Max' and another agent differ only in upper and lower case",
+        ),
+        (
+            (A, Role("A", ("a",))),
+            "`agent` 'a' and another agent differ only in upper and lower case, but folders are named after them",
+        ),
     ],
 )
 def test_agents(roles, message):
@@ -106,7 +121,10 @@ def test_names_that_are_logged_alike(other, column):
 
 
 def test_an_agent_is_no_checkpoint():
-    refused((Role("a", agent="checkpoint-3"),), "`agent` 'checkpoint-3' names a folder, as a checkpoint of the run")
+    refused(
+        (Role("a", agent="checkpoint-3"),),
+        "`agent` 'checkpoint-3' cannot start with 'checkpoint-': its folder would be taken for a checkpoint of the",
+    )
 
 
 def test_agents_that_may_be():
@@ -117,9 +135,12 @@ def test_agents_that_may_be():
 @pytest.mark.parametrize(
     ("role", "message"),
     [
-        ({"reads": []}, r"`roles` has a role without a `name`: \{'reads': \[\]\}"),
-        ({"name": None}, r"`roles` has a role without a `name`: \{'name': None\}. Give it one"),
-        ({"name": "a", "read": []}, r"`roles` has a role with the keys \['read'\]; a role has \['name', 'reads', "),
+        ({"reads": []}, r"A role in `roles` has no `name`: \{'reads': \[\]\}"),
+        ({"name": None}, r"A role in `roles` has no `name`: \{'name': None\}. Give it one"),
+        (
+            {"name": "a", "read": []},
+            r"A role in `roles` has the unknown keys \['read'\]. The keys of a role are \['name', 'reads', ",
+        ),
         ({"name": "a", "reads": "b"}, "`reads` of `a` must be a list, got 'b'"),
         (Role("a", reads="b"), "`reads` of `a` must be a list, got 'b'"),
     ],
@@ -136,13 +157,17 @@ def test_roles_of_plain_values(role, message):
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
-        ((A, Role("b", ("x",))), r"`reads=\['x'\]` of role 'b': 'x' is no role. A role reads .* before it in .*a'\]"),
-        ((Role("a", ("b",)), Role("b")), r"`reads=\['b'\]` of role 'a': 'b' does not speak before it. .*, here \[\]"),
-        ((A, Role("b", ("a", "b"))), r"`reads=\['a', 'b'\]` of role 'b': 'b' does not speak before it"),
-        ((A, Role("b", (1,))), r"`reads=\[1\]` of role 'b': 1 is no role"),
-        ((A, Role("b", ("a", "a"))), r"`reads=\['a', 'a'\]` of role 'b' names a role twice. Name it once"),
-        ((A, Role("b")), "Nobody reads or judges the text of role 'a'. Name it in `reads` of a later role, set"),
-        ((A, B, Role("c", ("a",))), "Nobody reads or judges the text of role 'b'. .* or leave the role out"),
+        ((A, Role("b", ("x",))), r"`reads=\['x'\]` of role 'b': 'x' is not a role of the team. A role can read "
+                                 r"only .* before it in .*a'\]"),
+        ((Role("a", ("b",)), Role("b")), r"`reads=\['b'\]` of role 'a': 'b' does not speak before this role. .*, "
+                                         r"here \[\]"),
+        ((A, Role("b", ("a", "b"))), r"`reads=\['a', 'b'\]` of role 'b': 'b' does not speak before this role"),
+        ((A, Role("b", (1,))), r"`reads=\[1\]` of role 'b': 1 is not a role"),
+        ((A, Role("b", ("a", "a"))), r"`reads=\['a', 'a'\]` of role 'b' names a role twice. Name each role once"),
+        ((A, Role("b")), "Role 'a' writes a text that no role reads and that is not judged. Add it to the "
+                         "`reads` of a later role, set"),
+        ((A, B, Role("c", ("a",))), "Role 'b' writes a text that no role reads and that is not judged. .* or "
+                                    "remove the role"),
     ],
 )  # fmt: skip
 def test_reads(roles, message):
@@ -165,7 +190,8 @@ def test_branches(branches):
 
 def test_branches_of_the_first():
     message = (
-        "`branches=2` of role 'a': the first role speaks once in each episode. Set `num_generations`, the episodes"
+        "`branches=2` of role 'a' must be 1, because the first role writes one text in each episode .* "
+        "raise `num_generations`"
     )
     refused((Role("a", branches=2), B), message)
     refused((Role("a", branches=2),), message)
@@ -194,22 +220,26 @@ def reader(**kwargs):
         (reader(prompt=7), r"`prompt` of role 'c' must contain \{problem\}, got 7"),
         (
             reader(prompt="{problem} {a} {b} {c}"),
-            r"`prompt` of role 'c' cannot contain \{c\}, which it does not read there, got '.*'. Name it in `rea",
+            r"`prompt` of role 'c' contains \{c\}, but the role does not read that role here: '.*'. Add the name "
+            r"to `rea",
         ),
         (reader(prompt_without={"a": "{b}"}), r"`prompt_without\['a'\]` of role 'c' must contain \{problem\}, got '"),
         (reader(prompt_without={"a": "{problem}"}), r"`prompt_without\['a'\]` of role 'c' must contain \{b\}"),
         (
             reader(prompt_without={"a": "{problem} {a} {b}"}),
-            r"`prompt_without\['a'\]` of role 'c' cannot contain \{a\}, which it does not read there",
+            r"`prompt_without\['a'\]` of role 'c' contains \{a\}, but the role does not read that role here",
         ),
         (reader(prompt_without={"b": None}), r"`prompt_without\['b'\]` of role 'c' must .* \{problem\}, got None"),
         (
             reader(prompt_without={"d": "{problem}"}),
-            r"`prompt_without` of role 'c' has \['d'\], which it does not read; it reads \['a', 'b'\]",
+            r"`prompt_without` of role 'c' names \['d'\], which the role does not read. It reads \['a', 'b'\]",
         ),
-        (reader(prompt_without={"c": "{problem}"}), r"`prompt_without` of role 'c' has \['c'\], which it does not"),
-        (reader(prompt_without=["a"]), r"`prompt_without` of role 'c' must map roles to templates, got \['a'\]"),
-        (reader(prompt_without="{problem}"), "`prompt_without` of role 'c' must map roles to templates, got '{prob"),
+        (reader(prompt_without={"c": "{problem}"}), r"`prompt_without` of role 'c' names \['c'\], which the role "
+                                                    r"does not"),
+        (reader(prompt_without=["a"]), r"`prompt_without` of role 'c' must map names of roles to templates, got "
+                                       r"\['a'\]"),
+        (reader(prompt_without="{problem}"), "`prompt_without` of role 'c' must map names of roles to templates, "
+                                             "got '{prob"),
     ],
 )  # fmt: skip
 def test_templates(role, message):
@@ -219,9 +249,9 @@ def test_templates(role, message):
 def test_a_template_that_names_a_role_it_does_not_read():
     refused(
         (Role("a"), Role("b", ("a",)), Role("c", ("b",), prompt="{problem} {b} {a}")),
-        r"`prompt` of role 'c' cannot contain \{a\}, which it does not read there",
+        r"`prompt` of role 'c' contains \{a\}, but the role does not read that role here",
     )
-    refused((Role("a", prompt="{problem} {b}"), B), r"`prompt` of role 'a' cannot contain \{b\}")
+    refused((Role("a", prompt="{problem} {b}"), B), r"`prompt` of role 'a' contains \{b\}")
     free = Topology((Role("a", prompt="{problem} {x} {} \\boxed{} {'a': 1}"), B))  # other braces are its own
     assert "{x}" in free["a"].prompt
 
@@ -233,7 +263,10 @@ def test_a_template_that_names_a_role_it_does_not_read():
         ({"solver_prompt": "{thought}"}, r"`solver_prompt` must contain \{problem\}, got '\{thought\}'"),
         ({"solver_prompt": "{problem}"}, r"`solver_prompt` must contain \{thought\}, got '\{problem\}'"),
         ({"solo_prompt": "{thought}"}, r"`solo_prompt` must contain \{problem\}, got '\{thought\}'"),
-        ({"solo_prompt": "{problem} {thought}"}, r"`solo_prompt` cannot contain \{thought\}: there is none yet, got"),
+        (
+            {"solo_prompt": "{problem} {thought}"},
+            r"`solo_prompt` cannot contain \{thought\}, because that text is not written yet .*, got",
+        ),
         ({"thinker_prompt": "{problem} {thought}"}, r"`thinker_prompt` cannot contain \{thought\}"),
         ({"thinker_prompt": None}, r"`thinker_prompt` must contain \{problem\}, got None"),
     ],
@@ -247,7 +280,10 @@ def test_a_template_without_its_field_is_an_error(kwargs, match):
     ("kwargs", "match"),
     [
         ({"answer_prompt": "Answer."}, r"`answer_prompt` must contain \{problem\}, got 'Answer.'"),
-        ({"answer_prompt": "{problem} {answer}"}, r"`answer_prompt` cannot contain \{answer\}: there is none yet"),
+        (
+            {"answer_prompt": "{problem} {answer}"},
+            r"`answer_prompt` cannot contain \{answer\}, because that text is not written yet",
+        ),
         ({"critique_prompt": "{problem}"}, r"`critique_prompt` must contain \{answer\}, got '\{problem\}'"),
         ({"critique_prompt": "{problem} {answer} {critique}"}, r"`critique_prompt` cannot contain \{critique\}"),
         ({"rewrite_prompt": "{problem} {answer}"}, r"`rewrite_prompt` must contain \{critique\}, got"),
@@ -267,25 +303,30 @@ VOTERS = (Role("a", judged=True), Role("b", judged=True))
     ("roles", "kwargs", "message"),
     [
         (VOTERS, {"answer": "best"}, r"`answer` must be one of \['last', 'vote', 'mean'\], got 'best'"),
-        ((A, B), {"answer_roles": ("a",)}, r"`answer_roles=\['a'\]` does not go with `answer='last'`. Leave it out"),
-        (VOTERS, {"answer": "mean", "answer_roles": ("x",)}, r"`answer_roles` names \['x'\], which are no roles; .*"),
+        ((A, B), {"answer_roles": ("a",)}, r"`answer_roles=\['a'\]` does not work with `answer='last'`, where the "
+                                           r"last role gives the answer. Remove `answer_roles`"),
+        (VOTERS, {"answer": "mean", "answer_roles": ("x",)}, r"`answer_roles` names \['x'\], which are not roles "
+                                                             r"of the team. .*"),
         (VOTERS, {"answer": "mean", "answer_roles": "ab"}, "`answer_roles` must be a list, got 'ab'"),
         (VOTERS, {"answer": "mean", "answer_roles": [*"aba"]}, r"`answer_roles=\['a', 'b', 'a'\]` names .* twice"),
-        ((A, B), {"answer": "mean"}, "`answer='mean'` needs judged roles. Set `judged` of some, or `answer_roles`"),
+        ((A, B), {"answer": "mean"}, "`answer='mean'` needs roles whose texts are judged. Set `judged` to true "
+                                     "for some roles, or name them in `answer_roles`"),
         (
             (VOTERS[0], Role("b", branches=2, judged=True)),
             {"answer": "vote"},
-            "`answer='vote'`: every role is a voter with `branches=1`, and 'b' has `branches=2` .*Use `answer='mean'`",
+            "With `answer='vote'`, every role must be .* have `branches=1`. Role 'b' has `branches=2`.* or use "
+            "`answer='mean'`",
         ),
         (
             (Role("a"), Role("b", ("a",), judged=True)),
             {"answer": "vote"},
-            r"`answer='vote'`: every role is a voter .*, and 'a' has `branches=1` and answers \['b'\]",
+            r"With `answer='vote'`, every role must be .*. Role 'a' has `branches=1`, and `answer_roles` is \['b'\]",
         ),
         (
             (VOTERS[0], Role("b", ("a",), judged=True)),
             {"answer": "vote"},
-            r"`answer='vote'`: voters answer alone, and 'b' has `reads=\['a'\]`. Use `answer='mean'`, or take its",
+            r"With `answer='vote'`, no voter may read another role, but role 'b' has `reads=\['a'\]`. Remove its "
+            r"`reads`",
         ),
     ],
 )  # fmt: skip
@@ -308,7 +349,7 @@ def test_answer_roles_that_nobody_gave_follow_the_roles():
     voters = Topology((Role("a"), Role("b")), "vote", ("a", "b"))
     assert replace(voters, answer="mean") == Topology((Role("a"), Role("b")), "mean", ("a", "b"))
     given = Topology((A, B), answer="mean", answer_roles=["b"])
-    with refusal(r"`answer_roles` names \['b'\], which are no roles"):
+    with refusal(r"`answer_roles` names \['b'\], which are not roles of the team"):
         replace(given, roles=(A,))
 
 
@@ -318,24 +359,29 @@ def test_answer_roles_that_nobody_gave_follow_the_roles():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (5, r"`topology` must be a kind or a mapping, got 5. Write \{roles: \[...\]\}"),
-        ([{"name": "a"}], "`topology` must be a kind or a mapping, got "),
-        ("debate", r"`topology` must be of a kind in \['team', 'solo', 'think_solve', 'chain', 'vote', .*'debate'"),
-        ({"kind": 5}, r"`topology` must be of a kind in .*, got 5"),
-        ({"kind": ["vote"]}, r"`topology` must be of a kind in .*, got \['vote'\]"),
+        (5, r"`topology` must be the name of a team or a mapping, got 5. Write \{roles: \[...\]\}"),
+        ([{"name": "a"}], "`topology` must be the name of a team or a mapping, got "),
+        ("debate", r"`topology` must be one of the kinds \['team', 'solo', 'think_solve', 'chain', 'vote', .*got "
+                   r"'debate'"),
+        ({"kind": 5}, r"`topology` must be one of the kinds .*, got 5"),
+        ({"kind": ["vote"]}, r"`topology` must be one of the kinds .*, got \['vote'\]"),
         ("chain", r"`topology` of the kind 'chain' needs `roles`, got \{\}"),
         ({}, r"`topology` of the kind 'team' needs `roles`, got \{\}"),
         ({"answer": "last"}, "`topology` of the kind 'team' needs `roles`"),
-        ({"role": []}, r"`topology` of the kind 'team' has the keys \['role'\]; it may have \['roles', 'answer', "),
+        ({"role": []}, r"`topology` of the kind 'team' has the unknown keys \['role'\]. It may have \['roles', "
+                       r"'answer', "),
         (
             {"kind": "vote", "voters": 3},
-            r"`topology` of the kind 'vote' has the keys \['voters'\]; it may have \['num_voters', 'prompt', 'agent'",
+            r"`topology` of the kind 'vote' has the unknown keys \['voters'\]. It may have \['num_voters', "
+            r"'prompt', 'agent'",
         ),
-        ({"kind": "vote", "answer": "last"}, r"the kind 'vote' has the keys \['answer'\]"),
-        ({"kind": "think_solve", "roles": []}, r"has the keys \['roles'\]; it may have \['thinker_prompt', 'solver_"),
-        ({"kind": "chain", "roles": ["a"], "answer": "mean"}, r"has the keys \['answer'\]; it may have \['roles'\]"),
-        ({"kind": "solo", "roles": [{"name": "a"}]}, r"has the keys \['roles'\]; it may have \['prompt'\]"),
-        ({"roles": [{"name": "a"}, {"name": "b"}]}, "Nobody reads or judges the text of role 'a'"),
+        ({"kind": "vote", "answer": "last"}, r"the kind 'vote' has the unknown keys \['answer'\]"),
+        ({"kind": "think_solve", "roles": []}, r"has the unknown keys \['roles'\]. It may have "
+                                               r"\['thinker_prompt', 'solver_"),
+        ({"kind": "chain", "roles": ["a"], "answer": "mean"}, r"has the unknown keys \['answer'\]. It may have "
+                                                              r"\['roles'\]"),
+        ({"kind": "solo", "roles": [{"name": "a"}]}, r"has the unknown keys \['roles'\]. It may have \['prompt'\]"),
+        ({"roles": [{"name": "a"}, {"name": "b"}]}, "Role 'a' writes a text that no role reads"),
     ],
 )  # fmt: skip
 def test_plain_values(given, message):

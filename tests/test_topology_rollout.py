@@ -104,7 +104,8 @@ def test_the_solver_s_half_alone():
     assert episodes.leaked == [False, True]
     for texts in (["a"], ["a", "b", "c"]):
         with pytest.raises(
-            ValueError, match=rf"`given\['thinker'\]` must have a text for each of 2, got {len(texts)}"
+            ValueError,
+            match=rf"`given\['thinker'\]` must have 2 texts, one for each that the role would write, got {len(texts)}",
         ):
             run_team(ThinkSolve(), ["p", "q"], {"solver": solver}, given={"thinker": texts})
 
@@ -115,9 +116,12 @@ def test_the_solver_s_half_alone():
 @pytest.mark.parametrize(
     ("generators", "match"),
     [
-        ({"thinker": Recorder("t")}, r"no generator for the roles \['solver'\]; it has \['thinker'\]"),
-        ({"solver": Recorder("s"), "critic": None}, r"roles \['thinker'\]; it has \['critic', 'solver'\]"),
-        ({}, r"`generate` has no generator for the roles \['thinker', 'solver'\]; it has \[\]"),
+        ({"thinker": Recorder("t")}, r"no generator for the roles \['solver'\]. It has generators for \['thinker'\]"),
+        (
+            {"solver": Recorder("s"), "critic": None},
+            r"roles \['thinker'\]. It has generators for \['critic', 'solver'\]",
+        ),
+        ({}, r"`generate` has no generator for the roles \['thinker', 'solver'\]. It has generators for \[\]"),
     ],
 )
 def test_a_missing_generator_is_an_error(generators, match):
@@ -129,8 +133,14 @@ def test_a_missing_generator_is_an_error(generators, match):
 @pytest.mark.parametrize(
     ("broken", "match"),
     [
-        ("thinker", "The thinker's generator returned 2 completions for 3 prompts. Return one per prompt"),
-        ("solver", "The solver's generator returned 4 completions for 5 prompts. Return one per prompt"),
+        (
+            "thinker",
+            "The generator of role 'thinker' returned 2 completions for 3 prompts. It must return one per prompt",
+        ),
+        (
+            "solver",
+            "The generator of role 'solver' returned 4 completions for 5 prompts. It must return one per prompt",
+        ),
     ],
 )
 def test_a_lost_completion_is_an_error(broken, match):
@@ -144,9 +154,9 @@ def test_a_lost_completion_is_an_error(broken, match):
 @pytest.mark.parametrize(
     ("returned", "match"),
     [
-        (None, "The thinker's generator returned None. It gets a list of prompts and has to return the list"),
-        ("abc", "The thinker's generator returned 'abc'"),
-        (["a", None, "c"], "The thinker's generator returned something else than texts.* got None"),
+        (None, "The generator of role 'thinker' returned None. It must take a list of prompts and return a list"),
+        ("abc", "The generator of role 'thinker' returned 'abc'"),
+        (["a", None, "c"], "The generator of role 'thinker' returned items that are not texts.*  got None"),
         (["a", 5, "c"], "got 5"),
     ],
     ids=str,

@@ -662,12 +662,12 @@ def test_an_evaluation_without_arms_draws_none(model_dirs, chat_dataset, make_co
         (
             {"removal_eval_steps": 2},
             Vote(2),
-            "`removal_eval_steps=2` has no effect: the team .* has no role that it can",
+            "`removal_eval_steps=2` has no effect: because no role can be left out of the team",
         ),
         (
             {"num_solos": 2, "eval_strategy": "steps", "eval_arms": []},
             None,
-            "`num_solos=2` is of passes without a role",
+            "`num_solos=2` has no effect: it is for answers of the team without a role",
         ),
         ({"eval_arms": ["ablated"]}, Vote(2), r"nobody reads another among \['voter_1', 'voter_2'\]"),
         ({"eval_arms": ["swapped"], "per_device_eval_batch_size": 4}, None, "an evaluation's batch holds one"),

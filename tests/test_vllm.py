@@ -363,7 +363,7 @@ def test_a_team_in_offline_engines(models, tmp_path):
     assert thinker._load()[0] is solver._load()[0] and thinker._load()[2] != solver._load()[2]
     assert thinker.prompt_limit == 1024 - 12
     assert thinker.count_tokens(prompts) == TransformersGenerator(models["qwen3"]).count_tokens(prompts)
-    for options, message in (({"beams": 3}, "are not vLLM's"), ({"seed": 1}, "must not hold")):
+    for options, message in (({"beams": 3}, "are not options of vLLM's"), ({"seed": 1}, "must not contain")):
         with pytest.raises(ValueError, match=message):
             VLLMGenerator(folders["thinker"], lora_rank=4, model_init_kwargs=engine, generation_kwargs=options)(
                 prompts

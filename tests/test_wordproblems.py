@@ -74,9 +74,12 @@ def test_the_same_seed_gives_the_same_problems():
         ({"split": "dev"}, "`split` must be 'train' or 'test', got 'dev'"),
         ({"size": 0}, "`size` must be an integer of at least 1, got 0"),
         ({"two_steps": 2}, r"`two_steps` must be a number in \[0, 1\], got 2"),
-        ({"terms": (5, 1)}, "`terms` must be the least and the largest number"),
-        ({"factors": (1, 9)}, "`factors` must .* two integers of at least 2"),
-        ({"size": 10**6, "terms": (1, 2), "factors": (2, 3)}, "this difficulty has some .* Ask for fewer, or widen"),
+        ({"terms": (5, 1)}, "`terms` must be a pair of integers"),
+        ({"factors": (1, 9)}, "`factors` must be a pair of integers, .* of at least 2"),
+        (
+            {"size": 10**6, "terms": (1, 2), "factors": (2, 3)},
+            "this difficulty has only about .* Ask for fewer, or widen",
+        ),
     ],
 )
 def test_what_cannot_be(arguments, message):

@@ -1,4 +1,9 @@
-"""Credit for cooperating language models: CCPO, SEPO, C3, votes and DACR on TRL's GRPOTrainer."""
+"""
+Train several language models that solve problems as a team, with TRL's `GRPOTrainer`.
+
+A team's answer is judged as a whole. A credit scheme turns this one judgement into a reward for each member: shared
+credit, CCPO, SEPO, C3, votes, or DACR.
+"""
 
 import importlib
 from typing import TYPE_CHECKING

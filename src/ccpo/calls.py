@@ -57,7 +57,8 @@ def call(function: Callable, /, *args: Any, **kwargs: Any) -> Any:
             result.close()
         name = getattr(function, "__name__", type(function).__name__)
         raise RuntimeError(
-            f"{name!r} was called by an asynchronous function, which blocks it: await it there instead."
+            f"{name!r} was called inside an asynchronous function, which would wait for itself forever. Write "
+            "`await` there instead."
         )
     future = asyncio.run_coroutine_threadsafe(wait(), loop)
     try:
@@ -71,7 +72,7 @@ def call_outcome(
     outcome: Callable,
     count: int,
     field: str = "outcome",
-    wanted: str = "one number per answer: +1 right, -1 wrong, None unscorable",
+    wanted: str = "one number per answer: +1 for right, -1 for wrong, None where it cannot be scored",
     /,
     **kwargs: Any,
 ) -> list[float]:
@@ -118,7 +119,7 @@ def _number(value: Any, returned: str, wanted: str) -> float:
     except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a tensor of several values
         raise TypeError(f"{returned}. Return {wanted}.") from None
     if math.isinf(number):
-        raise ValueError(f"{returned}, on which nothing can be trained. Return {wanted}.")
+        raise ValueError(f"{returned}, which cannot be used for training. Return {wanted}.")
     return number
 
 

@@ -38,7 +38,7 @@ def kind(value: Any) -> str:
 
 def _name_a_field(value: dict, column: str) -> str:
     names = [f"{column}.{name}" for name in sorted(value)]
-    return f"holds fields. Name one of them, with a dot: {names}."
+    return f"holds several fields. Name one of them, with a dot: {names}."
 
 
 def read_gold(value: Any, column: str) -> str | None:
@@ -72,8 +72,8 @@ def read_gold(value: Any, column: str) -> str | None:
         raise ValueError(f"holds {kind(value)}, {value!r:.80}. Give one answer: text or a number.")
     if isinstance(value, date):
         raise ValueError(
-            f"holds {kind(value)}, {value!r:.80}. Give text: a json file's that looks like a date is read as one, a "
-            "csv file's is not."
+            f"holds {kind(value)}, {value!r:.80}, where a text is expected. Write a text. (In a json file, a "
+            "text that looks like a date is read as a date; in a csv file it stays a text.)"
         )
     raise ValueError(f"holds {kind(value)}, {value!r:.80}. Give text or a number.")
 
@@ -96,29 +96,37 @@ def read_prompt(value: Any, column: str, conversational: bool = True) -> tuple[s
     if not (isinstance(value, list) and value and isinstance(value[0], dict)):
         value = only(value)
     if isinstance(value, str) and _MESSAGES_AS_TEXT.match(value):
-        raise ValueError(f"holds chat messages written as text, {value!r:.80}. Parse them: json.loads in dataset.map.")
+        raise ValueError(
+            f"holds chat messages written as one text, {value!r:.80}. Parse them first, e.g. with json.loads in "
+            "dataset.map."
+        )
     if value is None or isinstance(value, str):
         return ([{"role": "user", "content": value}] if conversational and value is not None else value), False
     if isinstance(value, dict) and "content" not in value:
         raise ValueError(_name_a_field(value, column))
     messages = [value] if isinstance(value, dict) else value
     if not isinstance(messages, list) or not any(isinstance(message, dict) for message in messages):
-        raise ValueError(f"holds {kind(value)}, {value!r:.80}. Give one text, or chat messages.")
+        raise ValueError(f"holds {kind(value)}, {value!r:.80}. Give one text, or a list of chat messages.")
     for message in messages:
         role, content = (message.get("role"), message.get("content")) if isinstance(message, dict) else (None, None)
         if not isinstance(role, str) or not isinstance(content, str):
             raise ValueError(
-                f"holds {message!r:.80} where a message with `role` and `content`, both text, is expected. Convert "
-                "the messages first (trl.maybe_convert_to_chatml for `from` and `value`)."
+                f"holds {message!r:.80} where a message is expected, whose `role` and `content` are both "
+                "texts. Convert the messages first (trl.maybe_convert_to_chatml converts `from` and `value`)."
             )
     kept = [{"role": message["role"], "content": message["content"]} for message in messages]
     while kept and kept[-1]["role"] in _ANSWERING:
         kept.pop()
     if not kept or kept[-1]["role"] != "user":
         roles = [message["role"] for message in messages]
-        raise ValueError(f"holds messages of the roles {roles}. The last one before the answer must be the user's.")
+        raise ValueError(
+            f"holds messages of the roles {roles}. Before the assistant's answer, the last message must be the "
+            "user's, which states the problem."
+        )
     if not conversational and len(kept) > 1:
-        raise ValueError(f"holds {len(kept)} messages, which are no one text. Set `conversational=True`.")
+        raise ValueError(
+            f"holds {len(kept)} messages, which cannot be written as one text. Set `conversational=True`."
+        )
     return (kept if conversational else kept[0]["content"]), len(kept) < len(messages)
 
 

@@ -58,13 +58,16 @@ def _load_file(name: str, split: str, columns: tuple[str, ...]) -> Dataset:
     path = Path(name)
     if (known := _file_format(path)) is None:
         raise ValueError(
-            f"`dataset_name={name!r}` has an unknown format; known: {sorted(_FORMATS)}, also with {sorted(_PACKED)}."
+            f"`dataset_name={name!r}` is a file of an unknown format. Known are {sorted(_FORMATS)}, each also "
+            f"compressed: {sorted(_PACKED)}. Convert the file."
         )
     suffix, packed = known
     if not path.is_file():
-        raise FileNotFoundError(f"`dataset_name={name!r}` names a local file that is not there. Check the path.")
+        raise FileNotFoundError(f"`dataset_name={name!r}` names a local file that does not exist. Check the path.")
     if suffix == ".parquet" and packed:
-        raise ValueError(f"`dataset_name={name!r}`: parquet is compressed inside. Unpack the file: {path.stem!r}.")
+        raise ValueError(
+            f"`dataset_name={name!r}` is a compressed parquet file, which cannot be read. Unpack it to {path.stem!r}."
+        )
     if _PACKED.get(packed) and find_spec(_PACKED[packed]) is None:
         raise ValueError(
             f"`dataset_name={name!r}` needs the package {_PACKED[packed]!r}. Install it (pip install "
@@ -86,12 +89,14 @@ def _load_saved(name: str, split: str) -> Dataset:
     dataset = load_from_disk(name)
     if isinstance(dataset, DatasetDict):
         if split not in dataset:
-            raise ValueError(f"`dataset_name={name!r}` has no split {split!r}; it has {list(dataset)}. Name one.")
+            raise ValueError(
+                f"`dataset_name={name!r}` has no split {split!r}. Its splits are {list(dataset)}. Name one of these."
+            )
         return dataset[split]
     if "[" in split:
         raise ValueError(
-            f"`dataset_name={name!r}` is one saved dataset, which has no slices, got the split {split!r}. Use "
-            "`max_train_rows`."
+            f"`dataset_name={name!r}` was saved as one dataset without splits, so a part of it cannot be "
+            f"named, got the split {split!r}. Use `max_train_rows` instead."
         )
     return dataset
 
@@ -100,7 +105,11 @@ def _load(name: str, config: str | None, split: str, columns: tuple[str, ...]) -
     path = Path(name)
     is_file = path.is_file() or (not path.is_dir() and _file_format(path) is not None)
     if config is not None and (is_file or _is_saved(path)):
-        logger.warning("`dataset_config=%r` is for datasets of the Hub; %r, on the disk, has none.", config, name)
+        logger.warning(
+            "`dataset_config=%r` has no effect: it is for datasets of the Hub, and %r is a local file or folder.",
+            config,
+            name,
+        )
     if is_file:
         return _load_file(name, split, columns)
     if _is_saved(path):
@@ -109,9 +118,9 @@ def _load(name: str, config: str | None, split: str, columns: tuple[str, ...]) -
         return load_dataset(name, config, split=split)
     except _UNREADABLE as error:
         raise ValueError(
-            f"`dataset_name={name!r}` (`dataset_config={config!r}`, split {split!r}) could not be loaded: neither a "
-            f"local file or folder nor a dataset of the Hub with that split and configuration. "
-            f"({error.__cause__ or error})"
+            f"`dataset_name={name!r}` (`dataset_config={config!r}`, split {split!r}) could not be loaded. "
+            "There is no such local file or folder, and no dataset of this name, configuration and split "
+            f"could be read from the Hub. Check the name. ({error.__cause__ or error})"
         ) from error
 
 
@@ -129,7 +138,8 @@ def _cells(dataset: Dataset, name: str, field: str, column: str) -> tuple[list, 
     top = next((top for top in tops if top in dataset.column_names), None)
     if top is None:
         raise ValueError(
-            f"`{field}={column!r}` is not a column of {name!r}; it has {dataset.column_names}. Set `{field}`."
+            f"`{field}={column!r}` is not a column of {name!r}. Its columns are {dataset.column_names}. Set "
+            f"`{field}` to one of these."
         )
     cells, feature = list(dataset[top]), _item(dataset.features[top])
     for key in column[len(top) + 1 :].split(".") if top != column else ():
@@ -137,7 +147,10 @@ def _cells(dataset: Dataset, name: str, field: str, column: str) -> tuple[list, 
         for i, cell in enumerate(map(only, cells)):
             if cell is not None and not (isinstance(cell, dict) and key in cell):
                 has = f"the fields {sorted(cell)}" if isinstance(cell, dict) else kind(cell)
-                raise ValueError(f"`{field}={column!r}`: row {i} of {name!r} has {has}, not {key!r}. Set `{field}`.")
+                raise ValueError(
+                    f"`{field}={column!r}`: row {i} of {name!r} has {has}, not {key!r}. Set `{field}` to a field "
+                    "that every row has."
+                )
             cells[i] = cell and cell[key]
     return cells, feature
 
@@ -201,19 +214,19 @@ def load_problems(
         cell that is no problem or no answer, or no rows.
     """
     if not name:
-        raise ValueError("`dataset_name` is empty. Give a dataset of the Hub, a file or a folder.")
+        raise ValueError("`dataset_name` is empty. Give the name of a dataset of the Hub, a file or a folder.")
     if max_rows is not None and max_rows < 1:
-        raise ValueError(f"`max_train_rows` must be at least 1, got {max_rows}. Leave it out for all rows.")
+        raise ValueError(f"`max_train_rows` must be at least 1, got {max_rows}. Leave it out to use all rows.")
     if problem_column == solution_column:
         raise ValueError(
-            f"`problem_column` and `solution_column` are both {solution_column!r}: the prompt would hold the answer. "
-            "Name two columns."
+            f"`problem_column` and `solution_column` are both {solution_column!r}, so the prompt would show "
+            "the answer. Name two different columns."
         )
     dataset = _load(name, config, split, (problem_column, solution_column))
     if max_rows is not None:
         dataset = dataset.select(range(min(max_rows, len(dataset))))
     if len(dataset) == 0:
-        raise ValueError(f"`dataset_name={name!r}` has no rows in split {split!r}. Check the file and the split.")
+        raise ValueError(f"`dataset_name={name!r}` has no rows in the split {split!r}. Check the file and the split.")
     problems, _ = _cells(dataset, name, "problem_column", problem_column)
     answers, feature = _cells(dataset, name, "solution_column", solution_column)
     read_problem = partial(read_prompt, conversational=conversational)
@@ -228,8 +241,8 @@ def load_problems(
             )
     if any(was_cut):
         logger.warning(
-            "`problem_column=%r`: what an assistant says behind the problem was cut off in %d of %d rows of %r: it "
-            "would show the answer.",
+            "`problem_column=%r`: the assistant's messages after the problem were removed in %d of %d rows "
+            "of %r, because they would show the answer.",
             *(problem_column, sum(was_cut), len(dataset), name),
         )
     features = Features({"prompt": _MESSAGES if conversational else Value("string"), "solution": Value("string")})

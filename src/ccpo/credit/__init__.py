@@ -1,4 +1,11 @@
-"""Credit schemes as pure functions of tensors: one scheme a file."""
+"""
+The credit schemes as pure functions: from outcomes, which are tensors, to a reward or an advantage for each text.
+
+Words and symbols that are used in all of them: a *prompt* is a problem, of which a batch has P. The first role writes
+G texts about each, its *group*. A text may be continued by several texts of the next role, which form a tree; the
+texts of the last role are its *leaves*. An *outcome* is +1 where an answer is right and -1 where it is wrong. It is
+NaN where it cannot be scored, e.g. because the reference answer cannot be read.
+"""
 
 from .contextual import contextual_credit
 from .counterfactual import chain_counterfactual_credit, counterfactual_credit, removal_baseline, solo_baseline

@@ -1,4 +1,8 @@
-"""From reward to advantage, for the estimators that TRL does not have. `"group"` is TRL's own."""
+"""
+Turn rewards into advantages, by which the loss weights each text.
+
+TRL has only the estimator `"group"`; the others are here.
+"""
 
 import torch
 from trl.trainer.utils import nanstd
@@ -24,7 +28,7 @@ def estimate_advantages(
     blocks: int = 3,
 ) -> torch.Tensor:
     """
-    Advantages of one role's rewards over the global batch.
+    Turn the rewards of one role into advantages, over the batch of all processes.
 
         "group"                 A = r - mean of the prompt's group
         "reinforce++"           A = (r - mean over the batch) / (std over the batch + eps)
@@ -38,26 +42,27 @@ def estimate_advantages(
 
     Args:
         reward (`torch.Tensor` of shape `(P, N)`):
-            One row per prompt, the N_j texts of the role: a first role's G, a last role's G·K. NaN unscorable.
-            For `"counterfactual"` the raw value v (R of the last role).
+            The reward of each text of the role, one row per prompt. NaN where it cannot be scored. For
+            `"counterfactual"`, the mean outcome of the leaves below each text.
         estimator (`str`):
             One of the five above.
         baseline (`torch.Tensor` of shape `(P, N)`, *optional*):
-            b, needed by `"counterfactual"`. NaN where unscorable.
+            b, the outcome without the role, which only `"counterfactual"` needs. NaN where it cannot be scored.
         scale_rewards (`str`, defaults to `"none"`):
-            With `"group"` as in TRL: divide by the std (+ eps) of the `"group"` or of the `"batch"`.
+            With the estimator `"group"`, as in TRL: divide by the standard deviation (+ eps) of the `"group"` or of
+            the `"batch"`, or by `"none"`.
         alpha (`float`, defaults to -2.0), c (`float`, defaults to 1.0), blocks (`int`, defaults to 3):
-            Of `"robust"`: the shape and the scale of its weights, and how many blocks the group is dealt into (odd, at
-            most N).
+            For `"robust"`: the shape and the scale of its weights, and the number of blocks into which the group is
+            split (odd, at most N).
 
     Returns:
-        `torch.Tensor` of shape `(P, N)`, never NaN: unscorable samples get 0. So do constant groups and groups of one
-        where the group's mean or robust location is the baseline, and constant batches and batches of one with
-        `"reinforce++"`.
+        `torch.Tensor` of shape `(P, N)`: the advantages, never NaN. Texts that cannot be scored get 0. So do groups of
+        one and groups of equal rewards if the baseline is the group's mean or robust location; with `"reinforce++"`,
+        batches of one or of equal rewards.
 
     Raises:
-        `ValueError`: another shape, an unknown estimator or `scale_rewards`, `"counterfactual"` without a baseline, or
-        α, c or blocks of `"robust"` out of range.
+        `ValueError`: if a shape is wrong, if the estimator or `scale_rewards` is unknown, if `"counterfactual"` has no
+        baseline, or if α, c or blocks are out of range.
     """
     if reward.ndim != 2:
         raise ValueError(f"`reward` must have shape (P, N), got {tuple(reward.shape)}.")
@@ -75,7 +80,9 @@ def estimate_advantages(
         advantage = _standardize(reward - reward.nanmean(dim=1, keepdim=True))
     elif estimator == "counterfactual":
         if baseline is None:
-            raise ValueError("`estimator='counterfactual'` needs `baseline`, the solo outcomes' mean.")
+            raise ValueError(
+                "`estimator='counterfactual'` needs `baseline`, the mean outcome without the role. Pass it."
+            )
         if baseline.shape != reward.shape:
             raise ValueError(
                 f"`baseline` must have the shape of `reward`, {tuple(reward.shape)}, got {tuple(baseline.shape)}."
@@ -92,7 +99,7 @@ def estimate_advantages(
 
 
 def correlation(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Pearson's correlation of two tensors of one shape; NaN where one of them is constant (nothing to compare)."""
+    """Pearson's correlation of two tensors of the same shape; NaN if one of them is constant."""
     x, y = x.flatten().double(), y.flatten().double()
     dx, dy = x - x.mean(), y - y.mean()
     if dx.norm() <= 1e-12 * x.norm() or dy.norm() <= 1e-12 * y.norm():  # constant but for rounding
@@ -102,29 +109,29 @@ def correlation(x: torch.Tensor, y: torch.Tensor) -> float:
 
 def within_group_correlation(advantages: torch.Tensor, values: torch.Tensor) -> float:
     """
-    How far a role's advantages follow the values of its texts inside the groups: the mean of the groups' correlations.
+    How closely the advantages of a role follow the outcomes of its texts in each group: the groups' mean correlation.
 
         rho_p = Pearson's correlation of A_p and v_p over the prompt's texts          the mean of rho_p over p
 
-    Credit that only weighs prompts against each other leaves 1.0. What is below 1.0 is what credit adds inside a
-    group, information or noise.
+    Credit that only weighs prompts against each other gives 1.0. A lower number means that credit changes the order
+    of texts in a group, by information or by noise.
 
     Args:
         advantages (`torch.Tensor` of shape `(P, N)`): A, as they go to the loss.
         values (`torch.Tensor` of shape `(P, N)`): v, the mean outcome below each text, NaN where unscorable.
 
     Returns:
-        `float`: over the groups in which both vary among the texts with a v. NaN where there is no such group.
+        `float`: the mean over the groups in which both vary. NaN if there is no such group.
 
     Raises:
-        `TypeError`: not floating-point tensors. `ValueError`: another shape, or two.
+        `TypeError`: if a tensor is not of floating point. `ValueError`: if the shapes are wrong or differ.
     """
     for name, x in (("advantages", advantages), ("values", values)):
         check_floating(name, x)
     if advantages.ndim != 2 or advantages.shape != values.shape:
         raise ValueError(
-            "`advantages` and `values` must have one shape (P, N), got "
-            f"{tuple(advantages.shape)} and {tuple(values.shape)}."
+            f"`advantages` and `values` must have the same shape (P, N), got {tuple(advantages.shape)} and "
+            f"{tuple(values.shape)}."
         )
     if values.numel() == 0:
         return float("nan")

@@ -1,4 +1,4 @@
-"""CCPO: the outcome of the team against that of the team without one role."""
+"""CCPO: compare the team's outcome with the outcome of the team without one role."""
 
 from collections.abc import Sequence
 
@@ -10,51 +10,50 @@ from .tree import text_values
 
 def removal_baseline(without: torch.Tensor, size: int, baseline: str = "group") -> torch.Tensor:
     """
-    The counterfactual baseline b of each text of a role: what the team does without the role.
+    The baseline b of each text of a role: the outcome of the team without the role.
 
         b_m = mean of the prompt's S passes                          `without` (P, S), `"group"`
         b_m = mean of the S passes from context m // (size / C)      `without` (P, C, S), `"group"`
         b_m = the pass of the same place                             `"paired"`
 
-    A context is what the roles before this one spoke; text m continues context m // (size / C).
+    A context is the texts of the roles before this one; text m of the role continues context m // (size / C). A pass
+    is one run of the team without the role.
 
     Args:
         without (`torch.Tensor` of shape `(P, S)` or `(P, C, S)`):
-            Outcomes of fresh passes without the role, NaN where unscorable: S of each prompt, or S from each of its C
-            contexts.
+            Outcomes of the passes without the role: S for each prompt, or S for each of its C contexts. NaN where they
+            cannot be scored.
         size (`int`):
             N, how many texts of the role belong to a prompt; a multiple of C.
         baseline (`str`, defaults to `"group"`):
             `"group"`: the mean. `"paired"`: the text's own pass, which needs S = N, or S = N / C.
 
     Returns:
-        `torch.Tensor` of shape `(P, N)`; NaN where every pass it rests on is unscorable.
+        `torch.Tensor` of shape `(P, N)`; NaN where none of the passes can be scored.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: another shape, a size that C does not divide, an
-        unknown `baseline`, or `"paired"` with another S.
+        `TypeError`: if `without` is not of floating point. `ValueError`: if it has another shape, if C does not divide
+        `size`, if `baseline` is unknown, or if S does not fit `"paired"`.
     """
     check_floating("without", without)
     if without.ndim not in (2, 3) or 0 in without.shape[1:]:
-        raise ValueError(
-            f"`without` must have shape (P, S) or (P, C, S) with at least one pass, got {tuple(without.shape)}."
-        )
+        raise ValueError(f"`without` must have shape (P, S) or (P, C, S) with S >= 1, got {tuple(without.shape)}.")
     if baseline not in ("group", "paired"):
         raise ValueError(f"`baseline` must be 'group' or 'paired', got {baseline!r}.")
     contexts = without.shape[1] if without.ndim == 3 else 1
     if size < 1 or size % contexts:
         raise ValueError(
-            f"`size` must be a multiple of the contexts of `without`, {contexts}, and at least 1, got {size}. It is "
-            "the number of the role's texts of a prompt."
+            "`size`, the number of a role's texts per prompt, must be at least 1 and a multiple of the "
+            f"contexts of `without`, {contexts}, got {size}."
         )
     passes = without.reshape(len(without), contexts, without.shape[-1])  # (P, C, S)
     if baseline == "group":
         b = torch.nanmean(passes, dim=2, keepdim=True).expand(-1, -1, size // contexts)  # (P, C, N / C)
     elif passes.shape[2] != size // contexts:
         raise ValueError(
-            f"`baseline='paired'` needs a pass for each text, {size // contexts} of each "
-            f"{'prompt' if without.ndim == 2 else 'context'}, got {passes.shape[2]}. Draw as many, or use "
-            "`baseline='group'`."
+            f"`baseline='paired'` needs one pass without the role for each of its texts, {size // contexts} "
+            f"per {('prompt' if without.ndim == 2 else 'context')}, got {passes.shape[2]}. Give as many, or "
+            "use `baseline='group'`."
         )
     else:
         b = passes
@@ -63,29 +62,31 @@ def removal_baseline(without: torch.Tensor, size: int, baseline: str = "group") 
 
 def solo_baseline(solo: torch.Tensor, shape: tuple[int, int], baseline: str = "group") -> torch.Tensor:
     """
-    The counterfactual baseline b of each thought: [`removal_baseline`] of a Thinker, whose removal leaves solos.
+    The baseline b of each thought: the outcome of the Solver alone, without the Thinker's text.
+
+    This is [`removal_baseline`] for a team of Thinker and Solver.
 
     Args:
         solo (`torch.Tensor` of shape `(P, S)`):
-            Outcomes of the answers that read the problem alone, NaN where unscorable.
+            Outcomes of the solo answers, which are written without a thought. NaN where they cannot be scored.
         shape (`tuple[int, int]`):
             `(P, G)` of the thoughts.
         baseline (`str`):
             `"group"`: the mean of the prompt's `solo`. `"paired"`: the row's own solo, which needs S = G.
 
     Returns:
-        `torch.Tensor` of shape `(P, G)`; NaN where every solo it rests on is unscorable.
+        `torch.Tensor` of shape `(P, G)`; NaN where none of the solo answers can be scored.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: wrong shape, unknown `baseline`, or `"paired"` with
-        S != G.
+        `TypeError`: if `solo` is not of floating point. `ValueError`: if it has a wrong shape, if `baseline` is
+        unknown, or if S is not G with `"paired"`.
     """
     check_floating("solo", solo)
     if solo.ndim != 2 or solo.shape[0] != shape[0] or solo.shape[1] == 0:
         raise ValueError(f"`solo` must have shape (P, S) with P = {shape[0]} and S >= 1, got {tuple(solo.shape)}.")
     if baseline == "paired" and solo.shape[1] != shape[1]:
         raise ValueError(
-            f"`baseline='paired'` needs as many solos as thoughts (S = G), got S = {solo.shape[1]} and "
+            f"`baseline='paired'` needs as many solo answers as thoughts (S = G), got S = {solo.shape[1]} and "
             f"G = {shape[1]}. Set `num_solos` to `num_generations` or use `baseline='group'`."
         )
     return removal_baseline(solo, shape[1], baseline)
@@ -100,31 +101,36 @@ def counterfactual_credit(
     baseline: str = "group",
 ) -> dict[str, torch.Tensor]:
     """
-    CCPO credit ([arXiv 2603.21563](https://huggingface.co/papers/2603.21563)).
+    CCPO credit: the Thinker gets a bonus where the team does better with its thought than the Solver does alone.
 
         event       bonus = 1[R > 0 and b < 0] - 1[R < 0 and b > 0]      (b = 0: no bonus)
         difference  bonus = (R - b) / 2
         r_thinker = R + coef * bonus          r_solver = R
 
+    R is the team's outcome and b the outcome of the Solver alone. The paper is
+    [arXiv 2603.21563](https://huggingface.co/papers/2603.21563).
+
     Args:
         joint (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`):
-            Outcome of each answer that read the thought: +1 right, -1 wrong, NaN unscorable. With K > 1 the
-            Thinker's R is the mean over its K answers.
+            Outcome of each answer of the team, written with a thought: +1 right, -1 wrong, NaN where it cannot be
+            scored. If each thought has K > 1 answers, the Thinker's R is their mean.
         solo (`torch.Tensor` of shape `(P, S)`):
-            Outcome of each answer that read the problem alone.
+            Outcome of each of the S solo answers, which are written without a thought.
         coef (`float`, defaults to 0.2):
-            λ. With 0 this is [`shared_credit`].
+            λ, the weight of the bonus. With 0 this is [`shared_credit`].
         bonus (`str`, defaults to `"event"`):
-            `"event"` or `"difference"`.
+            `"event"`: ±1 where the thought turns a wrong answer into a right one, or a right one into a wrong one.
+            `"difference"`: half the difference of the outcomes.
         baseline (`str`, defaults to `"group"`):
-            b is the mean of the prompt's solos, or with `"paired"` the row's own solo (S = G).
+            `"group"`: b is the mean of the prompt's solo answers. `"paired"`: each thought has one solo answer (S =
+            G).
 
     Returns:
-        `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `joint`. NaN where R, or
-        with `coef > 0` the baseline, is unscorable.
+        `dict[str, torch.Tensor]`: the rewards. `"thinker"` has the shape `(P, G)`, `"solver"` the shape of `joint`.
+        NaN where R cannot be scored, or b, if `coef > 0`.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: a shape, option or coefficient that cannot be right.
+        `TypeError`: if a tensor is not of floating point. `ValueError`: if a shape, option or coefficient is wrong.
     """
     _check_options(coef, bonus)
     reward = team_outcome(as_outcomes(joint))  # (P, G)
@@ -153,7 +159,7 @@ def chain_counterfactual_credit(
     bonus: str = "event",
 ) -> tuple[torch.Tensor, ...]:
     """
-    CCPO credit of a chain of n roles; with two roles it is [`counterfactual_credit`] to the bit.
+    CCPO credit for a chain of n roles. With two roles it is exactly [`counterfactual_credit`].
 
         r_k = v_k + coef * bonus(v_k, b_k)  for every role but the last,      r_n = R
 
@@ -162,27 +168,28 @@ def chain_counterfactual_credit(
 
     Args:
         outcome (`torch.Tensor` of shape `(P, N_n)`):
-            R, the outcome of each text of the last role: +1 right, -1 wrong, NaN unscorable.
+            R, the outcome of each text of the last role: +1 right, -1 wrong, NaN where it cannot be scored.
         baselines (`Sequence[torch.Tensor | None]` of length n - 1):
-            b_k of shape `(P, N_k)` for the roles 1 to n - 1, NaN where unscorable: [`removal_baseline`]. `None` for a
-            role whose credit nobody needs, such as one out of turn: it gets its v.
-        branches (`Sequence[int]` of length n): (1, b_2, …, b_n).
-        coef (`float`, defaults to 0.2): λ. With 0 every role gets its v, shared credit.
-        bonus (`str`, defaults to `"event"`): `"event"` or `"difference"`.
+            For each of the roles 1 to n - 1, b_k of shape `(P, N_k)`, from [`removal_baseline`]. `None` for a role
+            that needs no bonus, e.g. because it is not trained now: it gets v_k.
+        branches (`Sequence[int]` of length n):
+            (1, b_2, …, b_n): how many texts of each role continue one text of the role before it.
+        coef (`float`, defaults to 0.2): λ, the weight of the bonus. With 0 every role gets v, shared credit.
+        bonus (`str`, defaults to `"event"`): `"event"` or `"difference"`, as in [`counterfactual_credit`].
 
     Returns:
-        `tuple[torch.Tensor, ...]`: for each role j its rewards, shape `(P, N_j)`. NaN where v_j, or with `coef > 0`
-        b_j, is unscorable.
+        `tuple[torch.Tensor, ...]`: for each role j its rewards, shape `(P, N_j)`. NaN where v_j cannot be scored, or
+        b_j, if `coef > 0`.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: a shape, option or coefficient that cannot be right.
+        `TypeError`: if a tensor is not of floating point. `ValueError`: if a shape, option or coefficient is wrong.
     """
     _check_options(coef, bonus)
     values = text_values(outcome, branches=branches)
     if len(baselines) != len(values) - 1:
         raise ValueError(
-            f"`baselines` must have one tensor for each role but the last, {len(values) - 1}, got {len(baselines)}. "
-            "Give None for a role whose credit nobody needs."
+            f"`baselines` must have one tensor for each role but the last, {len(values) - 1}, got "
+            f"{len(baselines)}. Give None for a role that needs no credit."
         )
     rewards = []
     for k, (v, b) in enumerate(zip(values[:-1], baselines, strict=True)):
@@ -192,7 +199,8 @@ def chain_counterfactual_credit(
         check_floating(f"baselines[{k}]", b)
         if b.shape != v.shape:
             raise ValueError(
-                f"`baselines[{k}]` must have the shape of its role's texts, {tuple(v.shape)}, got {tuple(b.shape)}."
+                f"`baselines[{k}]` must have the shape of the texts of its role, {tuple(v.shape)}, got "
+                f"{tuple(b.shape)}."
             )
         rewards.append(_with_bonus(v, b, coef, bonus))
     return (*rewards, outcome)

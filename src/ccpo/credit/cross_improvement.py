@@ -1,4 +1,4 @@
-"""DACR: what an agent's critique did for its partner."""
+"""DACR: reward an agent for how much its critique improves its partner's answer."""
 
 import torch
 
@@ -9,8 +9,10 @@ def cross_improvement_credit(
     answers: torch.Tensor, rewrites: torch.Tensor, *, gamma: float = 0.5, mode: str = "total"
 ) -> dict[str, torch.Tensor]:
     """
-    DACR credit ([arXiv 2603.21574](https://huggingface.co/papers/2603.21574)) of two agents that answer, criticise
-    each other's answer and rewrite their own. The paper's exact marginal is not public; this is our reading.
+    DACR credit for two agents that answer, criticise each other's answer, and rewrite their own.
+
+    The paper is [arXiv 2603.21574](https://huggingface.co/papers/2603.21574). It does not give the exact formula of
+    the marginal; this is how we read it. Delta is what an agent's critique did for its partner's answer.
 
         Delta_a = own(rewrite_b) - own(answer_b)          Delta_b = own(rewrite_a) - own(answer_a)
         total    every text of a gets own(rewrite_a) + gamma * Delta_a, and so for b
@@ -18,16 +20,18 @@ def cross_improvement_credit(
 
     Args:
         answers, rewrites (`torch.Tensor` of shape `(P, G, 2)`):
-            Outcomes of the answers and of the rewrites of agents a (0) and b (1): +1 right, -1 wrong, NaN unscorable.
-        gamma (`float`, defaults to 0.5): weight of Delta in `"total"`; with 0 an agent gets its rewrite's outcome.
-        mode (`str`, defaults to `"total"`): `"total"` or `"segment"`.
+            Outcomes of the answers and of the rewrites of the agents a (index 0) and b (index 1): +1 right, -1 wrong,
+            NaN where it cannot be scored.
+        gamma (`float`, defaults to 0.5): γ, the weight of Delta in `"total"`. With 0 only the rewrite counts.
+        mode (`str`, defaults to `"total"`): `"total"` or `"segment"`, as above.
 
     Returns:
         `dict[str, torch.Tensor]`: for each of `"answer_a"`, `"critique_a"`, `"rewrite_a"`, `"answer_b"`,
-        `"critique_b"` and `"rewrite_b"` a tensor of shape `(P, G)`. NaN where an outcome that is needed is.
+        `"critique_b"` and `"rewrite_b"` its rewards, shape `(P, G)`. NaN where an outcome that they need is NaN.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: another shape, an unknown `mode` or a negative `gamma`.
+        `TypeError`: if a tensor is not of floating point. `ValueError`: if a shape is wrong, `mode` is unknown, or
+        `gamma` is negative.
     """
     check_coefficient("gamma", gamma)
     if mode not in ("total", "segment"):

@@ -1,4 +1,4 @@
-"""Shapes and means that the credit schemes share. A group is an axis, an unscorable outcome is NaN."""
+"""Checks and means that all credit schemes use. A group is an axis of a tensor; NaN marks what cannot be scored."""
 
 import math
 from numbers import Real
@@ -7,15 +7,15 @@ import torch
 
 
 def check_floating(name: str, value: torch.Tensor) -> None:
-    """Raise a `TypeError` that names the argument unless it is a floating-point tensor, which NaN needs."""
+    """Raise a `TypeError` if the argument is not a floating-point tensor, the only kind that can hold NaN."""
     if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         kind = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
-        raise TypeError(f"`{name}` must be a floating-point tensor (NaN marks the unscorable), got {kind}.")
+        raise TypeError(f"`{name}` must be a floating-point tensor (NaN marks what cannot be scored), got {kind}.")
 
 
 def as_outcomes(outcome: torch.Tensor, name: str = "joint") -> torch.Tensor:
     """
-    Check an outcome tensor and give it its K axis.
+    Check a tensor of outcomes, and add the axis K if it is missing.
 
     Args:
         outcome (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`):
@@ -37,7 +37,7 @@ def as_outcomes(outcome: torch.Tensor, name: str = "joint") -> torch.Tensor:
 
 def team_outcome(joint: torch.Tensor) -> torch.Tensor:
     """
-    A thought's outcome: the mean over its K answers, unscorable ones left out; NaN if all are.
+    The outcome of each thought: the mean over those of its K answers that can be scored, NaN if none can.
 
     Args:
         joint (`torch.Tensor` of shape `(P, G, K)`): outcomes of the answers.
@@ -49,8 +49,8 @@ def team_outcome(joint: torch.Tensor) -> torch.Tensor:
 
 
 def check_coefficient(name: str, value: float, upper: float = math.inf) -> None:
-    """Raise a `ValueError` that names the coefficient unless it is a number, `0 <= value <= upper` and finite."""
+    """Raise a `ValueError` if a coefficient is not a finite number from 0 to `upper`."""
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not (is_number and math.isfinite(value) and 0 <= value <= upper):
         bound = "a finite number >= 0" if upper == math.inf else f"between 0 and {upper:g}"
-        raise ValueError(f"`{name}` must be {bound}, got {value!r}. Use 0 to switch the term off.")
+        raise ValueError(f"`{name}` must be {bound}, got {value!r}. Use 0 to switch this term off.")

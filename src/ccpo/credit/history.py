@@ -1,4 +1,4 @@
-"""History normalisation: rewards against running statistics of earlier batches."""
+"""History normalisation: measure rewards against the mean and spread of earlier batches."""
 
 import dataclasses
 import math
@@ -13,7 +13,7 @@ from .groups import as_outcomes, check_coefficient, check_floating, team_outcome
 @dataclasses.dataclass
 class RunningStatistics:
     """
-    Mean μ and variance V over batches, and how many scorable outcomes they rest on.
+    Running mean μ and variance V over batches, and the number of outcomes behind them.
 
         the first batch:  μ = m, V = v          later:  μ <- d μ + (1 - d) m,   V <- d V + (1 - d) v
     """
@@ -43,26 +43,25 @@ class RunningStatistics:
 
 class HistoryNormalizer:
     """
-    History normalisation of CCPO v1 ([arXiv 2603.21563v1](https://huggingface.co/papers/2603.21563)), for teams of two
-    and for votes.
+    Normalise rewards by running statistics of earlier batches, for teams of two and for votes.
 
         z = (x - μ) / (σ + eps)     μ, σ of earlier batches     σ = sqrt(V) if V > eps, else 1
 
-    The statistics of earlier batches normalise a batch, then they are updated by it, unless `update=False`. Outcomes
-    come in as everywhere, +1 right and -1 wrong, and are turned into the paper's 1 and 0 at entry: every Delta is
-    halved.
+    This is the first version of CCPO ([arXiv 2603.21563v1](https://huggingface.co/papers/2603.21563)). A batch is
+    normalised by the statistics of the batches before it. Then it is added to them, unless `update=False`. Outcomes
+    are given as everywhere, +1 right and -1 wrong. They are turned into the paper's 1 and 0 first, which halves every
+    difference Delta.
 
     Args:
-        decay (`float`, defaults to 0.99): d, the weight of the past, in [0, 1].
+        decay (`float`, defaults to 0.99): d, the weight of the past, from 0 to 1.
         alpha (`float`, defaults to 1.0): α, the slope of the tanh.
-        eta (`float`, defaults to 1.0): η, the slope of the gate.
-        eps (`float`, defaults to 1e-6): ε.
+        eta (`float`, defaults to 1.0): η, the slope of the gate g, which mixes the second role's two rewards.
+        eps (`float`, defaults to 1e-6): ε, a small number that avoids a division by 0.
         min_samples (`int`, defaults to 10):
-            Until each statistic that a reward needs rests on so many scorable outcomes of earlier batches, nothing is
-            normalised. At least 1.
+            How many outcomes of earlier batches are needed before anything is normalised. At least 1.
 
     Raises:
-        `ValueError`: an argument out of range.
+        `ValueError`: if an argument is out of range.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class HistoryNormalizer:
             raise ValueError(f"`eps` must be a finite number above 0, got {eps!r}.")
         if not isinstance(min_samples, int) or isinstance(min_samples, bool) or min_samples < 1:
             raise ValueError(
-                f"`min_samples` must be an integer of at least 1 (the first batch has no history), got "
+                "`min_samples` must be an integer of at least 1, because the first batch has no history, got "
                 f"{min_samples!r}."
             )
         self.decay, self.alpha, self.eta, self.eps, self.min_samples = decay, alpha, eta, eps, min_samples
@@ -92,7 +91,7 @@ class HistoryNormalizer:
         self, joint: torch.Tensor, b: torch.Tensor, solo: torch.Tensor, *, update: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """
-        Rewards of a team of two. All of the global batch must be given, for the statistics are over it.
+        Rewards for a team of two. Give the batch of all processes, because the statistics are taken over it.
 
             r_1 = tanh(α z_Delta)                         Delta = R_joint - b
             r_2 = g z_joint + (1 - g) z_solo              g = sigmoid(clip(η μ_Delta / (σ_Delta + ε), -20, 20))
@@ -147,7 +146,7 @@ class HistoryNormalizer:
         self, joint: torch.Tensor, solo: torch.Tensor, *, baseline: str = "group", update: bool = True
     ) -> dict[str, torch.Tensor]:
         """
-        [`pair`] for a Thinker and a Solver.
+        [`pair`] for a team of Thinker and Solver.
 
         Args:
             joint (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`): outcomes, +1, -1 or NaN; see
@@ -169,7 +168,7 @@ class HistoryNormalizer:
 
     def votes(self, delta: torch.Tensor, *, update: bool = True) -> torch.Tensor:
         """
-        Rewards of voters; the statistics are pooled over them.
+        Rewards for voters. All voters share the same statistics.
 
             r_k = tanh(α z_Delta_k)          until the history has `min_samples`: r_k = Delta_k, of outcomes 1 and 0
 
@@ -196,11 +195,11 @@ class HistoryNormalizer:
         return reward.to(delta.dtype)
 
     def state_dict(self) -> dict[str, dict[str, float]]:
-        """The statistics as plain numbers, which JSON keeps exactly."""
+        """The statistics as plain numbers, which can be saved as JSON without loss."""
         return {name: dataclasses.asdict(stats) for name, stats in self.statistics.items()}
 
     def load_state_dict(self, state: dict[str, dict[str, float]]) -> None:
-        """Take over the statistics of a `state_dict`. Raises a `ValueError` if its names or its numbers are others."""
+        """Load the statistics from a `state_dict`. Raises a `ValueError` if its keys are not the expected ones."""
         if set(state) != set(self.statistics):
             raise ValueError(f"`state` must have the keys {sorted(self.statistics)}, got {sorted(state)}.")
         numbers = [field.name for field in dataclasses.fields(RunningStatistics)]

@@ -1,4 +1,4 @@
-"""ARE: a robust location in place of the group's mean."""
+"""ARE: a robust estimate of the group's centre, which outliers hardly move, in place of the mean."""
 
 import torch
 
@@ -9,26 +9,28 @@ STEPS = 20  # reweighted means
 
 def robust_location(x: torch.Tensor, *, alpha: float = -2.0, c: float = 1.0, blocks: int = 3) -> torch.Tensor:
     """
-    A robust location of the last axis (ARE, [arXiv 2603.21574](https://huggingface.co/papers/2603.21574)).
+    A robust mean over the last axis, in which outliers count less: the ARE of
+    [arXiv 2603.21574](https://huggingface.co/papers/2603.21574).
 
-    The sorted values are dealt round-robin into `blocks` blocks, so that their order does not matter. Each block's
-    location is its median, moved by 20 reweighted means; the result is the median of the blocks' locations.
+    The values are sorted and dealt in turn into `blocks` blocks, so that their order does not matter. The location of
+    a block begins with its median and is improved by 20 weighted means. The result is the median over the blocks.
 
         μ <- sum_i w_i x_i / sum_i w_i          w_i = ((x_i - μ)² / (c² |α - 2|) + 1)^(α/2 - 1)
 
     The median of an even number of values is the mean of the middle two. On two-valued rewards the location is biased.
 
     Args:
-        x (`torch.Tensor` of shape `(..., N)`): values; NaN are left out, and so are blocks that they leave empty.
-        alpha (`float`, defaults to -2.0): α in [-10, 2]; with 2 all weights are 1 and a block's location is its mean.
-        c (`float`, defaults to 1.0): the scale, in units of x, beyond which a value counts less. Above 0.
-        blocks (`int`, defaults to 3): an odd number, at most N. With 1 and α = 2 the result is the mean.
+        x (`torch.Tensor` of shape `(..., N)`): the values. NaN are left out, and so are blocks without a value.
+        alpha (`float`, defaults to -2.0): α, from -10 to 2. With 2 all weights are 1: a block's location is its mean.
+        c (`float`, defaults to 1.0): the distance, in units of x, from which on a value counts less. Above 0.
+        blocks (`int`, defaults to 3): number of blocks, odd and at most N. With 1 and α = 2 the result is the mean.
 
     Returns:
-        `torch.Tensor` of shape `(...)`; the value itself where all are equal, NaN where all are NaN.
+        `torch.Tensor` of shape `(...)`. If all values are equal it is that value; if all are NaN it is NaN.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: no axis, or α, c or blocks out of range.
+        `TypeError`: if `x` is not of floating point. `ValueError`: if it has no axis, or if α, c or blocks are out of
+        range.
     """
     _check_location(x, alpha, c, blocks)
     values = x.double().sort(dim=-1).values  # NaN last
@@ -64,7 +66,7 @@ def robust_advantages(
     reward: torch.Tensor, *, alpha: float = -2.0, c: float = 1.0, blocks: int = 3, eps: float = 1e-4
 ) -> torch.Tensor:
     """
-    Advantages of one role's rewards against the robust location of the prompt's group (ARE).
+    Advantages of one role: its rewards minus the robust location of the prompt's group, divided by the group's std.
 
         A = (r - μ~) / (σ + eps)          μ~ = robust_location(group),  σ = the group's sample std
 

@@ -1,4 +1,4 @@
-"""SEPO: both roles rate who deserves the credit, anchored to the verifier."""
+"""SEPO: the roles themselves rate who deserves the credit; the verifier decides whether there is credit or blame."""
 
 from collections.abc import Sequence
 
@@ -19,35 +19,37 @@ def self_evaluated_credit(
     center: bool = True,
 ) -> dict[str, torch.Tensor]:
     """
-    SEPO credit ([arXiv 2603.21563](https://huggingface.co/papers/2603.21563)).
+    SEPO credit: Thinker and Solver rate how much each contributed, and the ratings shift the reward between them.
 
-    With t = (t0, 1 - t0) the Thinker's pair, s = (s0, 1 - s0) the Solver's and η = `self_weight`:
+    The paper is [arXiv 2603.21563](https://huggingface.co/papers/2603.21563). A rating is a pair of shares that add up
+    to 1. With t = (t0, 1 - t0) the Thinker's rating, s = (s0, 1 - s0) the Solver's and η = `self_weight`:
 
         s1 = η t0 + (1 - η) s0      s2 = η (1 - s0) + (1 - η) (1 - t0)      w_i = s_i / (s1 + s2)
         bonus_i = w_i - mean of w_i over the prompt's group  (`center`; else w_i - 0.5)
         r_i = R + credit_coef * bonus_i  if R > 0,      R - blame_coef * bonus_i  if R < 0
 
-    A rating that is invalid (NaN) counts as (0.5, 0.5), as published. Where both ratings of an episode are invalid,
-    its bonus is 0 and it is left out of the group's mean (the public code gives such episodes a bonus: deviation,
-    ours).
+    An invalid rating (NaN) counts as (0.5, 0.5), as in the paper. If both ratings of an episode (one run of the team
+    on one problem) are invalid, its bonus is 0 and it is left out of the group's mean. This differs from the public
+    code, which gives such episodes a bonus.
 
     Args:
         outcome (`torch.Tensor` of shape `(P, G)` or `(P, G, K)`):
-            Outcome R of each episode, NaN unscorable. With K > 1 each answer is an episode and the Thinker's reward
-            is the mean over the K episodes of its thought.
+            Outcome R of each episode: +1 right, -1 wrong, NaN where it cannot be scored. If each thought has K > 1
+            answers, each answer is an episode, and the Thinker's reward is the mean over them.
         thinker_share, solver_share (`torch.Tensor` of the shape of `outcome`):
-            The Thinker's share of the credit (R > 0) or blame (R < 0) as the Thinker / the Solver rated it, in [0, 1];
-            NaN = invalid.
-        self_weight (`float`, defaults to 0.3): η, the weight of a role's opinion of itself.
-        credit_coef (`float`, defaults to 0.2): λ. With both coefficients 0 this is [`shared_credit`].
-        blame_coef (`float`, defaults to 0.2): μ.
-        center (`bool`, defaults to `True`): whether the group's mean is the reference, else 0.5.
+            The Thinker's share of the credit (R > 0) or of the blame (R < 0), from 0 to 1, as the Thinker and the
+            Solver rated it. NaN where a rating is invalid.
+        self_weight (`float`, defaults to 0.3): η, the weight of a role's rating of itself.
+        credit_coef (`float`, defaults to 0.2): weight of the credit. With both weights 0 this is [`shared_credit`].
+        blame_coef (`float`, defaults to 0.2): weight of the blame.
+        center (`bool`, defaults to `True`):
+            Whether a share is compared with the mean share in the group; otherwise with 0.5.
 
     Returns:
-        `dict[str, torch.Tensor]`: `"thinker"` of shape `(P, G)`, `"solver"` of the shape of `outcome`.
+        `dict[str, torch.Tensor]`: the rewards. `"thinker"` has the shape `(P, G)`, `"solver"` the shape of `outcome`.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: a shape, share or coefficient that cannot be right.
+        `TypeError`: if a tensor is not of floating point. `ValueError`: if a shape, share or coefficient is wrong.
     """
     check_coefficient("self_weight", self_weight, upper=1)
     check_coefficient("credit_coef", credit_coef)
@@ -61,7 +63,7 @@ def self_evaluated_credit(
             )
         if ((share < 0) | (share > 1)).any():
             raise ValueError(
-                f"`{name}` must lie in [0, 1] (NaN = invalid), got {share[(share < 0) | (share > 1)][0]}."
+                f"`{name}` must lie in [0, 1] (NaN: invalid rating), got {share[(share < 0) | (share > 1)][0]}."
             )
     t, s = thinker_share.reshape(reward.shape), solver_share.reshape(reward.shape)
     unrated = t.isnan() & s.isnan()
@@ -93,7 +95,7 @@ def chain_self_evaluated_credit(
     center: bool = True,
 ) -> tuple[torch.Tensor, ...]:
     """
-    SEPO credit of a chain of n roles; with two roles it is [`self_evaluated_credit`] to the bit.
+    SEPO credit for a chain of n roles. With two roles it is exactly [`self_evaluated_credit`].
 
     Role i rates role j of each episode (a leaf) with q_ij; with η = `self_weight`:
 
@@ -101,24 +103,28 @@ def chain_self_evaluated_credit(
         bonus_j = w_j - mean of w_j over the prompt's group  (`center`; else w_j - 1/n)
         r_j = R + credit_coef * bonus_j  if R > 0,      R - blame_coef * bonus_j  if R < 0
 
-    A rater with an invalid entry (NaN) counts as 0.5 for all roles. Where all raters of an episode are invalid, its
+    A rating with an invalid entry (NaN) counts as 0.5 for all roles. If all ratings of an episode are invalid, its
     bonus is 0 and it is left out of the group's mean. A text's reward is the mean over the leaves below it.
 
     Args:
-        outcome (`torch.Tensor` of shape `(P, N_n)`): R of each episode, NaN unscorable.
+        outcome (`torch.Tensor` of shape `(P, N_n)`):
+            R of each episode: +1 right, -1 wrong, NaN where it cannot be scored.
         shares (`torch.Tensor` of shape `(P, N_n, n, n)`):
-            q, the rater before the rated, in [0, 1], NaN invalid. For two roles the pairs (q, 1 - q).
-        branches (`Sequence[int]` of length n >= 2): (1, b_2, …, b_n).
-        self_weight (`float`, defaults to 0.3): η.
-        credit_coef (`float`, defaults to 0.2): λ. With both coefficients 0 every role gets its v, shared credit.
-        blame_coef (`float`, defaults to 0.2): μ.
-        center (`bool`, defaults to `True`): whether the group's mean is the reference, else 1/n.
+            q_ij, the share from 0 to 1 that role i gives role j. NaN where invalid. For two roles the pairs (q, 1 -
+            q).
+        branches (`Sequence[int]` of length n >= 2):
+            (1, b_2, …, b_n): how many texts of each role continue one text of the role before it.
+        self_weight (`float`, defaults to 0.3): η, the weight of a role's rating of itself.
+        credit_coef (`float`, defaults to 0.2): weight of the credit. With both weights 0 this is shared credit.
+        blame_coef (`float`, defaults to 0.2): weight of the blame.
+        center (`bool`, defaults to `True`):
+            Whether a share is compared with the mean share in the group; otherwise with 1/n.
 
     Returns:
-        `tuple[torch.Tensor, ...]`: for each role j its rewards, shape `(P, N_j)`. NaN where all outcomes below are.
+        `tuple[torch.Tensor, ...]`: for each role j its rewards, shape `(P, N_j)`. NaN if no leaf below can be scored.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: a shape, share or coefficient that cannot be right.
+        `TypeError`: if a tensor is not of floating point. `ValueError`: if a shape, share or coefficient is wrong.
     """
     check_coefficient("self_weight", self_weight, upper=1)
     check_coefficient("credit_coef", credit_coef)
@@ -137,7 +143,8 @@ def _check_shares(shares: torch.Tensor, outcome: torch.Tensor, n: int) -> None:
     check_floating("shares", shares)
     if n < 2:
         raise ValueError(
-            f"`branches` must name at least two roles, got {n}: one role has nobody to share credit with."
+            f"`branches` must have at least two numbers, one per role, got {n}. One role has nobody to share "
+            "credit with."
         )
     if shares.shape != (*outcome.shape, n, n):
         raise ValueError(
@@ -145,7 +152,7 @@ def _check_shares(shares: torch.Tensor, outcome: torch.Tensor, n: int) -> None:
         )
     outside = shares[(shares < 0) | (shares > 1)]
     if outside.numel():
-        raise ValueError(f"`shares` must lie in [0, 1] (NaN = invalid), got {outside[0]}.")
+        raise ValueError(f"`shares` must lie in [0, 1] (NaN: invalid rating), got {outside[0]}.")
 
 
 def _weights(shares: torch.Tensor, self_weight: float) -> torch.Tensor:

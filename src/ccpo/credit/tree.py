@@ -1,4 +1,4 @@
-"""The tree of a chain's texts: every role's text continues one text of the role before it."""
+"""The tree of texts in a chain: each text continues one text of the role before it."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from .groups import check_floating
 
 def tree_sizes(leaves: int, branches: Sequence[int], name: str = "outcome") -> tuple[int, ...]:
     """
-    How many texts of each role belong to a prompt.
+    How many texts of each role there are for one prompt.
 
         N_1 = G = N_n / (b_2 · … · b_n)          N_j = N_{j-1} · b_j
 
@@ -23,21 +23,22 @@ def tree_sizes(leaves: int, branches: Sequence[int], name: str = "outcome") -> t
         `tuple[int, ...]`: (N_1, …, N_n).
 
     Raises:
-        `ValueError`: no branches, one below 1, a first one that is not 1, or leaves that they do not divide.
+        `ValueError`: if there are no branches, if one is below 1, if the first is not 1, or if their product does not
+        divide `leaves`.
     """
     branches = tuple(branches)
     if not branches or any(not isinstance(b, int) or isinstance(b, bool) or b < 1 for b in branches):
-        raise ValueError(f"`branches` must be whole numbers >= 1, one for each role, got {branches}.")
+        raise ValueError(f"`branches` must be whole numbers of at least 1, one for each role, got {branches}.")
     if branches[0] != 1:
         raise ValueError(
-            f"`branches` must begin with 1 (the first role has one text per rollout), got {branches}. Set the number "
-            "of its texts by `num_generations`."
+            f"`branches` must begin with 1, because the first role has one text per rollout, got {branches}. "
+            "Set the number of its texts with `num_generations`."
         )
     below = math.prod(branches)
     if leaves == 0 or leaves % below:
         raise ValueError(
-            f"The last axis of `{name}` must be a multiple of {below}, the product of `branches` = {branches}, got "
-            f"{leaves}. Give the outcome of every text of the last role."
+            f"The last axis of `{name}` must be a multiple of {below}, the product of `branches` = "
+            f"{branches}, got {leaves}. Give one outcome for each text of the last role."
         )
     return tuple(leaves // math.prod(branches[j + 1 :]) for j in range(len(branches)))
 
@@ -55,11 +56,12 @@ def text_values(outcome: torch.Tensor, *, branches: Sequence[int]) -> tuple[torc
             (1, b_2, …, b_n): how many texts of role j continue one text of role j-1. G is N_n / (b_2 · … · b_n).
 
     Returns:
-        `tuple[torch.Tensor, ...]`: for each role j a tensor of shape `(P, N_j)`; the last is `outcome`. NaN where all
-        the leaves below are unscorable.
+        `tuple[torch.Tensor, ...]`: for each role j a tensor of shape `(P, N_j)`; the last is `outcome`. NaN where no
+        leaf below the text can be scored.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: another shape, or branches that do not fit it.
+        `TypeError`: if `outcome` is not of floating point. `ValueError`: if it has another shape, or if the branches
+        do not fit it.
     """
     check_floating("outcome", outcome)
     if outcome.ndim != 2:
@@ -76,15 +78,16 @@ def sibling_baseline(values: torch.Tensor, siblings: int) -> torch.Tensor:
 
     Args:
         values (`torch.Tensor` of shape `(P, N)`):
-            v, NaN where unscorable.
+            v, the value of each text. NaN where it cannot be scored.
         siblings (`int`):
             How many neighbouring texts continue one text, itself counted: b_j, and N_1 = G for the first role.
 
     Returns:
-        `torch.Tensor` of shape `(P, N)`. NaN where there is no sibling or none is scorable.
+        `torch.Tensor` of shape `(P, N)`. NaN where no sibling can be scored, or there is none.
 
     Raises:
-        `TypeError`: not a floating-point tensor. `ValueError`: another shape, or N is no multiple of `siblings`.
+        `TypeError`: if `values` is not of floating point. `ValueError`: if it has another shape, or if N is not a
+        multiple of `siblings`.
     """
     check_floating("values", values)
     if values.ndim != 2:

@@ -166,16 +166,16 @@ def evaluate_team(
 def _check(dataset: Any, batch_size: Any) -> None:
     if not isinstance(dataset, Dataset):
         raise ValueError(
-            f"`dataset` must be a datasets.Dataset, got {type(dataset).__name__}. Give Dataset.from_list(rows), or "
-            "what ccpo.data.load_problems loads."
+            f"`dataset` must be a datasets.Dataset, got {type(dataset).__name__}. Make one with "
+            "Dataset.from_list(rows), or load it with ccpo.data.load_problems."
         )
     if "prompt" not in dataset.column_names:
         raise ValueError(
-            f"`dataset` has no column 'prompt'; it has {dataset.column_names}. Rename it, e.g. with "
+            f"`dataset` has no column 'prompt'. Its columns are {dataset.column_names}. Rename one, e.g. with "
             "ccpo.data.load_problems(..., problem_column=..., solution_column=...)."
         )
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}. Set 1 or more.")
+        raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}. Set it to 1 or more.")
 
 
 def paired_difference(before: TeamEvaluation, after: TeamEvaluation) -> tuple[float, tuple[float, float]]:
@@ -193,7 +193,10 @@ def paired_difference(before: TeamEvaluation, after: TeamEvaluation) -> tuple[fl
         `ValueError`: evaluations of different problems.
     """
     if len(before.right) != len(after.right):
-        raise ValueError(f"`before` has {len(before.right)} problems and `after` {len(after.right)}: not the same.")
+        raise ValueError(
+            f"`before` has {len(before.right)} problems but `after` has {len(after.right)}. To be compared, they "
+            "must be of the same problems."
+        )
     difference = torch.tensor(after.right, dtype=torch.float64) - torch.tensor(before.right, dtype=torch.float64)
     found = estimate(difference)
     return found.value, found.interval

@@ -89,7 +89,9 @@ def build_arms(
             arms.append(swap)
     for role, generate in (swaps or {}).items():
         if role not in topology.role_names:
-            raise ValueError(f"`swaps` names {role!r}; the roles are {list(topology.role_names)}.")
+            raise ValueError(
+                f"`swaps` names {role!r}, which is not a role of the team. Its roles are {list(topology.role_names)}."
+            )
         arms.append(_plain_arm(f"replaced_{role}", Team(topology, {**team.generate, role: generate}, team.outcome)))
     if single is not None:
         if len(single.topology.roles) != 1:
@@ -99,8 +101,15 @@ def build_arms(
     known = {arm.name: arm for arm in arms}
     wanted = list(known) if names is None else [JOINT, *names]
     if unknown := [name for name in wanted if name not in known]:
-        hint = f" `{SINGLE}` and `{VOTES}` need a policy: give `single`." if single is None else ""
-        raise ValueError(f"`arms` has {unknown}; this team has {list(known)}.{hint}")
+        hint = (
+            f" `{SINGLE}` and `{VOTES}` need one model to compare the team with. Give it as `single`."
+            if single is None
+            else ""
+        )
+        raise ValueError(
+            f"`arms` (the ways in which the team is asked) has {unknown}, which this team does not have. It has "
+            f"{list(known)}.{hint}"
+        )
     if VOTES in wanted:  # the single policy's tokens say how many votes
         wanted.append(SINGLE)
     return {name: arm for name, arm in known.items() if name in wanted}
@@ -120,10 +129,10 @@ def alone(topology: Topology) -> Topology:
     found = _reduced_to_one(topology) if first is None else Topology((first,))
     if found is None:
         raise ValueError(
-            f"The team {list(topology.role_names)} does not say how one of its roles answers alone: there is no "
-            f"prompt of {topology.answer_roles[-1]!r} without all that it reads. Give `single` a team with a prompt "
-            "of its own, Team.from_models(model, Solo(prompt=...)); or set `prompt_without`; on "
-            "the command line, `--single_prompt`."
+            f"The team {list(topology.role_names)} does not say how one of its roles answers alone: "
+            f"{topology.answer_roles[-1]!r} has no prompt without the texts that it reads. Give `single` a "
+            "team with a prompt of its own, Team.from_models(model, Solo(prompt=...)), or set "
+            "`prompt_without`. On the command line, give `--single_prompt`."
         )
     return found
 

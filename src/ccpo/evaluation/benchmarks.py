@@ -92,8 +92,9 @@ def find_benchmark(given: Any) -> Benchmark:
     if len(columns) == 2 and path and all(columns):
         return Benchmark(Path(path).stem, path, None, "test", *columns)
     raise ValueError(
-        f"`benchmarks` names {given!r}; known are {list(BENCHMARKS)}. Of a file of your own, write "
-        "'path:problem_column:solution_column'; of a local copy of a known one, 'name=path'."
+        f"`benchmarks` names {given!r}, which is unknown. Known are {list(BENCHMARKS)}. For a file of your "
+        "own, write 'path:problem_column:solution_column'; for a local copy of a known one, write "
+        "'name=path'."
     )
 
 
@@ -115,7 +116,7 @@ def load_benchmark(given: Any, *, conversational: bool = True) -> tuple[str, Dat
     problems = load_problems(benchmark.dataset, **columns, **options)
     added = [column for column in (benchmark.context_column, benchmark.options_column) if column is not None]
     if missing := [column for column in added if column not in problems.column_names]:
-        raise ValueError(f"{benchmark.dataset!r} has no column {missing}; it has {problems.column_names}.")
+        raise ValueError(f"{benchmark.dataset!r} has no column {missing}. Its columns are {problems.column_names}.")
     return benchmark.name, problems.map(partial(_lettered, benchmark), with_indices=True) if added else problems
 
 
@@ -129,13 +130,13 @@ def _lettered(benchmark: Benchmark, row: dict, number: int) -> dict:
         options = row[benchmark.options_column]
         if not isinstance(options, list) or len(options) < 2 or None in options:
             raise ValueError(
-                f"Row {number} of {benchmark.dataset!r} has `{benchmark.options_column}={options!r}`: it must be a "
-                "list of two texts or more. Correct the row, or take it out."
+                f"Row {number} of {benchmark.dataset!r} has `{benchmark.options_column}={options!r}`, but "
+                "this must be a list of at least two texts. Correct the row, or remove it."
             )
         if len(options) > len(ascii_uppercase):
             raise ValueError(
-                f"Row {number} of {benchmark.dataset!r} has {len(options)} `{benchmark.options_column}`, and there "
-                f"are {len(ascii_uppercase)} letters. Take the row out."
+                f"Row {number} of {benchmark.dataset!r} has {len(options)} `{benchmark.options_column}`, but "
+                f"there are only {len(ascii_uppercase)} letters to name them. Remove the row."
             )
         letters = ascii_uppercase[: len(options)]
         text += "".join(f"\n{letter}. {option}" for letter, option in zip(letters, options, strict=True))
@@ -150,9 +151,9 @@ def _letter(benchmark: Benchmark, number: int, solution: str, letters: str) -> s
     found = letters[int(said) : int(said) + 1] if said.isdecimal() else said
     if len(found) != 1 or found not in letters:
         raise ValueError(
-            f"Row {number} of {benchmark.dataset!r} has `{benchmark.solution_column}={solution!r}`, which is none of "
-            f"its {len(letters)} options: it must be a number from 0 to {len(letters) - 1}, or a letter from "
-            f"{letters[:1]} to {letters[-1:]}. Correct the row, or take it out."
+            f"Row {number} of {benchmark.dataset!r} has `{benchmark.solution_column}={solution!r}`, which is "
+            f"not one of its {len(letters)} options. It must be a number from 0 to {len(letters) - 1}, or a "
+            f"letter from {letters[:1]} to {letters[-1:]}. Correct the row, or remove it."
         )
     return found
 

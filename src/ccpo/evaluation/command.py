@@ -20,16 +20,27 @@ SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens")
 def add_team_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that [`load_team`] reads, and `--text`."""
     add = parser.add_argument
-    add("team", nargs="?", help="a run's folder: team.json, and a folder for each agent")
-    add("--models", nargs="+", metavar="[AGENT=]MODEL", help="in place of a run's folder: one for all, or by agent")
-    add("--topology", help="of --models: a kind (think_solve, vote, ...), YAML, or a file of it")
-    add("--endpoint", nargs="+", default=[], metavar="ROLE=MODEL@URL", help="who speaks behind an endpoint")
-    add("--backend", choices=BACKENDS, default="transformers", help="what runs the local models")
-    add("--temperature", type=float, help="in place of the run's")
-    add("--top_p", type=float, help="in place of the run's")
-    add("--top_k", type=int, help="in place of the run's")
-    add("--max_new_tokens", type=int, help="in place of the run's")
-    add("--text", action="store_true", help="prompts are plain text, not chat messages")
+    add("team", nargs="?", help="the folder of a run, which holds team.json and a folder for each agent")
+    add(
+        "--models",
+        nargs="+",
+        metavar="[AGENT=]MODEL",
+        help="models to use instead of a run's folder: one for all agents, or AGENT=MODEL for each",
+    )
+    add("--topology", help="the team that --models form: a kind (think_solve, vote, ...), YAML, or a YAML file")
+    add(
+        "--endpoint",
+        nargs="+",
+        default=[],
+        metavar="ROLE=MODEL@URL",
+        help="roles whose model runs behind an OpenAI-compatible endpoint",
+    )
+    add("--backend", choices=BACKENDS, default="transformers", help="the library that runs the local models")
+    add("--temperature", type=float, help="instead of the run's value")
+    add("--top_p", type=float, help="instead of the run's value")
+    add("--top_k", type=int, help="instead of the run's value")
+    add("--max_new_tokens", type=int, help="instead of the run's value")
+    add("--text", action="store_true", help="write prompts as plain text, not as chat messages")
 
 
 def read_pairs(name: str, given: list[str]) -> dict[str, str]:
@@ -39,7 +50,7 @@ def read_pairs(name: str, given: list[str]) -> dict[str, str]:
         raise ValueError(f"`--{name}` must be ROLE=VALUE, got {bad}.")
     roles = [role for role, _ in pairs]
     if twice := sorted({role for role in roles if roles.count(role) > 1}):
-        raise ValueError(f"`--{name}` names {twice} twice. Leave one out.")
+        raise ValueError(f"`--{name}` names {twice} twice. Remove one.")
     return dict(pairs)
 
 
@@ -78,8 +89,9 @@ def make_endpoint(role: str, place: str, sampling: dict[str, Any]) -> OpenAIGene
     more |= {name: value for name, value in others.items() if (name, value) != ("repetition_penalty", 1.0)}
     if unknown := sorted(set(others) - {*NAMES_OF_ENDPOINTS.values()}):
         raise ValueError(
-            f"`--endpoint {role}={place}`: the run samples {role!r} with {unknown}, which endpoints do not know. Take "
-            f"them out of its `generation_kwargs` in {TEAM_FILE}, or evaluate it with a local model."
+            f"`--endpoint {role}={place}`: the run samples {role!r} with the options {unknown}, which "
+            f"endpoints do not support. Remove them from its `generation_kwargs` in {TEAM_FILE}, or evaluate "
+            "it with a local model."
         )
     return OpenAIGenerator(model, url, extra_body=more or None, **options)
 
@@ -93,19 +105,23 @@ def load_team(options: argparse.Namespace, common: dict[str, Any]) -> tuple[Team
     """The team, and how each of its roles is sampled: as in the run but for what was chosen."""
     chosen = chosen_sampling(options)
     if (options.team is None) == (options.models is None and options.topology is None):
-        raise ValueError("Give a run's folder, or `--models` and `--topology`: one of the two.")
+        raise ValueError("Give either the folder of a run, or `--models` and `--topology`.")
     if options.team is not None:
         topology, saved, _ = read_team(options.team)
     elif options.topology is None:
         raise ValueError(
-            f"`--models {' '.join(options.models)}` needs `--topology`: who speaks. Name a kind, or a file."
+            f"`--models {' '.join(options.models)}` needs `--topology`, which says what team they form. Give "
+            "the name of a kind, or a file."
         )
     else:
         topology, saved = read_topology(options.topology), {}
     sampling = {role: {**saved.get(role, {}), **chosen} for role in topology.role_names}
     behind = read_pairs("endpoint", options.endpoint)
     if unknown := sorted(set(behind) - set(topology.role_names)):
-        raise ValueError(f"`--endpoint` names {unknown}; the roles are {list(topology.role_names)}.")
+        raise ValueError(
+            f"`--endpoint` names {unknown}, which are not roles of the team. Its roles are "
+            f"{list(topology.role_names)}."
+        )
     given = {role: make_endpoint(role, place, sampling[role]) for role, place in behind.items()}
     if options.team is not None:
         return Team.from_pretrained(options.team, generate=given, **common, **chosen), sampling

@@ -34,11 +34,11 @@ def read_team(folder: str | Path) -> tuple[Topology, dict[str, dict[str, Any]], 
     file = folder / TEAM_FILE
     if not file.is_file():
         checkpoints = sorted(folder.glob(f"checkpoint-*/{TEAM_FILE}"), key=lambda path: len(str(path)))
-        hint = f" It has {checkpoints[-1].parent}." if checkpoints else ""
+        hint = f" There is one in {checkpoints[-1].parent}." if checkpoints else ""
         raise ValueError(
-            f"{folder} has no {TEAM_FILE}: it is not the folder of a trained team, or its save was cut short.{hint} "
-            "Give the run's `output_dir` or a complete checkpoint of it, or name models and a topology "
-            "(`Team.from_models`; on the command line `--models` and `--topology`)."
+            f"{folder} has no {TEAM_FILE}. Either it is not the folder of a trained team, or saving it was "
+            f"interrupted.{hint} Give the run's `output_dir` or one of its complete checkpoints, or name "
+            "models and a topology (`Team.from_models`; on the command line `--models` and `--topology`)."
         )
     try:
         saved = json.loads(file.read_text(encoding="utf-8"))
@@ -48,9 +48,9 @@ def read_team(folder: str | Path) -> tuple[Topology, dict[str, dict[str, Any]], 
         pattern = run.get("answer_pattern")
         known = [name for name, field in TransformersGenerator.__dataclass_fields__.items() if field.init]
         if unknown := sorted({name for options in sampling.values() for name in options} - {*known}):
-            raise ValueError(f"`sampling` has {unknown}, which are no arguments of TransformersGenerator")
+            raise ValueError(f"`sampling` has {unknown}, which are not arguments of TransformersGenerator")
         if not isinstance(pattern, str | None):
-            raise TypeError(f"`answer_pattern` is no text, but {pattern!r}")
+            raise TypeError(f"`answer_pattern` must be a text, got {pattern!r}")
     except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} cannot be read as a team ({error}). Save the team again.") from error
     return topology, sampling, pattern
@@ -75,11 +75,11 @@ def find_folders(folder: str | Path, topology: Topology, but: set[str]) -> dict[
         own = Path(folder) if topology.is_solo else Path(folder) / agent
         if not own.is_dir():
             raise ValueError(
-                f"{folder} has no folder of the agent {agent!r}: the save was cut short, or it was deleted. Save the "
-                "team again, or give a generator of the agent in `generate`."
+                f"{folder} has no folder of the agent {agent!r}. Saving it was interrupted, or the folder was "
+                "deleted. Save the team again, or give a generator for the agent in `generate`."
             )
         if defect := find_defect(own):
-            raise ValueError(f"The model of the agent {agent!r} is not whole: {defect}. Save the team again.")
+            raise ValueError(f"The model of the agent {agent!r} is incomplete: {defect}. Save the team again.")
         folders[agent] = str(own)
     return folders
 
@@ -90,7 +90,7 @@ def find_defect(folder: Path) -> str | None:
         try:
             json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            return f"{file} is cut short, or no JSON ({error})"
+            return f"{file} is incomplete, or not JSON ({error})"
     if not any(file.is_file() for name in TOKENIZER_FILES for file in folder.glob(name)):
         return f"{folder} has no tokenizer"
     if (folder / BASE_FILE).is_file():
@@ -223,13 +223,13 @@ def make_generators(
         raise ValueError(f"`backend` must be one of {list(BACKENDS)}, got {backend!r}.")
     if unknown := sorted({*given, *models} - {*topology.role_names, *topology.agents}):
         raise ValueError(
-            f"There is no role or agent {unknown}; the team has the roles {list(topology.role_names)} and the agents "
-            f"{list(topology.agents)}."
+            f"{unknown} are not roles or agents of the team. Its roles are {list(topology.role_names)}, its "
+            f"agents {list(topology.agents)}."
         )
     named = {role: given.get(role, given.get(topology.agent_of(role))) for role in topology.role_names}
     agents = [topology.agent_of(role) for role in topology.role_names if named[role] is None]
     if missing := sorted({agent for agent in agents if agent not in models}):
-        raise ValueError(f"The agents {missing} have no model. Name one for each, or give a generator in `generate`.")
+        raise ValueError(f"The agents {missing} have no model. Name one for each, or give generators in `generate`.")
     init = overrides.pop("model_init_kwargs", None) or {}
     load = _players if backend == "transformers" else _engines
     playing = load({agent: models[agent] for agent in dict.fromkeys(agents)}, init)

@@ -16,7 +16,7 @@ from .description import find_difference
 from .team import TeamAnswer
 
 _SETTINGS = b"ccpo_settings"  # in a file's metadata
-_KEPT = "What was drawn before is kept: make room, and the same evaluation goes on from there"
+_KEPT = "What was drawn so far is kept. Free some space, and the same evaluation continues from there"
 _SCHEMA = pa.schema(
     [
         ("benchmark", pa.string()),
@@ -61,7 +61,7 @@ class Samples:
             (self.folder / "samples").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(
-                f"`output_dir={str(folder)!r}` cannot be made a folder ({error}). Give another one."
+                f"`output_dir={str(folder)!r}` cannot be created as a folder ({error}). Give another one."
             ) from error
 
     def file(self, benchmark: str, arm: str, batch: int) -> Path:
@@ -83,15 +83,16 @@ class Samples:
             was = json.loads(metadata.metadata[_SETTINGS])
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise ValueError(
-                f"{file} cannot be read as samples of an evaluation ({error}). Delete it, and it is drawn again."
+                f"{file} cannot be read as samples of an evaluation ({error}). Delete it, and its samples are "
+                "drawn again."
             ) from error
         if found := find_difference(was, dict(settings)):
             name, before, now = found
             other = name == "problems" and str(before).partition(",")[0] != str(now).partition(",")[0]
             hint = ": another `max_problems`, or another number of problems" if other else ""
             raise OtherSamplesError(
-                f"`output_dir={str(self.folder)!r}` has samples of another evaluation, in {file.name}: `{name}` was "
-                f"{before!r} and is {now!r}{hint}. Set it back, or give another folder."
+                f"`output_dir={str(self.folder)!r}` has samples of another evaluation, in {file.name}: "
+                f"`{name}` was {before!r} and is {now!r}{hint}. Set it back, or give another folder."
             )
         return metadata.num_rows
 
@@ -101,7 +102,7 @@ class Samples:
         try:
             return pq.read_table(file, columns=columns and list(columns)).to_pylist()
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise ValueError(f"{file} is damaged ({error}). Delete it, and it is drawn again.") from error
+            raise ValueError(f"{file} is damaged ({error}). Delete it, and its samples are drawn again.") from error
 
     def write(self, benchmark: str, arm: str, batch: int, settings: Mapping[str, Any], rows: Sequence[dict]) -> None:
         """Keep a batch's rows: the file is whole or not there."""
@@ -148,7 +149,7 @@ def read_answer(row: Mapping[str, Any]) -> TeamAnswer:
     return TeamAnswer(row["answer"], row["answer_role"], texts, prompts, completions)
 
 
-def write_whole(file: Path, content: bytes, remedy: str = "Make room, or name another place") -> None:
+def write_whole(file: Path, content: bytes, remedy: str = "Free some space, or give another place") -> None:
     """
     Write a file in one step: it is whole or not there.
 

@@ -180,7 +180,10 @@ def compare(pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]], *, seed: int
     found = {}
     for name, (first, second) in pairs.items():
         if first.shape != second.shape:
-            raise ValueError(f"{name!r} compares arms of {len(first)} and {len(second)} problems: not the same ones.")
+            raise ValueError(
+                f"{name!r} compares an arm of {len(first)} problems with one of {len(second)}. Both must have the "
+                "same problems."
+            )
         delta = first - second
         mean = estimate(delta, seed=seed)
         p = sign_flip_p(delta, seed=seed) if mean.problems else math.nan

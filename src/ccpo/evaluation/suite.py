@@ -76,12 +76,14 @@ def evaluate(
             continue
         least = 0 if name == "seed" else 1
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"`{name}` must be an integer of at least {least}, got {value!r}. Set {least} or more.")
+            raise ValueError(
+                f"`{name}` must be an integer of at least {least}, got {value!r}. Set it to {least} or more."
+            )
     process = PartialState()
     if not process.is_main_process:  # all would write the same files
         raise ValueError(
-            f"`evaluate` is called in process {process.process_index} of {process.num_processes}. Call it in the main "
-            "one only (`if PartialState().is_main_process:`), or run one process."
+            f"`evaluate` is called in process {process.process_index} of {process.num_processes}. Call it "
+            "only in the main process (`if PartialState().is_main_process:`), or run one process."
         )
     problems = _load(benchmarks, conversational, max_problems)
     team = team if isinstance(team, Team) else Team.from_pretrained(team, seed=seed)
@@ -132,7 +134,7 @@ def evaluate(
 
 def _load(benchmarks: Any, conversational: bool, max_problems: int | None) -> dict[str, Dataset]:
     if not benchmarks:
-        raise ValueError("`benchmarks` is empty. Name one.")
+        raise ValueError("`benchmarks` is empty. Name at least one.")
     if isinstance(benchmarks, Mapping):
         found = list(benchmarks.items())
     else:
@@ -140,16 +142,19 @@ def _load(benchmarks: Any, conversational: bool, max_problems: int | None) -> di
         found = [load_benchmark(benchmark, conversational=conversational) for benchmark in given]
     names = [name for name, _ in found]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"`benchmarks` has {twice} twice. Give files different names, or name each one once.")
+        raise ValueError(
+            f"`benchmarks` has {twice} twice. Name each one once, and give different files different names."
+        )
     files = [file_name(name) for name in names]
     if alike := [name for name, file in zip(names, files, strict=True) if files.count(file) > 1]:
-        raise ValueError(f"`benchmarks` has {alike}, whose samples would be in the same files. Rename one.")
+        raise ValueError(f"`benchmarks` has {alike}, whose samples would be written to the same files. Rename one.")
     for name, data in found:
         if not isinstance(data, Dataset) or "prompt" not in data.column_names or not len(data):
             has = data.column_names if isinstance(data, Dataset) else type(data).__name__
             raise ValueError(
-                f"`benchmarks[{name!r}]` must be a datasets.Dataset of at least one row with the column 'prompt', got "
-                f"{has}. ccpo.data.load_problems(..., problem_column=..., solution_column=...) loads one."
+                f"`benchmarks[{name!r}]` must be a datasets.Dataset of at least one row with the column "
+                f"'prompt', got {has}. Load it with ccpo.data.load_problems(..., problem_column=..., "
+                "solution_column=...)."
             )
     return {
         name: data if max_problems is None else data.select(range(min(max_problems, len(data))))
@@ -162,19 +167,23 @@ def _check(name: str, data: Dataset, arms: Sequence[Arm]) -> None:
     try:
         prompts = check_prompts(data["prompt"])
     except TypeError as error:
-        raise ValueError(f"`benchmarks[{name!r}]`: {error} Correct the row, or take it out.") from error
+        raise ValueError(f"`benchmarks[{name!r}]`: {error} Correct the row, or remove it.") from error
     if taken := [column for column in ("prompts", "completions") if column in data.column_names]:
-        raise ValueError(f"`benchmarks[{name!r}]` has the columns {taken}, which the outcome gets. Rename them.")
+        raise ValueError(
+            f"`benchmarks[{name!r}]` has the columns {taken}, but the outcome function gets other values under "
+            "these names. Rename them."
+        )
     if arms and isinstance(arms[0].team.outcome, MathVerifier) and "solution" not in data.column_names:
         raise ValueError(
-            f"`benchmarks[{name!r}]` has no column 'solution', by which MathVerifier judges; it has "
-            f"{data.column_names}. Rename the gold answers' column, or give a team with another `outcome`."
+            f"`benchmarks[{name!r}]` has no column 'solution', which MathVerifier compares answers with. Its "
+            f"columns are {data.column_names}. Rename the column of the correct answers, or give a team with "
+            "another `outcome`."
         )
     golds = data["solution"] if arms and isinstance(arms[0].team.outcome, MathVerifier) else []
     if wrong := [gold for gold in golds if not isinstance(gold, str | None)]:
         raise ValueError(
-            f"`benchmarks[{name!r}]` has the solution {wrong[0]!r}, which is no text, by which MathVerifier judges. "
-            "Write gold answers as text; ccpo.data.load_problems does."
+            f"`benchmarks[{name!r}]` has the solution {wrong[0]!r}, but MathVerifier needs texts. Write the "
+            "correct answers as text, as ccpo.data.load_problems does."
         )
     teams = {id(arm.team): arm.team for arm in arms if arm.reads != "own"}
     for team in teams.values():
@@ -215,19 +224,19 @@ def _why_not(own: Mapping[str, Draws], arm: Arm) -> str | None:
     """Why an arm cannot be; `None` if it can."""
     joint = own[JOINT]
     if arm.reads == "other" and joint.other_problem(0) is None:
-        return "there is no other problem whose text it could have"
+        return "there is no other problem from which to take a text"
     if arm.name != VOTES:
         return None
     if not can_compare(arm.team.outcome):
-        return "the outcome function has no `extract` and `equal`, by which answers are counted"
+        return "the outcome function has no `extract` and `equal`, which are needed to count equal answers"
     means = {name: mean_tokens(own[name]) for name in (JOINT, SINGLE)}
     if unknown := [name for name, mean in means.items() if mean is None]:
-        return f"nobody tells the tokens of {' and '.join(unknown)}"
+        return f"the number of tokens is not known for {' and '.join(unknown)}"
     if not means[SINGLE]:
-        return "the single policy writes no tokens"
+        return "the single model writes no tokens"
     if means[JOINT] * (1 + WITHIN) < means[SINGLE]:
         return (
-            f"one answer of the single policy has {means[SINGLE]:.0f} tokens, more than the team's "
-            f"{means[JOINT]:.0f}: lower its `max_new_tokens`"
+            f"one answer of the single model has {means[SINGLE]:.0f} tokens, more than the team's "
+            f"{means[JOINT]:.0f}. Lower its `max_new_tokens`"
         )
     return None

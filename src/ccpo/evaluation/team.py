@@ -122,7 +122,10 @@ class Team:
         self.topology, self.generate = topology, dict(generate)
         self.outcome = MathVerifier() if outcome is None else outcome
         if missing := [role for role in topology.role_names if role not in self.generate]:
-            raise ValueError(f"`generate` has no generator for the roles {missing}; it has {sorted(self.generate)}.")
+            raise ValueError(
+                f"`generate` has no generator for the roles {missing}. It has generators for "
+                f"{sorted(self.generate)}. Add the missing ones."
+            )
 
     @classmethod
     def from_pretrained(

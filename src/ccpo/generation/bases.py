@@ -31,8 +31,9 @@ def find_base(model: Any) -> Any:
         base = None
     if not isinstance(base, str) or not base:
         raise ValueError(
-            f"{str(file)!r} names no base, which the agent of this folder played. Set `{_KEY}` in it to an id or a "
-            "folder, or give the base itself."
+            f"{str(file)!r} names no base model, but the agent of this folder is the base model without an "
+            f"adapter, so the folder has no weights. Set `{_KEY}` in the file to a model id or a folder, or "
+            "give the base model itself."
         )
     return base
 
@@ -53,4 +54,6 @@ def read_adapter(model: Any) -> dict[str, Any] | None:
             return config
     except (ValueError, KeyError, TypeError):
         pass
-    raise ValueError(f"{str(file)!r} names no base model. Set `{_KEY}` in it, or save the adapter again.")
+    raise ValueError(
+        f"{str(file)!r} does not name the base model of the adapter. Set `{_KEY}` in it, or save the adapter again."
+    )

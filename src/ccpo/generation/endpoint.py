@@ -80,7 +80,9 @@ class OpenAIGenerator(CompletionGenerator):
     def __post_init__(self):
         address = urlsplit(self.base_url or os.environ.get("OPENAI_BASE_URL") or "https://api.openai.com/v1")
         if address.scheme not in ("http", "https") or not address.hostname or "@" in address.netloc or address.query:
-            raise ValueError("base_url must look like http://localhost:8000/v1, without user name, password or query.")
+            raise ValueError(
+                "base_url must look like http://localhost:8000/v1, without a user name, password or query."
+            )
         check_range("max_tokens", self.max_tokens, 1)
         check_range("temperature", self.temperature, 0, whole=False)
         check_range("top_p", self.top_p, torch.finfo().tiny, 1, whole=False)
@@ -88,7 +90,7 @@ class OpenAIGenerator(CompletionGenerator):
         check_range("max_retries", self.max_retries, 0)
         check_range("timeout", self.timeout, torch.finfo().tiny, whole=False)
         if self.extra_body is not None and not isinstance(self.extra_body, dict):
-            raise ValueError(f"extra_body must be a dict of fields of the request, got {self.extra_body!r:.80}.")
+            raise ValueError(f"extra_body must be a dict with fields of the request, got {self.extra_body!r:.80}.")
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_client": None}
@@ -158,7 +160,7 @@ class OpenAIGenerator(CompletionGenerator):
             unasked = sum(future.cancelled() for future in futures)
             counts = f"{len(futures) - len(failures) - unasked} were answered, {len(failures)} failed"
             first = failures[0]
-            first.args = (f"{first} Of {len(futures)} prompts {counts} and {unasked} were not asked.",)
+            first.args = (f"{first} Of {len(futures)} prompts, {counts}, and {unasked} were not asked.",)
             raise first
         replies = [future.result() for future in futures]
         empty = Counter(reply.why_empty for reply in replies if reply.why_empty)
@@ -167,12 +169,14 @@ class OpenAIGenerator(CompletionGenerator):
             for why, count in empty.items():
                 self.empty_answers[why] = self.empty_answers.get(why, 0) + count
         if any(reply.tokens is None for reply in replies):
-            logger.warning("%s reports no token usage: completion_tokens is too low.", client.base_url)
+            logger.warning(
+                "%s does not report how many tokens it used, so completion_tokens is too low.", client.base_url
+            )
         if empty:
             reasons = ", ".join(f"{count} {why}" for why, count in empty.most_common())
-            advice = f" The limit is max_tokens={max_tokens}: raise it." if "at the limit" in reasons else ""
+            advice = f" The limit is max_tokens={max_tokens}. Raise it." if "at the limit" in reasons else ""
             counts = (client.base_url, empty.total(), len(replies), reasons)
-            logger.warning("%s: %d of %d answers are without text: %s.%s", *counts, advice)
+            logger.warning("%s: %d of %d answers have no text: %s.%s", *counts, advice)
         return [Completion(reply.text, reply.tokens, reply.truncated, reply.prompt_tokens) for reply in replies]
 
     def _connect(self):
@@ -184,7 +188,10 @@ class OpenAIGenerator(CompletionGenerator):
             if self._client is None:
                 key = os.environ.get("OPENAI_API_KEY") or "EMPTY" if self.api_key is None else self.api_key
                 if not key or not key.isascii() or not key.isprintable() or " " in key:  # the client would quote it
-                    raise ValueError("api_key (or OPENAI_API_KEY) is empty or holds blanks or unprintable characters.")
+                    raise ValueError(
+                        "api_key (or OPENAI_API_KEY) is empty, or has spaces or unprintable characters. Set a "
+                        "valid key."
+                    )
                 timeout = openai.Timeout(self.timeout, connect=min(self.timeout, 10.0))
                 options = {"base_url": self.base_url, "timeout": timeout, "max_retries": self.max_retries}
                 http_client = openai.DefaultHttpxClient(event_hooks={"response": [_take_status_of_error]})
@@ -205,7 +212,9 @@ class OpenAIGenerator(CompletionGenerator):
         reply = read_reply(body, chat=not isinstance(prompt, str))
         if reply is None:
             said = _show(body, client.api_key)
-            raise RuntimeError(f"{client.base_url} does not answer as an OpenAI-compatible endpoint: {said}")
+            raise RuntimeError(
+                f"{client.base_url} does not answer like an OpenAI-compatible endpoint. It said: {said}"
+            )
         return reply
 
     def _send(self, client, i: int, prompt, max_tokens: int, stream: bool) -> Any:
@@ -248,18 +257,19 @@ class OpenAIGenerator(CompletionGenerator):
         said = _show(body, client.api_key)
         if isinstance(error, openai.APIConnectionError):
             return ConnectionError(
-                f"No answer from {url} in {self.max_retries + 1} attempts: {said} Is it running (`vllm serve "
-                f"{self.model}`)? If it is slow, raise timeout (now {self.timeout:g} s) or lower max_concurrency."
+                f"No answer from {url} in {self.max_retries + 1} attempts: {said} Is the server running "
+                f"(`vllm serve {self.model}`)? If it is slow, raise timeout (now {self.timeout:g} s) or lower "
+                "max_concurrency."
             )
         if status in (401, 403):
-            return PermissionError(f"{url} refused the API key (HTTP {status}): pass another api_key. It said: {said}")
+            return PermissionError(f"{url} refused the API key (HTTP {status}). Pass another api_key. It said: {said}")
         if status == 404:
             return ValueError(
-                f"{url} has no model {self.model!r} or no such path (HTTP 404). Its models are listed at {url}models; "
-                f"base_url mostly ends in /v1. It said: {said}"
+                f"{url} has no model {self.model!r}, or base_url has the wrong path (HTTP 404). Its models "
+                f"are listed at {url}models; base_url usually ends in /v1. It said: {said}"
             )
         if status is not None and status < 500 and status not in (408, 409, 429):
-            return ValueError(f"{url} rejected the request (HTTP {status}): {said}")
+            return ValueError(f"{url} rejected the request (HTTP {status}). It said: {said}")
         attempts = f"{type(error).__name__} after up to {self.max_retries + 1} attempts"
         return RuntimeError(f"{url} failed, {attempts}: {said}")
 

@@ -15,21 +15,22 @@ _OF_TRANSFORMERS = frozenset(vars(GenerationConfig()))
 _REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 TEXT_FOR_A_CHAT_MODEL = (
-    "%s has a chat template and is given plain texts, without it. A chat model mostly answers nothing then: give "
-    'messages, [{"role": "user", "content": text}], as prompts. A base model may read plain texts.'
+    "%s has a chat template, but was given plain texts, so the template is not used. Chat models often give "
+    'no answer then. Give messages, [{"role": "user", "content": text}], as prompts. For a base model, plain '
+    "texts are right."
 )
 
 
 def check_prompts(prompts) -> list:
     if isinstance(prompts, (str, Mapping)):
-        raise TypeError(f"prompts must be a list of prompts, got one {type(prompts).__name__}: pass [prompt].")
+        raise TypeError(f"prompts must be a list of prompts, got one {type(prompts).__name__}. Pass [prompt].")
     prompts = list(prompts)
     if prompts and all(isinstance(prompt, Mapping) for prompt in prompts):
-        raise TypeError("prompts must be a list of prompts, got the messages of one conversation: pass [messages].")
+        raise TypeError("prompts must be a list of prompts, got the messages of one conversation. Pass [messages].")
     for i, prompt in enumerate(prompts):
         is_chat = isinstance(prompt, Sequence) and all(isinstance(message, Mapping) for message in prompt)
         if not isinstance(prompt, str) and not (prompt and is_chat):
-            raise TypeError(f"prompts[{i}] must be a str or a non-empty list of messages, got {prompt!r:.100}.")
+            raise TypeError(f"prompts[{i}] must be a text or a non-empty list of messages, got {prompt!r:.100}.")
     return prompts
 
 
@@ -44,7 +45,8 @@ def check_known_options(name: str, options: Mapping[str, Any]) -> None:
     for key in options:
         if key not in _OF_TRANSFORMERS:
             raise ValueError(
-                f"`{name}` has the key {key!r}, which transformers' GenerationConfig does not have and would ignore. "
+                f"`{name}` has the key {key!r}, which is not an option of transformers' GenerationConfig and "
+                "would be ignored. "
                 + ("Write 'stop_strings'." if key == "stop" else "Check its spelling, or leave it out.")
             )
 
@@ -113,7 +115,8 @@ def render_prompts(
     if taken != prompts and who not in said:
         said.add(who)
         logger.warning(
-            "The chat template of %s refuses a system message. Its text goes before the user's, a blank line between.",
+            "The chat template of %s refuses a system message. Its text is put before the user's, with a "
+            "blank line between.",
             who,
         )
     return render(taken)
@@ -131,8 +134,8 @@ def _taken(prompt: Any, render: Callable[[list], Any], who: str, where: str) -> 
     if isinstance(prompt, str):
         raise refusal
     raise ValueError(
-        f"The chat template of {who} cannot render {where} ({type(refusal).__name__}: {refusal}). Set another one as "
-        "`tokenizer.chat_template`, change the messages, or give text prompts."
+        f"The chat template of {who} cannot render {where} ({type(refusal).__name__}: {refusal}). Set another "
+        "template as `tokenizer.chat_template`, change the messages, or give text prompts."
     ) from refusal
 
 
@@ -143,8 +146,8 @@ def check_chat_template(prompts: list, tokenizer: Any, template_kwargs: Mapping 
     for i, prompt in enumerate(prompts):
         if not isinstance(prompt, str):
             raise ValueError(
-                f"prompts[{i}] is a conversation and the tokenizer has no chat template: pass text prompts, or "
-                'chat_template_kwargs={"chat_template": ...}.'
+                f"prompts[{i}] is a conversation, but the tokenizer has no chat template. Pass text prompts, "
+                'or chat_template_kwargs={"chat_template": ...}.'
             )
 
 
@@ -189,10 +192,10 @@ def check_lengths(rows: list[list[int]], room: int, limit: int | None, limit_nam
     """
     for i, ids in enumerate(rows):
         if not ids:
-            raise ValueError(f"prompts[{i}] has no tokens: there is nothing to continue.")
+            raise ValueError(f"prompts[{i}] has no tokens, so the model has nothing to continue. Remove it.")
         if limit is not None and len(ids) + room > limit:
             raise ValueError(
-                f"prompts[{i}] has {len(ids)} tokens; with {room} to follow that exceeds the model's limit of "
-                f"{limit} (`{limit_name}`). Shorten the prompt, lower `max_new_tokens`, or use a model with a longer "
-                "context."
+                f"prompts[{i}] has {len(ids)} tokens. With the {room} that may follow, it exceeds the model's "
+                f"limit of {limit} (`{limit_name}`). Shorten the prompt, lower `max_new_tokens`, or use a "
+                "model with a longer context."
             )

@@ -117,19 +117,26 @@ class TransformersGenerator(LoadedGenerator):
         if not is_name and not hasattr(self.model, "generate"):
             raise TypeError(f"model must be a model id or an unwrapped model, got {type(self.model).__name__}.")
         if self.model_init_kwargs and not is_name:
-            raise ValueError("model_init_kwargs needs a model id: load the model object with them instead.")
+            raise ValueError(
+                "model_init_kwargs are used only when model is an id. Load the model object with them instead."
+            )
         if self.processing_class is None:
             self.processing_class = self.model if is_name else self.model.config._name_or_path or None
         if not isinstance(self.processing_class, (str, PreTrainedTokenizerBase)):
             given = type(self.processing_class).__name__
-            raise ValueError(f"processing_class must be a tokenizer or its id (the model names none), got {given}.")
+            raise ValueError(
+                "processing_class must be a tokenizer or the id of one, because the model does not name its own, "
+                f"got {given}."
+            )
         check_range("max_new_tokens", self.max_new_tokens, 1)
         check_range("temperature", self.temperature, 0, whole=False)
         check_range("top_p", self.top_p, torch.finfo().tiny, 1, whole=False)
         check_range("top_k", 0 if self.top_k is None else self.top_k, 0)
         check_range("batch_size", 1 if self.batch_size is None else self.batch_size, 1)
         if reserved := sorted(_RESERVED & set(self.generation_kwargs or {})):
-            raise ValueError(f"generation_kwargs must not hold {reserved}: the generator sets them itself.")
+            raise ValueError(
+                f"generation_kwargs must not contain {reserved}, because the generator sets them itself. Remove them."
+            )
         check_stops("generation_kwargs", self.generation_kwargs or {}, "stop_strings")
         check_known_options("generation_kwargs", self.generation_kwargs or {})
 
@@ -244,8 +251,8 @@ class TransformersGenerator(LoadedGenerator):
         own = [choices] * len(prompts) if isinstance(choices[0], str) else choices
         if len(own) != len(prompts) or len({len(row) for row in own}) > 1:
             raise ValueError(
-                f"choices has rows of {[len(row) for row in own]} texts for {len(prompts)} prompts. Give every prompt "
-                "as many."
+                f"choices must have the same number of texts for each prompt, got {[len(row) for row in own]} "
+                f"texts for {len(prompts)} prompts."
             )
         with _LOCAL_LOCK:
             if not prompts:

@@ -84,7 +84,9 @@ class VLLMGenerator(LoadedGenerator):
         check_range("top_p", self.top_p, torch.finfo().tiny, 1, whole=False)
         check_range("top_k", 0 if self.top_k is None else self.top_k, 0)
         if reserved := sorted(_RESERVED & set(self.generation_kwargs or {})):
-            raise ValueError(f"generation_kwargs must not hold {reserved}: the generator sets them itself.")
+            raise ValueError(
+                f"generation_kwargs must not contain {reserved}, because the generator sets them itself. Remove them."
+            )
 
     def __getstate__(self) -> dict:
         return {**self.__dict__, "_loaded": None}
@@ -170,7 +172,9 @@ class VLLMGenerator(LoadedGenerator):
         try:
             return SamplingParams(max_tokens=max_tokens, seed=seed, **sampling, **more)
         except TypeError as error:
-            raise ValueError(f"generation_kwargs={self.generation_kwargs!r} are not vLLM's: {error}") from error
+            raise ValueError(
+                f"generation_kwargs={self.generation_kwargs!r} are not options of vLLM's SamplingParams: {error}"
+            ) from error
 
     def _load(self) -> tuple:
         """The engine, the tokenizer, and the request for the adapter if there is one."""

@@ -84,8 +84,8 @@ def cache_common_prefix(model: nn.Module) -> RemovableHandle:
     kinds = sorted({type(layer).__name__ for layer in DynamicCache(config=model.config).layers})
     if kinds not in ([], [DynamicLayer.__name__]):
         raise ValueError(
-            f"`prefix_caching` needs full attention in every layer; the cache of {type(model).__name__} has {kinds}. "
-            "Set `prefix_caching=False`."
+            "`prefix_caching` needs a model with full attention in every layer, but the cache of "
+            f"{type(model).__name__} has layers of the kind {kinds}. Set `prefix_caching=False`."
         )
     decoder = model.get_decoder()
     names = tuple(signature(decoder.forward).parameters)

@@ -117,7 +117,10 @@ def score_choices(
         )
         cache = getattr(begun, "past_key_values", None)
         if cache is None and getattr(begun, "cache_params", None) is None:
-            raise ValueError(f"Scoring choices needs a model with a cache: {type(model).__name__} returned none.")
+            raise ValueError(
+                f"Scoring choices needs a model with a key-value cache, but {type(model).__name__} returned "
+                "none. Use another model."
+            )
         if all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in getattr(cache, "layers", [None])):
             cache.batch_repeat_interleave(count)
             gone_on = model(

@@ -73,7 +73,11 @@ class Watching(StoppingCriteria):
         try:
             return self._streams[place].step(self._core, tokens) or ""
         except Exception as error:  # of the decoder's own, which has no name: the text before has changed
-            logger.warning("A completion is not watched any further: %s.", error)
+            logger.warning(
+                "One completion is no longer checked for its end while it is drawn, because its tokens could not "
+                "be decoded: %s.",
+                error,
+            )
             del self._streams[place]
             return ""
 

@@ -43,7 +43,7 @@ def role_share_prefix(outcome: str, roles: Sequence[str], chosen: Sequence[str])
     check_outcome(outcome)
     roles = check_roles(roles)
     if len(chosen) >= len(roles):
-        raise ValueError(f"`chosen` must have fewer numbers than the {len(roles)} roles, got {list(chosen)}.")
+        raise ValueError(f"`chosen` must have fewer numbers than there are roles ({len(roles)}), got {list(chosen)}.")
     said = [f'"{role}": {number}' for role, number in zip(roles, (*chosen, ""), strict=False)]
     return SHARES_PREFIX % outcome + ", ".join(said)
 
@@ -61,7 +61,9 @@ def choose(
     if log_probs.ndim != 2 or log_probs.shape[1] != len(PAIRS):
         raise ValueError(f"`log_probs` must have shape (n, {len(PAIRS)}), got {tuple(log_probs.shape)}.")
     if not temperature > 0:
-        raise ValueError(f"`temperature` must be > 0, got {temperature}. For the likeliest pair, give a small one.")
+        raise ValueError(
+            f"`temperature` must be > 0, got {temperature}. To get the most likely pair, give a small number."
+        )
     shares = torch.tensor([t for t, _ in PAIRS], device=log_probs.device)  # (9,)
     probs = torch.softmax(log_probs.float() / temperature, dim=1)  # (n, 9)
     if expectation:

@@ -119,15 +119,16 @@ def check_rating_prompt(template: str, roles: Sequence[str] | None = None) -> No
         names = [name for name in names if name not in stale] + [f"{{{role}}}" for role in roles]
         if used := [name for name in stale if name in str(template)]:
             raise ValueError(
-                f"`rating_prompt` has {', '.join(used)}, which stand for the texts of a team of two, and this one has "
-                f"the roles {list(roles)}. Use {{transcript}}, or the roles' names in braces."
+                f"`rating_prompt` has {', '.join(used)}, which stand for the two texts of a team of two, but "
+                f"this team has the roles {list(roles)}. Use {{transcript}}, or the names of the roles in "
+                "braces."
             )
     fields = set(_FIELD.findall(str(template)))
     if not isinstance(template, str) or not (
         fields & {*names} or (roles is None and fields - {"{role}", "{problem}"})
     ):
         what = ", ".join(names) + ("" if roles is not None else ", or a role's name in braces")
-        raise ValueError(f"`rating_prompt` must contain some of {what}, got {template!r}.")
+        raise ValueError(f"`rating_prompt` must contain at least one of {what}, got {template!r}. Add one.")
 
 
 def fill_rating_prompt(template: str, role: str, problem: str, texts: Mapping[str, str], outcome: str) -> str:

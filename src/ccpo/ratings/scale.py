@@ -20,7 +20,7 @@ def check_roles(roles: Sequence[str]) -> tuple[str, ...]:
     fit = all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
     if len(names) < 2 or not fit or len(set(names)) < len(names):
         raise ValueError(
-            "`roles` must be two different names or more, of letters, digits, '_' and '-', in the order in which the "
-            f"roles speak, got {roles!r}."
+            "`roles` must be at least two different names of letters, digits, '_' and '-', in the order in "
+            f"which the roles speak, got {roles!r}."
         )
     return names

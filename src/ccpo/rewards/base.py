@@ -72,10 +72,10 @@ class CreditAllocator(RewardFunction):
         if suits.get(self.teams, topology.kind == self.teams):
             return None
         wanted = {
-            "chain": "a chain of several roles, the last of which answers",
+            "chain": "teams that are a chain of several roles, the last of which answers",
             "vote": "teams with `answer='vote'`",
         }.get(self.teams, self.teams)
-        return f"it is defined for {wanted}, and the topology has {list(topology.role_names)} ({topology.kind})."
+        return f"it works with {wanted}, but the topology has the roles {list(topology.role_names)} ({topology.kind})."
 
     def evidence(self, topology: Topology, roles: tuple[str, ...]) -> Evidence:
         """What the credit of these roles needs beside the outcomes of what the team wrote: generated only if named."""
@@ -99,10 +99,12 @@ class CreditAllocator(RewardFunction):
         """Say once that the credit of these roles is shared credit up to a factor for each prompt."""
         self._warn_once(
             "placebo",
-            "`%s` with `advantage_estimator=%r` is shared credit up to a factor for each prompt: the group's mean has "
-            "taken the prompt's baseline out already (factor of the advantages: %s). It orders no two texts of a "
-            "group otherwise. Credit that carries information: `num_solves` >= 2 with C3 (`credit: c3`), SEPO, "
-            "`removal='context'` for roles after the first.%s",
+            "`%s` with `advantage_estimator=%r` is shared credit up to a factor for each prompt: it tells no "
+            "two texts of a prompt apart beyond what the team's outcome says. The estimator subtracts the "
+            "mean of the prompt's group, and this removes the team's score without the role, too. What "
+            "remains is the factor (of the advantages: %s). For credit that tells them apart, use "
+            "`num_solves` >= 2 with C3 (`credit: c3`), SEPO (`credit: sepo`), or `removal='context'` for the "
+            "roles after the first.%s",
             self.__name__,
             estimator,
             "; ".join(f"{role}: {factor}" for role, factor in placebos.items()),
@@ -133,14 +135,16 @@ class CreditAllocator(RewardFunction):
         for values in outcomes:
             if values is not None and values.isinf().any():
                 raise ValueError(
-                    f"`outcome` of `{self.__name__}` returned {values[values.isinf()][0].item():g}, which no "
-                    "model can be trained on. Return a finite number, or None where an answer cannot be scored."
+                    f"`outcome` of `{self.__name__}` returned {values[values.isinf()][0].item():g}, which "
+                    "cannot be used for training. Return a finite number, or None where an answer cannot be "
+                    "scored."
                 )
         for values in outcomes if self.strict_outcomes else ():
             if values is not None and (bad := values[(values.abs() != 1) & ~values.isnan()]).numel():
                 raise ValueError(
-                    f"`{self.__name__}` needs outcomes of -1 (wrong), +1 (right) or None (unscorable), but `outcome` "
-                    f"returned {bad[0].item():g}. Wrap a 0/1 reward function as 2 * r - 1, e.g. use MathVerifier()."
+                    f"`{self.__name__}` needs outcomes of -1 (wrong), +1 (right) or None (cannot be scored), "
+                    f"but `outcome` returned {bad[0].item():g}. Turn a 0/1 reward function into 2 * r - 1, or "
+                    "use MathVerifier()."
                 )
 
     def _warn_once(self, about: str, message: str, *args: Any) -> None:
@@ -153,9 +157,9 @@ class CreditAllocator(RewardFunction):
         if missing == answers > 0:
             self._warn_once(
                 "answers",
-                "All %d answers of a batch are without an answer that `%s` can read, so that none can be right. Look "
-                "at the prompt of who answers: does it say where the answer is to stand? Or say where it stands "
-                "(`answer_pattern`), or let the completions be longer.",
+                "In all %d answers of a batch, `%s` found no final answer, so all of them count as wrong. "
+                "Check the prompt of the role that answers: it must say where to put the answer. Or set "
+                "`answer_pattern`, which says how to find it, or allow longer completions.",
                 answers,
                 getattr(self.outcome, "__name__", type(self.outcome).__name__),
             )
@@ -166,4 +170,4 @@ class CreditAllocator(RewardFunction):
 
     def rate(self, raters: dict[str, Callable], episodes: Episodes, outcome: torch.Tensor) -> torch.Tensor:
         """Ratings of each leaf, `(leaves, n, n)`, the rater before the rated; for schemes that ask for them."""
-        raise NotImplementedError(f"{type(self).__name__} asks for ratings and must define `rate`.")
+        raise NotImplementedError(f"{type(self).__name__} needs ratings, so it must define `rate`.")

@@ -49,7 +49,10 @@ class CounterfactualCredit(CreditAllocator):
 
     def refuses(self, topology):
         if self.history is not None and len(topology.roles) != 2:
-            return f"`history` is for teams of two, and {list(topology.role_names)} are {len(topology.roles)}."
+            return (
+                f"`history` works only in teams of two roles, but the team has {len(topology.roles)}: "
+                f"{list(topology.role_names)}. Leave `history` out."
+            )
         return super().refuses(topology)
 
     def evidence(self, topology, roles):
@@ -67,7 +70,7 @@ class CounterfactualCredit(CreditAllocator):
         names, found = topology.role_names, {}
         if self.history is not None:
             one_leaf = math.prod(branches[1:]) == 1
-            return dict.fromkeys(names, "one of the prompt and the history") if one_leaf else {}
+            return dict.fromkeys(names, "one that depends on the prompt and the history") if one_leaf else {}
         for k, name in enumerate(names[:-1]):
             one_leaf = math.prod(branches[k + 1 :]) == 1  # below a text
             in_context = args.removal == "context" and k > 0
@@ -78,11 +81,11 @@ class CounterfactualCredit(CreditAllocator):
     def _factor(self, args) -> str:
         factor = f"{1 + self.coef / 2:g}"
         if args.scale_rewards == "group":
-            return f"1: the {factor} is divided out again by the group's std"
+            return f"1: the {factor} is divided out again by the standard deviation of the group"
         if self.bonus == "event":
             factor += " where the team without it is mostly right or mostly wrong, else 1"
         if args.scale_rewards == "batch" or args.advantage_estimator == "reinforce++-baseline":
-            factor += "; over the batch's std, which has it, too"
+            factor += "; then divided by the standard deviation of the batch, which contains it, too"
         return factor
 
     def allocate(self, outcomes):

@@ -51,12 +51,13 @@ class RewardFunction:
         if problems is None:
             self._warn_once(
                 "problem",
-                "The dataset has no column `problem`, so the partners are given the prompt of the role in training. "
-                "If that holds the role's instructions too, add `problem`, the problem alone.",
+                "The dataset has no column `problem`, so the other roles are asked with the prompt of the "
+                "role in training. If this prompt contains instructions for that role, add a column "
+                "`problem` with the problem alone.",
             )
             problems = [problem_text(prompt) for prompt in prompts]
         if bad := [problem for problem in problems if not isinstance(problem, str)]:
-            raise TypeError(f"The column `problem` must hold strings, got {bad[0]!r}.")
+            raise TypeError(f"The column `problem` must hold texts, got {bad[0]!r}.")
         self._check_template(prompts, kwargs)
         self._check_trainer(kwargs)
         first, last = topology.role_names[0], topology.role_names[-1]
@@ -97,11 +98,11 @@ class RewardFunction:
         if state := self.state_dict():
             learned = ", ".join(f"`{name}`" for name in state)
             raise ValueError(
-                f"`{self.__name__}` learns in the course of a run ({learned}), and TRL's checkpoints do not hold what "
-                "it has learned. Train with MultiAgentGRPOTrainer, or leave that out."
+                f"`{self.__name__}` learns during a run ({learned}), but TRL's GRPOTrainer does not save what "
+                "it has learned. Train with MultiAgentGRPOTrainer, or switch that option off."
             )
         if (why := self.refuses(self.topology)) or not self.topology.is_chain or not others:
-            why = why or "the reward function trains the first role of a chain of several."
+            why = why or "as a reward function it trains the first role of a chain of several."
             raise ValueError(f"`{self.__name__}` cannot train the first role of this `topology`: {why}")
         if self.partners is not None and not isinstance(self.partners, Mapping):
             raise ValueError(
@@ -112,16 +113,17 @@ class RewardFunction:
         if self.partner is not None:
             if len(others) > 1 or partners:
                 raise ValueError(
-                    f"`partner` is for one other role. Set `partners` to a generator for each of {others}."
+                    "`partner` is the generator of one other role. Set `partners` instead, with a generator "
+                    f"for each of {others}."
                 )
             partners = {others[0]: self.partner}
         if unknown := sorted(set(partners) - set(others), key=str):
-            raise ValueError(f"`partners` names {unknown}; the roles beside {first!r} are {others}.")
+            raise ValueError(f"`partners` names {unknown}, which are not roles beside {first!r}. Those are {others}.")
         if missing := [name for name in others if name not in partners]:
             field = "partner" if len(others) == 1 else "partners"
             raise ValueError(
-                f"`{self.__name__}` trains the {first} alone here, so it needs the roles {missing}: pass `{field}`, "
-                f"e.g. {_GENERATORS}."
+                f"`{self.__name__}` trains only the {first} here, so the roles {missing} need generators that "
+                f"write their texts. Pass `{field}`, e.g. {_GENERATORS}."
             )
         for name, partner in partners.items():
             if not callable(partner):
@@ -153,8 +155,8 @@ class RewardFunction:
         scale = getattr(args, "scale_rewards", "none")
         if self.gives_advantages and scale != "none":
             raise ValueError(
-                f"`scale_rewards={scale!r}` does not go with `{self.__name__}`, which gives advantages: TRL would "
-                "divide them by their std. Set `scale_rewards='none'`."
+                f"`scale_rewards={scale!r}` does not work with `{self.__name__}`, which gives finished "
+                "advantages: TRL would divide them by their standard deviation. Set `scale_rewards='none'`."
             )
         if args is not None:
             scale = "none" if len(getattr(trainer, "reward_funcs", ())) > 1 else scale  # the std is of the sum

@@ -14,12 +14,16 @@ from .vote import VoteCredit
 
 ESTIMATORS = ("group", "reinforce++", "reinforce++-baseline", "counterfactual", "robust")
 # Scheme -> its class, the teams that it is for, and why it refuses an estimator.
-_GIVES_ADVANTAGES = "it gives advantages, which go to the loss as they are"
-_NO_REMOVAL = "A = v - b needs the team without a role, and this scheme never sees it"
+_GIVES_ADVANTAGES = "it gives finished advantages, which an estimator must not change"
+_NO_REMOVAL = "this estimator needs the team's outcome without a role, which this scheme never asks for"
 TABLE: dict[str, tuple[type[CreditAllocator], str, dict[str, str]]] = {
     "shared": (SharedCredit, "any; 'counterfactual' in chains", {}),
     "ccpo": (CounterfactualCredit, "chains; `history` in teams of two", {}),
-    "sepo": (SelfEvaluatedCredit, "chains", {"counterfactual": "A = v - b leaves the ratings out"}),
+    "sepo": (
+        SelfEvaluatedCredit,
+        "chains",
+        {"counterfactual": "this estimator would ignore the ratings"},
+    ),
     "vote": (VoteCredit, "teams with `answer: vote`", {"counterfactual": _NO_REMOVAL}),
     "dacr": (CrossImprovementCredit, "`answer_critique_rewrite`", {"counterfactual": _NO_REMOVAL}),
     "c3": (
@@ -63,37 +67,37 @@ def check_scheme(
     several = {role: number for role, number in zip(topology.role_names, branches, strict=True) if number > 1}
     if several and not allocator.branching:
         raise ValueError(
-            f"`{allocator.__name__}` needs one text of each role to continue one of the role before it, and "
-            f"`branches` (`num_solves` of the last role) are {several}. Leave them out, and raise "
-            "`num_generations`."
+            f"`{allocator.__name__}` works only if each text is continued by one text of the next role, but "
+            f"`branches` (`num_solves` for the last role) are {several}. Leave them out, and raise "
+            "`num_generations` instead."
         )
     refused = next((row[2] for row in TABLE.values() if isinstance(allocator, row[0])), {})
     if allocator.gives_advantages:
         refused = dict.fromkeys(ESTIMATORS[1:], _GIVES_ADVANTAGES)
     if estimator in refused:
         raise ValueError(
-            f"`advantage_estimator={estimator!r}` does not go with `{name}`: {refused[estimator]}. Set "
+            f"`advantage_estimator={estimator!r}` does not work with `{name}`: {refused[estimator]}. Set "
             "`advantage_estimator='group'`."
         )
     if estimator == "counterfactual" and not (topology.is_chain and len(topology.roles) > 1):
         raise ValueError(
-            f"`advantage_estimator='counterfactual'` needs a chain of several roles, and the topology has "
-            f"{list(topology.role_names)} ({topology.kind}). Set `advantage_estimator='group'`."
+            "`advantage_estimator='counterfactual'` needs a chain of several roles, but the topology has the "
+            f"roles {list(topology.role_names)} ({topology.kind}). Set `advantage_estimator='group'`."
         )
     if allocator.gives_advantages and args.scale_rewards != "none":
         raise ValueError(
-            f"`scale_rewards={args.scale_rewards!r}` does not go with `{name}`, which gives advantages. Set "
-            "`scale_rewards='none'`."
+            f"`scale_rewards={args.scale_rewards!r}` does not work with `{name}`, which gives finished "
+            "advantages. Set `scale_rewards='none'`."
         )
     if allocator.gives_advantages and args.multi_objective_aggregation != "sum_then_normalize":
         raise ValueError(
-            f"`multi_objective_aggregation={args.multi_objective_aggregation!r}` does not go with `{name}`, whose "
-            "advantages nothing normalises. Set `multi_objective_aggregation='sum_then_normalize'`."
+            f"`multi_objective_aggregation={args.multi_objective_aggregation!r}` does not work with `{name}`, "
+            "whose advantages are not normalised. Set `multi_objective_aggregation='sum_then_normalize'`."
         )
     if estimator == "counterfactual" and getattr(allocator, "history", None) is not None:
         raise ValueError(
-            f"`advantage_estimator='counterfactual'` does not go with `history` of `{name}`: A = v - b leaves the "
-            "history out. Set `advantage_estimator='group'`, or leave `history` out."
+            f"`advantage_estimator='counterfactual'` does not work with `history` of `{name}`, which it would "
+            "ignore. Set `advantage_estimator='group'`, or leave `history` out."
         )
     if topology.answer == "vote":
         check_equality(allocator.outcome)
@@ -105,8 +109,8 @@ def check_sum(allocators: list[CreditAllocator]) -> None:
     if len(kinds) > 1:
         names = {allocator.__name__: allocator.gives_advantages for allocator in allocators}
         raise ValueError(
-            f"`reward_funcs` gives rewards and advantages together ({names}: true gives advantages), which cannot be "
-            "summed. Use one kind."
+            "`reward_funcs` has functions that give rewards and functions that give finished advantages "
+            f"({names}: true means advantages). They cannot be summed. Use one kind."
         )
 
 
@@ -131,8 +135,9 @@ def check_siblings(
         roles = topology.roles_of(agent)
         if all(siblings[role] < 2 for role in roles):
             last = topology.role_names[-1] in roles
-            remedy = "`num_solves` >= 2" if last else f"`branches` >= 2 of {roles[-1]!r}"
+            remedy = "`num_solves` >= 2" if last else f"`branches` >= 2 of role {roles[-1]!r}"
             raise ValueError(
-                f"`{allocator.__name__}` compares texts that continue the same one, and those of {list(roles)} have "
-                f"no siblings: the agent {agent!r} would never be trained. Set {remedy}."
+                f"`{allocator.__name__}` compares texts that continue the same text, but each text of the "
+                f"roles {list(roles)} is the only one: the agent {agent!r} would never be trained. Set "
+                f"{remedy}."
             )

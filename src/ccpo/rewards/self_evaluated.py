@@ -83,9 +83,15 @@ class SelfEvaluatedCredit(CreditAllocator):
             if not isinstance(value, bool):
                 raise ValueError(f"`{name}` must be true or false, got {value!r}.")
         if thinker_rater is not None and not callable(thinker_rater):
-            raise ValueError(f"`thinker_rater` must be a generator, prompts -> texts, got {thinker_rater!r:.80}.")
+            raise ValueError(
+                "`thinker_rater` must be a generator (a function from a list of prompts to a list of texts), got "
+                f"{thinker_rater!r:.80}."
+            )
         if rating_expectation and rating_mode != "constrained":
-            raise ValueError("`rating_expectation=True` needs the probabilities of `rating_mode='constrained'`.")
+            raise ValueError(
+                "`rating_expectation=True` needs the probabilities of the nine choices, which only "
+                "`rating_mode='constrained'` has. Set that too."
+            )
         if not isinstance(rating_max_tokens, int) or isinstance(rating_max_tokens, bool) or rating_max_tokens < 1:
             raise ValueError(f"`rating_max_tokens` must be an integer of at least 1, got {rating_max_tokens!r}.")
         if rating_prompt is not None:
@@ -101,8 +107,8 @@ class SelfEvaluatedCredit(CreditAllocator):
     def _first_rater(self):
         if self.thinker_rater is None:
             raise ValueError(
-                f"`self_evaluated_credit` needs the {self.topology.role_names[0]}'s own ratings, and TRL's "
-                "GRPOTrainer gives reward functions no model: pass `thinker_rater`, e.g. "
+                f"`self_evaluated_credit` needs the {self.topology.role_names[0]}'s own ratings, but TRL's "
+                "GRPOTrainer gives reward functions no model. Pass `thinker_rater`, e.g. "
                 "TransformersGenerator(model, tokenizer)."
             )
         return self.thinker_rater
@@ -127,7 +133,9 @@ class SelfEvaluatedCredit(CreditAllocator):
         """
         names = episodes.topology.role_names
         if set(raters) != set(names):
-            raise ValueError(f"`raters` must have a rater for each of the roles {list(names)}, got {list(raters)}.")
+            raise ValueError(
+                f"`raters` must have a generator for each of the roles {list(names)}, got {list(raters)}."
+            )
         if self.rating_prompt is not None:
             check_rating_prompt(self.rating_prompt, names)
         rows = episodes.said[names[-1]].rows
@@ -246,8 +254,8 @@ class SelfEvaluatedCredit(CreditAllocator):
         """One of nine choices behind each prompt and prefix: the share that it stands for, and which it is."""
         if not hasattr(rater, "score"):
             raise ValueError(
-                f"`rating_mode='constrained'` needs a generator with `score`, {type(rater).__name__} has none. "
-                "Use TransformersGenerator or `rating_mode='generate'`."
+                "`rating_mode='constrained'` needs a generator with a method `score`, but "
+                f"{type(rater).__name__} has none. Use TransformersGenerator, or `rating_mode='generate'`."
             )
         if getattr(rater, "draws_choices", False) and not self.rating_expectation:
             drawn = rater.choose(prompts, prefixes, choices)

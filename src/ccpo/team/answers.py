@@ -272,7 +272,7 @@ def reader_of(outcome) -> AnswerReader:
 
 def check_pattern(name: str, pattern: str) -> None:
     """Raise where a pattern is no regular expression with exactly one group, or matches the empty text."""
-    remedy = r"Give one whose only group is the answer, such as 'RESULT = (.+)'."
+    remedy = "Write a pattern with one group, which holds the answer, such as 'RESULT = (.+)'."
     try:
         compiled = re.compile(pattern)
     except re.error as error:
@@ -280,11 +280,11 @@ def check_pattern(name: str, pattern: str) -> None:
     if compiled.groups != 1:
         raise ValueError(f"`{name}` must have exactly one group, got {compiled.groups} in {pattern!r}. {remedy}")
     if compiled.search(""):
-        raise ValueError(f"`{name}` must not match the empty text, got {pattern!r}. {remedy}")
+        raise ValueError(f"`{name}` must not match an empty text, got {pattern!r}. {remedy}")
     if not _is_quick(pattern):
         raise ValueError(
-            f"`{name}` takes over {PROBE_SECONDS} s on a text of {MAX_TEXT:,} characters, got {pattern!r}. Leave out "
-            "what may match anything, such as a leading `.*`, and repetitions within repetitions."
+            f"`{name}` takes over {PROBE_SECONDS} s to search a text of {MAX_TEXT:,} characters, got "
+            f"{pattern!r}. Remove parts that match anything, such as a leading `.*`, and nested repetitions."
         )
 
 

@@ -1,4 +1,4 @@
-"""A team as data: roles in their order, who reads whom, and the rule that makes one answer."""
+"""A team as data: its roles in order, who reads whom, and the rule that gives one answer."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,17 +11,20 @@ from .role import Role, as_list, check_names, check_role, check_used, read_answe
 @dataclass(frozen=True)
 class Topology:
     """
-    Roles in the order in which they speak, and the rule that makes the team's answer.
+    A team: its roles in the order in which they speak, and the rule that gives the team's answer.
 
     Args:
-        roles (`tuple[Role, ...]`): the roles; mappings of a role's fields are read, too.
+        roles (`tuple[Role, ...]`): the roles. A mapping of a role's fields is turned into a [`Role`].
         answer (`str`, defaults to `"last"`):
-            `"last"`: the last role's text. `"vote"`: what most of the `answer_roles` say. `"mean"`: the outcome is the
-            mean of theirs.
-        answer_roles (`tuple[str, ...]`, *optional*): roles of the answer. By default the last, or all judged ones.
+            What counts as the team's answer. `"last"`: the text of the last role. `"vote"`: the answer that most of
+            the `answer_roles` give. `"mean"`: each of the `answer_roles` answers, and the team's outcome is the mean
+            of theirs.
+        answer_roles (`tuple[str, ...]`, *optional*):
+            Names of the roles that give the answer. By default the last role; with `"vote"` and `"mean"`, all judged
+            roles.
 
     Raises:
-        `ValueError`: a team that cannot be, with name, value and remedy.
+        `ValueError`: if a field has a value that no team can have. The message says which and what to do.
     """
 
     roles: tuple[Role, ...]
@@ -45,7 +48,7 @@ class Topology:
         for name, value in values.items():
             object.__setattr__(self, name, value)
 
-    # ---- What is asked of it ----
+    # ---- Questions about the team ----
 
     @cached_property
     def role_names(self) -> tuple[str, ...]:
@@ -70,7 +73,7 @@ class Topology:
 
     @cached_property
     def levels(self) -> dict[str, int]:
-        """Role -> length of the longest path of `reads` behind it: roles of one level can speak at the same time."""
+        """For each role, the longest chain of roles that must speak before it. Roles of one level speak together."""
         levels: dict[str, int] = {}
         for role in self.roles:
             levels[role.name] = max((levels[name] + 1 for name in role.reads), default=0)
@@ -78,63 +81,69 @@ class Topology:
 
     @cached_property
     def judged(self) -> tuple[str, ...]:
-        """Roles whose own text is judged."""
+        """Names of the roles whose own text is judged right or wrong."""
         return tuple(role.name for role in self.roles if role.judged or role.name in self.answer_roles)
 
     @property
     def is_chain(self) -> bool:
-        """Whether all leads to one answer at the end: every other role is read by a later one, and none is judged."""
+        """Whether only the last role's text is judged: it is the team's answer, and all others lead to it."""
         return self.answer == "last" and self.judged == self.role_names[-1:]
 
     @property
     def is_solo(self) -> bool:
-        """Whether one role answers the dataset's own prompts, as in stock GRPO."""
+        """Whether this is a single model without a team, as in TRL's GRPO."""
         return False
 
     def branches(self, num_solves: int = 1) -> tuple[int, ...]:
-        """How many texts of each role continue one of the role before it; `num_solves` is the last role's number."""
+        """How many texts of each role continue one text of the role before it; `num_solves` replaces the last."""
         branches = tuple(role.branches for role in self.roles)
         if num_solves == 1:
             return branches
         if branches[-1] != 1 or len(branches) == 1:
             what = "has no role before it" if len(branches) == 1 else f"has `branches={branches[-1]}`"
             raise ValueError(
-                f"`num_solves={num_solves}` sets the branches of the last role, and {self.role_names[-1]!r} {what}. "
-                "Give one of the two."
+                f"`num_solves={num_solves}` sets the `branches` of the last role, but {self.role_names[-1]!r} "
+                f"{what}. Set only one of the two fields."
             )
         if self.answer == "vote":
             raise ValueError(
-                f"`num_solves={num_solves}` does not go with a vote: each voter speaks once. Set it to 1."
+                f"`num_solves={num_solves}` does not work with `answer='vote'`, where each voter speaks once. "
+                "Set `num_solves` to 1."
             )
         return (*branches[:-1], num_solves)
 
     def guarded(self, name: str) -> bool:
-        """Whether the leak guard takes an answer out of the role's text before another reads it."""
+        """Whether the leak guard removes a stated answer from the role's text before others read it."""
         return not self[name].states_answer and any(name in role.reads for role in self.roles)
 
     def answers(self, name: str) -> bool:
-        """Whether the role's text is to state an answer: then its problem may ask for one."""
+        """Whether the role is to state an answer. If not, its prompt does not ask for one."""
         return self[name].states_answer or name in self.judged
 
     def without(self, removed: str) -> tuple[Role, ...]:
         """
-        The team without a role: who read it is asked by `prompt_without`, and who only it read does not speak.
+        The roles that still speak if one role is left out, with the prompts that they get then.
+
+        Roles that read the left-out one are asked with their `prompt_without`. Roles that nobody reads any more do
+        not speak.
 
         Args:
-            removed (`str`): the role's name.
+            removed (`str`): name of the role to leave out.
 
         Returns:
-            `tuple[Role, ...]`: the roles that speak, in their order, with the prompts that they get.
+            `tuple[Role, ...]`: the other roles, in their order.
 
         Raises:
-            `ValueError`: no such role, one that gives the team's answer, or a reader that has no prompt without it.
+            `ValueError`: if there is no such role, if it gives the team's answer, or if a role that reads it has no
+                prompt for this case.
         """
         if removed not in self.role_names:
-            raise ValueError(f"`removed` must be one of {list(self.role_names)}, got {removed!r}.")
+            raise ValueError(f"`removed` must be one of the roles {list(self.role_names)}, got {removed!r}.")
         if removed in self.answer_roles:
             raise ValueError(
-                f"The team cannot be without {removed!r}, which gives its answer: `answer_roles` are "
-                f"{list(self.answer_roles)}. Take it out of the scheme's `removals`."
+                f"The role {removed!r} cannot be left out, because it gives the team's answer: `answer_roles` "
+                f"is {list(self.answer_roles)}. Remove it from the `removals` of the reward function's "
+                "`evidence`."
             )
         kept = []
         for role in self.roles:
@@ -143,8 +152,8 @@ class Topology:
             if removed in role.reads:
                 if removed not in role.prompt_without:
                     raise ValueError(
-                        f"Role {role.name!r} reads {removed!r} and has no prompt without it. Set `prompt_without="
-                        f"{{{removed!r}: ...}}` of {role.name!r}."
+                        f"Role {role.name!r} reads {removed!r} and has no prompt for when {removed!r} is left "
+                        f"out. Set `prompt_without={{{removed!r}: ...}}` of role {role.name!r}."
                     )
                 reads = tuple(name for name in role.reads if name != removed)
                 role = replace(role, reads=reads, prompt=role.prompt_without[removed])
@@ -158,8 +167,9 @@ class Topology:
 
     def reduced(self, removed: str) -> "Topology":
         """
-        The team without a role, see [`without`], as a team of its own in which every role speaks once. A
-        `prompt_without` that names a role which is not read any more goes; a role that is asked by default has others.
+        A new team that lacks one role, see [`without`]. In it every role speaks once.
+
+        Prompts that mention a role which is not read any more are dropped. Default prompts are made anew.
         """
         kept = []
         for role in self.without(removed):
@@ -176,17 +186,17 @@ class Topology:
         return Topology(tuple(kept), self.answer, self.answer_roles)
 
     def removable(self, name: str) -> bool:
-        """Whether there can be a team without the role."""
+        """Whether the team can answer without the role."""
         readers = (role for role in self.roles if name in role.reads)
         return name not in self.answer_roles and all(name in role.prompt_without for role in readers)
 
     def label(self, name: str) -> str:
-        """A metric's or a column's name: `credit/without_<role>_accuracy`, say; some teams have words of their own."""
+        """The name under which a metric or column is logged. Some teams have other names for some."""
         return self._labels.get(name, name)
 
     @property
     def prompts(self) -> dict[str, str]:
-        """The templates by name: what must be known to use the trained roles as they were trained."""
+        """All prompt templates by name. To use the trained models, ask them with these."""
         prompts = {}
         for role in self.roles:
             prompts |= {f"{role.name}_prompt": role.prompt} if role.prompt is not None else {}
@@ -194,7 +204,7 @@ class Topology:
         return prompts
 
     def to_dict(self) -> dict[str, Any]:
-        """The team in plain values, from which [`make_topology`] makes it again."""
+        """The team as plain values, for YAML or JSON; [`make_topology`] turns them into the team again."""
         roles = []
         for role in self.roles:
             values = {
@@ -218,7 +228,7 @@ class Topology:
 
 
 def _with_prompts(topology: Topology) -> tuple[Role, ...]:
-    """The roles, those without a prompt with the default one."""
+    """The roles; those without a prompt get the default one."""
     roles = []
     for role in topology.roles:
         if role.prompt is None:

@@ -7,7 +7,7 @@ _TEXT_PARTS = ("text", "output_text")  # of a multimodal message; "thinking", "i
 
 def completion_text(completion):
     """
-    The text that a model wrote in a completion.
+    Get the text that a model wrote from a completion.
 
     - A text is itself; of a conversation, the text of the *last assistant message* counts. What a tool or a user says
       after it is not the model's, and what the assistant said before it is not its answer. A message without `role` is
@@ -40,7 +40,7 @@ def _content_text(content):
         return content or ""
     parts = [content] if isinstance(content, Mapping) else content
     if not isinstance(parts, Sequence):
-        raise TypeError(f"A message's content must be a text or a list of parts, got {content!r:.100}.")
+        raise TypeError(f"The `content` of a message must be a text or a list of parts, got {content!r:.100}.")
     texts = []
     for part in parts:
         if isinstance(part, Mapping):

@@ -1,4 +1,4 @@
-"""Prompts that fit a model's context: of what a role reads from others the head is kept, the problem whole."""
+"""Make prompts fit a model's context: texts of other roles are cut at their end, the problem never."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +21,10 @@ def too_long(role: str, where: str, length: int, limit: int) -> ValueError:
         limit (`int`): tokens that it may have.
     """
     return ValueError(
-        f"The prompt of role {role!r} for {where} has {length} tokens without any text of another role, and its "
-        f"model's context leaves {max(limit, 0)} beside the longest completion. Leave the row out, shorten the role's "
-        "`prompt`, lower `max_completion_length` (`max_new_tokens` of a generator), or use a model with a longer "
-        "context (with vLLM, raise `vllm_max_model_length`)."
+        f"The prompt of role {role!r} for {where} has {length} tokens even without the texts of other roles, "
+        f"but the context of the role's model leaves {max(limit, 0)} beside the longest completion. Leave the "
+        "row out, shorten the role's `prompt`, lower `max_completion_length` (`max_new_tokens` of a "
+        "generator), or use a model with a longer context (with vLLM, raise `vllm_max_model_length`)."
     )
 
 

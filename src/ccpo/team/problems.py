@@ -1,4 +1,4 @@
-"""Whether a dataset's problems fit the models' contexts, known before anything is generated."""
+"""Check, before anything is generated, that the problems of a dataset fit into the models' contexts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -146,8 +146,8 @@ def _last_user(prompt: list[dict]) -> int:
                 return i
             break
     raise ValueError(
-        f"`prompt` has no user message with text content: {prompt!r}. Give each row a string or chat messages whose "
-        "last user message states the problem."
+        f"`prompt` has no user message whose content is a text: {prompt!r}. Give each row a text, or chat "
+        "messages in which the last user message states the problem."
     )
 
 

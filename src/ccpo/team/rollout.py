@@ -1,6 +1,6 @@
 """
-One pass of a team over a batch of problems, and passes without a role. Training, evaluation and the drop-in rewards
-run the same code.
+Run a team on a batch of problems, as a whole and without one of its roles. Training, evaluation and the reward
+functions for TRL's own trainer all use this code.
 
 The texts of a problem are a tree: text m of role j continues text m // b_j of role j-1, and reads text
 m // (M_j / M_i) of an earlier role i, where M_j = b_1 · … · b_j is how many texts of role j a row of the batch has.
@@ -27,7 +27,7 @@ Generate = Callable[[list[Prompt]], list[str]]
 @dataclass(frozen=True)
 class Passes:
     """
-    Passes without a role.
+    Which passes (runs of the team on one problem) to make without a role.
 
     Args:
         places (`tuple[int, ...]`):
@@ -43,7 +43,7 @@ class Passes:
 @dataclass
 class Texts:
     """
-    What a role was asked and wrote.
+    What a role was asked, and what it wrote.
 
     Attributes:
         prompts (`list`): what it was asked.
@@ -63,7 +63,7 @@ class Texts:
 @dataclass
 class Episodes:
     """
-    What was said about a batch of `n` rows.
+    All that a team wrote about a batch of `n` rows.
 
     Attributes:
         topology ([`Topology`]): who speaks.
@@ -72,8 +72,8 @@ class Episodes:
         said (`dict[str, Texts]`): role -> its texts, those of a row side by side.
         without (`dict[str, dict[str, Texts]]`): removed role -> role -> its texts, one in each pass.
         passes (`dict[str, Passes]`): the passes without each removed role.
-        reader ([`~ccpo.team.answers.AnswerReader`]): what the leak guard takes for an answer's place.
-        ends (`dict[str, tuple[str, ...]]`): role -> what may have ended its texts, and is nobody's to read.
+        reader ([`~ccpo.team.answers.AnswerReader`]): finds the answers that the leak guard removes.
+        ends (`dict[str, tuple[str, ...]]`): role -> strings that may end its texts, which are cut off for readers.
         ratings (`dict[str, list[str]]`): role -> what it wrote when it rated each leaf, where it rated in free text.
     """
 
@@ -102,8 +102,8 @@ class Episodes:
 
     def view(self, role: str, text: str) -> str:
         """
-        A role's text as others read it: without what ended it; the leak guard takes answers out, and what is no
-        character is replaced.
+        A role's text as other roles read it: without its stop string, without a stated answer (the leak guard removes
+        it), and with invalid characters replaced.
         """
         text = text.removesuffix(next((end for end in self.ends.get(role, ()) if text.endswith(end)), ""))
         return whole_characters(self.reader.strip(text) if self.topology.guarded(role) else text)
@@ -122,7 +122,7 @@ class Episodes:
 
 
 class _Arm:
-    """One kind of pass: the whole team's, or those without a role."""
+    """An arm is one way to run the team: as a whole, or without one role."""
 
     def __init__(self, episodes: Episodes, removed: str | None, passes: Passes | None):
         self.episodes, self.removed, self.passes = episodes, removed, passes
@@ -132,8 +132,9 @@ class _Arm:
         self.kept: tuple[str, ...] = ()  # roles that stay as they spoke
         if passes is not None and passes.in_context and removed == topology.role_names[0]:
             raise ValueError(
-                f"`removals[{removed!r}]` is in context, and no role speaks before the first. Give rows: "
-                "`in_context=False`."
+                f"`removals[{removed!r}]` has `in_context=True`, which keeps the texts of the roles before "
+                "the removed one. There is no role before the first. Set `in_context=False`, and give rows "
+                "of the batch as `places`."
             )
         if passes is not None and passes.in_context:
             self.kept = topology.role_names[: topology.role_names.index(removed)]
@@ -165,7 +166,7 @@ class _Arm:
 
 def build_role_prompt(topology: Topology, role: Role, prompt: Prompt, read: Mapping[str, str]) -> Prompt:
     """
-    What a role is asked.
+    Write the prompt of a role.
 
     Args:
         topology ([`Topology`]): says whether the role is to state an answer; if not, its problem does not ask for one.
@@ -192,7 +193,7 @@ def run_team(
     around: Callable[[Generate, list[tuple[str, int]]], AbstractContextManager] = lambda *call: nullcontext(),
 ) -> Episodes:
     """
-    Run the team: every role speaks, level by level. What one generator is asked on a level goes out in one call.
+    Run the team on a batch. Roles that do not wait for each other speak in one call of their generator.
 
     Args:
         topology ([`Topology`]): who speaks, and with which prompts.
@@ -217,7 +218,10 @@ def run_team(
     """
     given = dict(given or {})
     if missing := [name for name in topology.role_names if name not in generate and name not in given]:
-        raise ValueError(f"`generate` has no generator for the roles {missing}; it has {sorted(generate)}.")
+        raise ValueError(
+            f"`generate` has no generator for the roles {missing}. It has generators for {sorted(generate)}. Add "
+            "the missing ones."
+        )
     ends = {name: getattr(speaker, "ends", ()) for name, speaker in generate.items()}
     episodes = Episodes(topology, prompts, tuple(branches or topology.branches()), reader=reader, ends=ends)
     arms = [_Arm(episodes, None, None)]
@@ -233,7 +237,8 @@ def run_team(
                     rows, texts = arm.rows(name), list(given[name])
                     if len(texts) != len(rows):
                         raise ValueError(
-                            f"`given[{name!r}]` must have a text for each of {len(rows)}, got {len(texts)}."
+                            f"`given[{name!r}]` must have {len(rows)} texts, one for each that the role would "
+                            f"write, got {len(texts)}. Give as many."
                         )
                     arm.said[name] = Texts([], texts, rows)
                 else:
@@ -278,7 +283,7 @@ def _row_of(episodes: Episodes, row: int) -> str:
 
 def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) -> list[str]:
     """
-    The role's completions, one per prompt: fewer or more would shift every answer to another problem.
+    Ask a role's generator, and check that it returns one completion per prompt.
 
     Args:
         role (`str`): for the messages.
@@ -295,26 +300,26 @@ def ask(role: str, generate: Generate, prompts: list[Prompt], **options: Any) ->
     completions = call(generate, prompts, **options)
     if isinstance(completions, str | bytes) or not isinstance(completions, Sequence):
         raise TypeError(
-            f"The {role}'s generator returned {completions!r:.80}. It gets a list of prompts and has to return the "
-            "list of their completions."
+            f"The generator of role {role!r} returned {completions!r:.80}. It must take a list of prompts and "
+            "return a list of completions, one per prompt."
         )
     if len(completions) != len(prompts):
         raise ValueError(
-            f"The {role}'s generator returned {len(completions)} completions for {len(prompts)} prompts. Return one "
-            "per prompt, in their order."
+            f"The generator of role {role!r} returned {len(completions)} completions for {len(prompts)} prompts. "
+            "It must return one per prompt, in the same order."
         )
     try:
         return [completion_text(completion) for completion in completions]
     except TypeError as error:
-        raise TypeError(f"The {role}'s generator returned something else than texts. {error}") from None
+        raise TypeError(f"The generator of role {role!r} returned items that are not texts. {error}") from None
 
 
 def assign_solos(rows: int, num_processes: int, group: int, num_solos: int) -> tuple[list[list[int]], list[bool]]:
     """
-    Which row answers its problem in a pass without a role: every prompt gets S passes though its group may be split
-    over processes.
+    Distribute the passes without a role over the rows of all processes, so that each prompt gets S of them.
 
-    Every process gets equally many, at least one, since sharded generation is a collective; the surplus is dropped.
+    Each process gets the same number, at least one, because all processes must generate together if weights are
+    sharded. Passes that are not needed are dropped.
 
     Args:
         rows (`int`): rows per process, n.

@@ -18,14 +18,30 @@ class ThinkSolveArguments:
         thinker_prompt, solver_prompt, solo_prompt (`str`, *optional*): templates instead of [`ThinkSolve`]'s.
     """
 
-    thinker_model: str | None = field(default=None, metadata={"help": "The Thinker's model."})
-    solver_model: str | None = field(default=None, metadata={"help": "The Solver's model."})
-    thinker_prompt: str | None = field(default=None, metadata={"help": "The Thinker's template, with {problem}."})
+    thinker_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "The model of the Thinker, the role that writes a plan: an id or a folder. Defaults to "
+            "`model_name_or_path`."
+        },
+    )
+    solver_model: str | None = field(
+        default=None,
+        metadata={
+            "help": "The model of the Solver, the role that writes the answer: an id or a folder. Defaults to "
+            "`model_name_or_path`."
+        },
+    )
+    thinker_prompt: str | None = field(default=None, metadata={"help": "The Thinker's prompt: a text with {problem}."})
     solver_prompt: str | None = field(
-        default=None, metadata={"help": "The Solver's template, with {problem} and {thought}."}
+        default=None,
+        metadata={
+            "help": "The Solver's prompt: a text with {problem} and {thought}, which stands for the Thinker's text."
+        },
     )
     solo_prompt: str | None = field(
-        default=None, metadata={"help": "The Solver's template where it answers alone, with {problem}."}
+        default=None,
+        metadata={"help": "The Solver's prompt when it answers without the Thinker: a text with {problem}."},
     )
 
     def with_prompts(self, topology: Topology) -> Topology:
@@ -40,8 +56,8 @@ class ThinkSolveArguments:
             return replace(topology, **given)
         if given:
             raise ValueError(
-                f"`{next(iter(given))}` is Think-Solve's, and `topology` is another team. Write the prompts there: "
-                "`prompt` of each role."
+                f"`{next(iter(given))}` is a field of the Think-Solve team, but `topology` is another team. "
+                "Write the prompts as `prompt` of each role in `topology`."
             )
         return topology
 

@@ -1,8 +1,8 @@
 r"""
-Who speaks, in which order, and who reads whom: a team as data.
+The teams that come with the package, and [`make_topology`], which reads a team from YAML.
 
-A *role* is a place in the team. An *agent* is who plays it: one agent may play several roles. Roles speak in a fixed
-order, each reads texts of earlier roles, and a rule makes one answer of what the judged roles wrote.
+A *role* is a part in the team. An *agent* is the model that plays it; one agent may play several roles. Roles speak in
+a fixed order. Each role may read texts of earlier ones. A rule turns what the judged roles wrote into one answer.
 """
 
 import inspect
@@ -18,10 +18,11 @@ from .role import Role, as_list, read_role
 @dataclass(frozen=True)
 class Solo(Topology):
     """
-    The Solver alone: stock GRPO.
+    A single model without a team, trained as TRL's GRPO does it.
 
     Args:
-        prompt (`str`, *optional*): template with `{problem}`. By default the dataset's own prompts, as they are.
+        prompt (`str`, *optional*):
+            What the model is asked: a text with `{problem}`. By default the dataset's prompts, unchanged.
     """
 
     roles: tuple[Role, ...] = field(init=False, default=())
@@ -46,12 +47,14 @@ class Solo(Topology):
 @dataclass(frozen=True)
 class ThinkSolve(Topology):
     r"""
-    The Thinker writes a plan, the Solver reads it and writes the answer; the same Solver alone is the counterfactual.
+    A team of two: the Thinker writes a plan, and the Solver reads it and writes the answer.
+
+    To see what the plan is worth, the Solver can also answer alone, without it.
 
     Args:
-        thinker_prompt (`str`): template with `{problem}`.
-        solver_prompt (`str`): template with `{problem}` and `{thought}`.
-        solo_prompt (`str`): template with `{problem}`.
+        thinker_prompt (`str`): what the Thinker is asked, a text with `{problem}`.
+        solver_prompt (`str`): what the Solver is asked, a text with `{problem}` and `{thought}`, the Thinker's plan.
+        solo_prompt (`str`): what the Solver is asked when it answers alone, a text with `{problem}`.
     """
 
     roles: tuple[Role, ...] = field(init=False, default=())
@@ -98,10 +101,10 @@ class ThinkSolve(Topology):
 @dataclass(frozen=True)
 class Chain(Topology):
     """
-    Roles of which each reads the one before it; the last one's text is the team's answer.
+    A team in which each role reads the one before it; the last role's text is the team's answer.
 
     Args:
-        roles (`list[str | Role]`): names or roles; one that says what it `reads` keeps that.
+        roles (`list[str | Role]`): the roles, or only their names. A role with `reads` of its own keeps them.
     """
 
     answer: str = field(init=False, default="last")
@@ -121,12 +124,14 @@ class Chain(Topology):
 @dataclass(frozen=True)
 class Vote(Topology):
     """
-    Voters `voter_1`, `voter_2`, … answer alone; the team's answer is what most of them say.
+    A team of voters, each of which answers alone; the team's answer is the one that most of them give.
+
+    The roles are named `voter_1`, `voter_2` and so on.
 
     Args:
-        num_voters (`int`): how many, at least 1.
-        prompt (`str`): template with `{problem}`, the same for all.
-        agent (`str`, *optional*): one agent for all voters. By default each is an agent of its own.
+        num_voters (`int`): how many voters, at least 1.
+        prompt (`str`): what each voter is asked, a text with `{problem}`.
+        agent (`str`, *optional*): one agent (model) that plays all voters. By default each voter has its own.
     """
 
     roles: tuple[Role, ...] = field(init=False, default=())
@@ -141,7 +146,7 @@ class Vote(Topology):
     def __post_init__(self):
         number = self.num_voters
         if not isinstance(number, int) or isinstance(number, bool) or number < 1:
-            raise ValueError(f"`num_voters` must be an integer of at least 1, got {number!r}. Set 1 or more.")
+            raise ValueError(f"`num_voters` must be an integer of at least 1, got {number!r}. Set it to 1 or more.")
         states = {"judged": True, "states_answer": True}
         names = [f"voter_{i}" for i in range(1, number + 1)]
         self._set(roles=tuple(Role(name, agent=self.agent, prompt=self.prompt, **states) for name in names))
@@ -155,16 +160,19 @@ class Vote(Topology):
 @dataclass(frozen=True)
 class AnswerCritiqueRewrite(Topology):
     r"""
-    Two agents `a` and `b` answer, criticise each other's answer and rewrite their own: the team of DACR
-    ([arXiv 2603.21574](https://huggingface.co/papers/2603.21574)). Its outcome is the mean of the two rewrites'.
+    The team of DACR: two agents `a` and `b` answer, criticise each other's answer, and rewrite their own.
+
+    The team's outcome is the mean of the outcomes of the two rewrites
+    ([arXiv 2603.21574](https://huggingface.co/papers/2603.21574)).
 
     Roles: `answer_a`, `answer_b`; `critique_a`, which reads `answer_b`, and `critique_b`, which reads `answer_a`;
     `rewrite_a`, which reads `answer_a` and `critique_b`, and `rewrite_b`.
 
     Args:
-        answer_prompt (`str`): template with `{problem}`.
-        critique_prompt (`str`): template with `{problem}` and `{answer}`, the partner's.
-        rewrite_prompt (`str`): template with `{problem}`, `{answer}`, its own, and `{critique}`, the partner's.
+        answer_prompt (`str`): for the answers, a text with `{problem}`.
+        critique_prompt (`str`): for the critiques, a text with `{problem}` and the partner's `{answer}`.
+        rewrite_prompt (`str`):
+            For the rewrites, a text with `{problem}`, the agent's own `{answer}`, and the partner's `{critique}`.
     """
 
     roles: tuple[Role, ...] = field(init=False, default=())
@@ -208,18 +216,19 @@ class AnswerCritiqueRewrite(Topology):
 
 def _check_fields(name: str, template: Any, wanted: tuple[str, ...], special: tuple[str, ...]) -> None:
     """
-    A shipped team's template by the words that it has for what is read.
+    Check the placeholders in the prompt of a team that comes with the package.
 
     Raises:
-        `ValueError`: one of the `wanted` is missing, or another of the `special` is there.
+        `ValueError`: if one of the `wanted` is missing, or if another of the `special` is there.
     """
     for field_name in wanted:
         if not isinstance(template, str) or field_name not in template:
-            raise ValueError(f"`{name}` must contain {field_name}, got {template!r}. Write it there.")
+            raise ValueError(f"`{name}` must contain {field_name}, got {template!r}. Add it to the text.")
     for field_name in special:
         if field_name in template and field_name not in wanted:
             raise ValueError(
-                f"`{name}` cannot contain {field_name}: there is none yet, got {template!r}. Take it out."
+                f"`{name}` cannot contain {field_name}, because that text is not written yet when this prompt "
+                f"is used, got {template!r}. Remove it from the text."
             )
 
 
@@ -228,36 +237,36 @@ _KINDS = {cls.kind: cls for cls in (Topology, Solo, ThinkSolve, Chain, Vote, Ans
 
 def make_topology(given: Any) -> Topology:
     """
-    A team of plain values, as YAML and `team.json` have them.
+    Make a team from plain values, as they stand in YAML and in `team.json`.
 
     Args:
         given (`Topology`, `str` or `Mapping`):
-            A kind (`"think_solve"`, `"solo"`, `"vote"`, `"answer_critique_rewrite"`); or a mapping of the kind's
-            arguments with `kind`, which is `"team"` where it is not named: `{"roles": [{"name": …}, …]}`. What
-            `team.json` has beside the team, under `run`, is no part of it.
+            The name of a kind: `"think_solve"`, `"solo"`, `"vote"` or `"answer_critique_rewrite"`. Or a mapping with
+            `kind` and the arguments of that kind; without `kind` it is `"team"`: `{"roles": [{"name": …}, …]}`. A key
+            `run`, as in `team.json`, is ignored.
 
     Returns:
         [`Topology`]
 
     Raises:
-        `ValueError`: an unknown kind or argument, or a team that cannot be.
+        `ValueError`: if the kind or an argument is unknown, or if the team is impossible.
     """
     if isinstance(given, Topology):
         return given
     values = {"kind": given} if isinstance(given, str) else given
     if not isinstance(values, Mapping):
-        raise ValueError(f"`topology` must be a kind or a mapping, got {given!r}. Write {{roles: [...]}}.")
+        raise ValueError(f"`topology` must be the name of a team or a mapping, got {given!r}. Write {{roles: [...]}}.")
     kind, values = values.get("kind", "team"), {k: v for k, v in values.items() if k not in ("kind", "run")}
     if not isinstance(kind, str) or kind not in _KINDS:
         raise ValueError(
-            f"`topology` must be of a kind in {list(_KINDS)}, got {kind!r}. Name one, or draw your own: "
-            "{roles: [...]}."
+            f"`topology` must be one of the kinds {list(_KINDS)}, got {kind!r}. Name one of these, or "
+            "describe a team of your own: {roles: [...]}."
         )
     cls = _KINDS[kind]
     known = list(inspect.signature(cls).parameters)
     if unknown := [name for name in values if name not in known]:
         raise ValueError(
-            f"`topology` of the kind {kind!r} has the keys {unknown}; it may have {known}. Take the others out."
+            f"`topology` of the kind {kind!r} has the unknown keys {unknown}. It may have {known}. Remove the others."
         )
     if kind in ("team", "chain") and "roles" not in values:
         raise ValueError(

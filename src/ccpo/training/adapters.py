@@ -57,7 +57,8 @@ def add_agent_adapters(
     for agent in own:
         if agent in places:
             raise ValueError(
-                f"`agent` {agent!r} is also the name of a module of the model, and names its adapter. Rename it."
+                f"`agent` {agent!r} is also the name of a module of the model, but the agent's adapter is "
+                "named after it. Rename the agent."
             )
     model.set_adapter("default")
     for name in [name for name in model.peft_config if name != "default"]:
@@ -87,8 +88,8 @@ def _add_adapter(model: PeftModel, name: str, config: PeftConfig, saved: dict[st
     missing = get_peft_model_state_dict(model, adapter_name=name).keys() - saved.keys()
     if found or missing:
         raise ValueError(
-            f"The adapter that {name!r} starts from has other weights than its adapter_config.json says: "
-            f"{sorted(found)} too many, {sorted(missing)} missing. Save it anew."
+            f"The weights of the adapter that {name!r} starts from do not fit its adapter_config.json: "
+            f"{sorted(found)} are too many, {sorted(missing)} are missing. Save the adapter again."
         )
 
 
@@ -125,7 +126,10 @@ def load_sharded_adapters(model: PeftModel, folder: Path, agents: tuple[str, ...
         place = f".{agent}."
         mine = {f"{n}.".replace(place, ".")[:-1]: p for n, p in model.named_parameters() if place in f"{n}."}
         if mine.keys() != saved.keys():
-            raise ValueError(f"{folder / agent} has other adapter weights: {sorted(mine.keys() ^ saved.keys())}.")
+            raise ValueError(
+                f"The weights in {folder / agent} do not fit the agent's adapter. These are only in one of the "
+                f"two: {sorted(mine.keys() ^ saved.keys())}."
+            )
         for name, parameter in mine.items():
             weight = saved[name].to(parameter.device)
             if isinstance(parameter, DTensor):

@@ -38,13 +38,13 @@ class AdvantagesMixin:
             )
         if given and (credit := next((a.__name__ for a in self.allocators if a.gives_advantages), None)):
             raise ValueError(
-                f"`role_rewards` (of {list(given)}) are rewards, and `{credit}` gives advantages, which go to the "
-                "loss as they are: they cannot be summed. Leave `role_rewards` out, or use another credit."
+                f"`role_rewards` (of {list(given)}) are rewards, but `{credit}` gives finished advantages, so "
+                "the two cannot be summed. Leave `role_rewards` out, or use another credit."
             )
         for role, functions in given.items():
             if (agent := self.topology.agent_of(role)) not in self.trained_agents:
                 raise ValueError(
-                    f"`role_rewards` names {role!r}, and its agent {agent!r} is not trained. Leave it out."
+                    f"`role_rewards` names {role!r}, but its agent {agent!r} is not trained. Leave it out."
                 )
             pairs = []
             for entry in functions if isinstance(functions, list) else [functions]:
@@ -52,8 +52,8 @@ class AdvantagesMixin:
                 is_number = isinstance(weight, int | float) and math.isfinite(weight)
                 if not callable(function) or isinstance(function, type) or not is_number:
                     raise ValueError(
-                        f"`role_rewards[{role!r}]` must hold reward functions, or pairs of one and its finite weight, "
-                        f"got {entry!r:.80}."
+                        f"`role_rewards[{role!r}]` must hold reward functions, or pairs (function, finite "
+                        f"weight), got {entry!r:.80}."
                     )
                 pairs.append((function, float(weight)))
             self._role_rewards[role] = pairs
@@ -189,15 +189,17 @@ def _checked(name: str, credit: Any, outcomes: TeamOutcomes) -> Mapping[str, tor
         `ValueError`: with the scheme, the role, what is wrong and what it should be.
     """
     if not isinstance(credit, Mapping):
-        raise ValueError(f"`allocate` of `{name}` must return a mapping of roles to tensors, got {credit!r:.80}.")
+        raise ValueError(f"`allocate` of `{name}` must return a mapping from roles to tensors, got {credit!r:.80}.")
     for role, value in outcomes.values.items():
         wanted, got = tuple(value.shape), credit.get(role)
         if not isinstance(got, torch.Tensor) or tuple(got.shape) != wanted or not got.is_floating_point():
             what = f"{got.dtype} of shape {tuple(got.shape)}" if isinstance(got, torch.Tensor) else repr(got)
             raise ValueError(
-                f"`allocate` of `{name}` must return for role {role!r} a floating-point tensor of shape {wanted}, one "
-                f"number for each of its texts (NaN unscorable), got {what:.80}."
+                f"`allocate` of `{name}` must return for role {role!r} a floating-point tensor of shape "
+                f"{wanted}, one number for each of its texts (NaN where it cannot be scored), got {what:.80}."
             )
         if got.isinf().any():
-            raise ValueError(f"`allocate` of `{name}` returned an infinite credit for role {role!r}. Return numbers.")
+            raise ValueError(
+                f"`allocate` of `{name}` returned an infinite credit for role {role!r}. Return finite numbers, or NaN."
+            )
     return credit

@@ -116,61 +116,61 @@ class MultiAgentGRPOConfig(GRPOConfig):
     policy_sharing: str = field(
         default="separate",
         metadata={
-            "help": "'separate': a full model per agent; 'shared': one model plays all roles; 'adapters': one frozen "
-            "base and one LoRA adapter per agent.",
+            "help": "'separate': each agent has a model of its own; 'shared': one model plays all roles; 'adapters': "
+            "one frozen base model, and a LoRA adapter for each agent.",
             "choices": list(_CHOICES["policy_sharing"]),
         },
     )
     role_kwargs: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Per role or agent what differs from the common value, e.g. {'<role>': {'max_completion_length': "
-            f"4096}}}}. Keys: {', '.join(ROLE_KEYS)}."
+            "help": "Settings of a role or agent that differ from the common ones, e.g. {'<role>': {'top_p': "
+            f"0.9}}}}. Keys: {', '.join(ROLE_KEYS)}."
         },
     )
     prefix_caching: bool = field(
-        default=False, metadata={"help": "Whether what all prompts of a batch begin with is read once for the batch."}
+        default=False, metadata={"help": "Whether the common beginning of a batch's prompts is computed only once."}
     )
     merge_adapters: bool = field(
         default=False,
-        metadata={"help": "Whether save_model writes adapters merged into their base. Checkpoints keep adapters."},
+        metadata={"help": "Whether save_model merges adapters into their base model. Checkpoints keep adapters."},
     )
 
     # Parameters that control the rollout
     num_solves: int = field(
-        default=1, metadata={"help": "K, texts of the last role that continue one of the role before it."}
+        default=1, metadata={"help": "K: how many texts of the last role continue each text of the role before it."}
     )
     removal: str = field(
         default="prompt",
         metadata={
-            "help": "How the team is seen without a role: 'prompt', in fresh passes; 'context', going on from what "
-            "the roles before it said.",
+            "help": "How the team runs without one of its roles: 'prompt', anew from the prompt; 'context', keeping "
+            "the texts of the roles before that one.",
             "choices": list(_CHOICES["removal"]),
         },
     )
     num_solos: int | None = field(
         default=None,
         metadata={
-            "help": "S, passes without a role: per prompt, by default `num_generations`; per context, by default 1."
+            "help": "S: answers without a role, per prompt (default `num_generations`) or per kept text (default 1)."
         },
     )
     skip_uninformative_solos: bool = field(
-        default=False, metadata={"help": "Leave out passes without a role whose credit is provably shared credit."}
+        default=False, metadata={"help": "Skip runs without a role that provably cannot change the credit."}
     )
 
     removal_eval_steps: int | None = field(
         default=None,
-        metadata={"help": "Every so many steps, see the team without each role, for the metrics alone."},
+        metadata={"help": "Every this many steps, also run the team without each role, only for metrics."},
     )
     eval_arms: list[str] = field(
         default_factory=lambda: ["without"],
-        metadata={"help": f"What an evaluation draws beside the team's answers, of {list(EVAL_ARMS)}."},
+        metadata={"help": f"What an evaluation draws besides the team's answers: any of {list(EVAL_ARMS)}."},
     )
 
     vllm_engine_per_role: bool = field(
         default=True,
         metadata={
-            "help": "With vLLM and separate policies: an engine per agent, or one with each agent's weights in turn."
+            "help": "With vLLM and separate models: whether each agent has its own engine, or all take turns in one."
         },
     )
 
@@ -178,17 +178,17 @@ class MultiAgentGRPOConfig(GRPOConfig):
     advantage_estimator: str = field(
         default="group",
         metadata={
-            "help": "How rewards become advantages.",
+            "help": "How rewards become advantages, by which the loss weights each text.",
             "choices": list(_CHOICES["advantage_estimator"]),
         },
     )
-    robust_alpha: float = field(default=-2.0, metadata={"help": "'robust': shape, in [-10, 2]; 2 is the mean."})
-    robust_c: float = field(default=1.0, metadata={"help": "'robust': scale, above 0."})
-    robust_blocks: int = field(default=3, metadata={"help": "'robust': odd number of blocks."})
+    robust_alpha: float = field(default=-2.0, metadata={"help": "'robust': shape, from -10 to 2; 2 is the mean."})
+    robust_c: float = field(default=1.0, metadata={"help": "'robust': deviation from which outliers count less."})
+    robust_blocks: int = field(default=3, metadata={"help": "'robust': number of blocks of a group, odd; 1 is none."})
     scale_rewards: str = field(
         default="none",
         metadata={
-            "help": "As in TRL ('group', 'batch' or 'none'). The default is 'none', as in the paper's public recipes.",
+            "help": "What std divides advantages: the 'group's, the 'batch's or 'none', as in the public recipes.",
         },
     )
 
@@ -196,16 +196,16 @@ class MultiAgentGRPOConfig(GRPOConfig):
     schedule: str = field(
         default="alternate",
         metadata={
-            "help": "'alternate': one agent is trained in a block of `alternate_period` generation batches; 'joint': "
+            "help": "'alternate': one agent at a time is trained, for `alternate_period` generation batches; 'joint': "
             "all agents are trained from every generation batch.",
             "choices": list(_CHOICES["schedule"]),
         },
     )
-    alternate_period: int = field(default=10, metadata={"help": "Generation batches in a block of 'alternate'."})
+    alternate_period: int = field(default=10, metadata={"help": "Generation batches in one agent's turn."})
     start_role: str | None = field(
         default=None,
         metadata={
-            "help": "The agent, or a role of it, trained in the first block. Defaults to the first that is trained."
+            "help": "The agent, or a role of it, that is trained first. Defaults to the first one that is trained."
         },
     )
 
@@ -234,28 +234,29 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 raise
             raise ValueError(
                 f"{error} That batch is `per_device_train_batch_size={self.per_device_train_batch_size}` x "
-                f"{self.world_size} processes x `steps_per_generation={self.steps_per_generation}`, in evaluation "
-                f"`per_device_eval_batch_size={self.per_device_eval_batch_size}` x processes: change one of them, or "
-                "`num_generations`, so that it holds whole groups."
+                f"{self.world_size} processes x `steps_per_generation={self.steps_per_generation}` (in "
+                f"evaluation, `per_device_eval_batch_size={self.per_device_eval_batch_size}` x processes). It "
+                "must hold whole groups (the `num_generations` completions of one prompt). Change one of "
+                "these numbers."
             ) from error
         check_sampling("generation_kwargs", self.generation_kwargs, self.use_vllm)
         self._check_role_kwargs()
         if self.advantage_estimator.startswith("reinforce++") and self.scale_rewards != "none":
             raise ValueError(
-                f"`advantage_estimator={self.advantage_estimator!r}` divides by the batch's std itself, so "
-                f"`scale_rewards` must be 'none', got {self.scale_rewards!r}."
+                f"`advantage_estimator={self.advantage_estimator!r}` already divides by the standard "
+                f"deviation of the batch, so `scale_rewards` must be 'none', got {self.scale_rewards!r}."
             )
         if self.advantage_estimator == "counterfactual" and self.scale_rewards != "none":
             raise ValueError(
                 "`advantage_estimator='counterfactual'` needs `scale_rewards='none'`, got "
-                f"{self.scale_rewards!r}: the last role's advantages would be divided by a std and the others' not. "
-                "Set `scale_rewards='none'`, or use `advantage_estimator='group'`."
+                f"{self.scale_rewards!r}, which would divide only the last role's advantages by a standard "
+                "deviation. Set `scale_rewards='none'`, or use `advantage_estimator='group'`."
             )
         check_robust(self)
         if self.multi_objective_aggregation != "sum_then_normalize" and self.advantage_estimator != "group":
             raise ValueError(
-                f"`multi_objective_aggregation={self.multi_objective_aggregation!r}` normalises by group, so it needs "
-                f"`advantage_estimator='group'`, got {self.advantage_estimator!r}."
+                f"`multi_objective_aggregation={self.multi_objective_aggregation!r}` normalises in each "
+                f"group, so it needs `advantage_estimator='group'`, got {self.advantage_estimator!r}."
             )
         # With several policies, an agent out of turn has unused parameters.
         if self.ddp_find_unused_parameters is None and self.policy_sharing != "shared":
@@ -284,7 +285,9 @@ class MultiAgentGRPOConfig(GRPOConfig):
             if not isinstance(overrides, dict):
                 raise ValueError(f"`role_kwargs[{role!r}]` must be a mapping, got {overrides!r}.")
             if unknown := sorted(set(overrides) - set(ROLE_KEYS), key=str):
-                raise ValueError(f"`role_kwargs[{role!r}]` has unknown keys {unknown}; known: {list(ROLE_KEYS)}.")
+                raise ValueError(
+                    f"`role_kwargs[{role!r}]` has the unknown keys {unknown}. Known keys are {list(ROLE_KEYS)}."
+                )
             for key in ROLE_NUMBERS.keys() & overrides.keys():
                 name, may_be_none = f"role_kwargs[{role!r}][{key!r}]", key in MAY_BE_NONE["role"]
                 overrides[key] = read_number(name, key, overrides[key], may_be_none=may_be_none)
@@ -297,8 +300,9 @@ class MultiAgentGRPOConfig(GRPOConfig):
         for role, overrides in (self.role_kwargs or {}).items():
             if self.policy_sharing == "shared" and "learning_rate" in overrides:
                 raise ValueError(
-                    f"`role_kwargs[{role!r}]['learning_rate']` cannot be set with `policy_sharing='shared'`: the "
-                    "agents are one set of weights. Set `learning_rate`, or use 'separate' or 'adapters'."
+                    f"`role_kwargs[{role!r}]['learning_rate']` cannot be set with `policy_sharing='shared'`, "
+                    "where all agents have the same weights. Set `learning_rate`, or use 'separate' or "
+                    "'adapters'."
                 )
 
     def _entries(self, role: str, agent: str | None) -> list[dict[str, Any]]:

@@ -71,8 +71,8 @@ def announce_placebos(
             found = dict.fromkeys(found, "1")
         if found:
             allocator._warned.discard("placebo")  # of a run before
-            also = " `skip_uninformative_solos=True` leaves the passes out"
-            also += ", as it is set." if args.skip_uninformative_solos else "."
+            also = " `skip_uninformative_solos=True` saves the passes without these roles"
+            also += ", as it does in this run." if args.skip_uninformative_solos else "."
             allocator.announce_placebo(found, args.advantage_estimator, also)
 
 
@@ -82,8 +82,8 @@ def _check_drop_in(allocator: CreditAllocator, topology: Topology) -> None:
     given += ["topology"] if allocator._has_topology and allocator.topology != topology else []
     if given:
         raise ValueError(
-            f"`{given[0]}` of `{allocator.__name__}` is for TRL's own GRPOTrainer, and would be ignored here: this "
-            "trainer has the models of all roles, and its own `topology`. Leave it out."
+            f"`{given[0]}` of `{allocator.__name__}` has no effect here: it is for TRL's own GRPOTrainer, "
+            "while this trainer has the models of all roles and its own `topology`. Leave it out."
         )
 
 
@@ -94,12 +94,13 @@ def _check_evidence(allocator: CreditAllocator, topology: Topology, trained: tup
     if isinstance(removals, str) or (unknown := [role for role in removals if role not in names]):
         got = repr(removals) if isinstance(removals, str) else unknown
         raise ValueError(
-            f"`evidence` of `{allocator.__name__}` asks for `removals` of {got}; give a tuple of roles, of {names}."
+            f"`evidence` of `{allocator.__name__}` asks for `removals` of {got}, which cannot be. Give a "
+            f"tuple of names of roles, from {names}."
         )
     if evidence.ratings and type(allocator).rate is CreditAllocator.rate:
         raise ValueError(
-            f"`evidence` of `{allocator.__name__}` asks for `ratings`, and it has no `rate`. Define it, as "
-            "SelfEvaluatedCredit does."
+            f"`evidence` of `{allocator.__name__}` asks for `ratings`, but the class has no `rate`. Define "
+            "it, as SelfEvaluatedCredit does."
         )
 
 
@@ -124,9 +125,9 @@ def _check_paired(
     group, in_eval = args.num_generations, args.num_generations_eval
     if args.eval_strategy != "no" and args.num_solos is not None and in_eval not in (None, group):
         raise ValueError(
-            f"`baseline='paired'` needs as many passes without a role as texts, in evaluation, too: `num_solos="
-            f"{args.num_solos}` goes with `num_generations={group}`, not with `num_generations_eval={in_eval}`. Leave "
-            "`num_generations_eval` out, or use `baseline='group'`."
+            "`baseline='paired'` needs as many answers without a role as the role has texts, also in "
+            f"evaluation. `num_solos={args.num_solos}` fits `num_generations={group}`, but not "
+            f"`num_generations_eval={in_eval}`. Leave `num_generations_eval` out, or use `baseline='group'`."
         )
     texts = group
     for k, role in enumerate(topology.role_names[:-1]):
@@ -135,9 +136,9 @@ def _check_paired(
         passes = args.num_solos or (1 if in_context else args.num_generations)
         wanted = branches[k] if in_context else texts
         if passes != wanted:
-            what = "texts of a context" if in_context else "texts of a prompt"
+            what = "texts for each kept context" if in_context else "texts for each prompt"
             raise ValueError(
-                f"`baseline='paired'` needs as many passes without {role!r} as it has {what}, got "
+                f"`baseline='paired'` needs as many answers without {role!r} as it has {what}, got "
                 f"`num_solos={passes}` and {wanted}. Make them equal or use `baseline='group'`."
             )
 
@@ -150,8 +151,8 @@ def _check_idle(
     seen = evaluates and "without" in args.eval_arms or args.removal_eval_steps is not None
     if args.removal_eval_steps is not None and not in_evaluation:
         raise ValueError(
-            f"`removal_eval_steps={args.removal_eval_steps}` has no effect: the team {list(topology.role_names)} has "
-            "no role that it can be seen without. Leave it out."
+            f"`removal_eval_steps={args.removal_eval_steps}` has no effect, because no role can be left out "
+            f"of the team {list(topology.role_names)}. Leave it out."
         )
     draws = args.advantage_estimator == "counterfactual" or (seen and in_evaluation)
     # CCPO with the bonus switched off is a setting of one that draws.
@@ -167,8 +168,9 @@ def _check_idle(
     if names := [name for name, is_set in idle.items() if is_set]:
         credits = ", ".join(allocator.__name__ for allocator in allocators)
         raise ValueError(
-            f"`{names[0]}={getattr(args, names[0])!r}` is of passes without a role, and `{credits}` draws none. Leave "
-            "it out, or use a credit that draws them (`credit: ccpo`)."
+            f"`{names[0]}={getattr(args, names[0])!r}` has no effect: it is for answers of the team without a "
+            f"role, and `{credits}` needs none. Leave it out, or use a credit that needs them (`credit: "
+            "ccpo`)."
         )
 
 
@@ -182,14 +184,15 @@ def check_role_kwargs(args: MultiAgentGRPOConfig, topology: Topology) -> None:
     names = list(dict.fromkeys([*topology.role_names, *topology.agents]))
     given = args.role_kwargs or {}
     if unknown := sorted(set(given) - set(names), key=str):
-        raise ValueError(f"`role_kwargs` names {unknown}, which the topology does not have; it has {names}.")
+        raise ValueError(f"`role_kwargs` names {unknown}, which are not in the topology. It has {names}.")
     for name, overrides in given.items():
         agents_own = [key for key in AGENT_KEYS if key in overrides]
         if agents_own and name not in topology.agents and len(topology.roles_of(topology.agent_of(name))) > 1:
             agent = topology.agent_of(name)
             raise ValueError(
-                f"`role_kwargs[{name!r}]` has {agents_own}, which belong to an agent, and {name!r} is one of the "
-                f"roles {list(topology.roles_of(agent))} of {agent!r}. Set them in `role_kwargs[{agent!r}]`."
+                f"`role_kwargs[{name!r}]` has {agents_own}, which can be set only for a whole agent, but "
+                f"{name!r} is one of the roles {list(topology.roles_of(agent))} of {agent!r}. Set them in "
+                f"`role_kwargs[{agent!r}]`."
             )
     policies = {agent: topology.roles_of(agent) for agent in topology.agents}
     if args.policy_sharing != "separate":
@@ -198,6 +201,7 @@ def check_role_kwargs(args: MultiAgentGRPOConfig, topology: Topology) -> None:
         heat = {role: args.for_role(role, "temperature", topology.agent_of(role)) for role in roles}
         if len(set(heat.values())) > 1:
             raise ValueError(
-                f"`temperature` of the roles of one model must be one, which is in its log-probabilities, got {heat} "
-                f"with `policy_sharing={args.policy_sharing!r}`. Set `temperature`, or that of the agent."
+                "`temperature` must be the same for all roles of one model, because the log-probabilities "
+                f"depend on it, got {heat} with `policy_sharing={args.policy_sharing!r}`. Set `temperature`, "
+                "or the one of the agent."
             )

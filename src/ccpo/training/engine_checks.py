@@ -18,25 +18,29 @@ def check_drawing(args: MultiAgentGRPOConfig, topology: Topology) -> None:
     plugin = args.deepspeed_plugin  # of `args.deepspeed` or of `accelerate launch`
     sharded = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     for field, wrong, why in (
-        ("gradient_checkpointing=True", args.gradient_checkpointing, "drops the keys and values that it keeps"),
+        (
+            "gradient_checkpointing=True",
+            args.gradient_checkpointing,
+            "does not keep the keys and values that the cache needs",
+        ),
         (
             "ZeRO-3",
             plugin is not None and plugin.zero_stage == 3,
-            "gathers weights in each pass, of which it has more",
+            "gathers the weights in every pass, and caching adds passes",
         ),
-        ("FSDP", sharded, "gathers weights in each pass, of which it has more"),
+        ("FSDP", sharded, "gathers the weights in every pass, and caching adds passes"),
     ):
         if args.prefix_caching and wrong:
             raise ValueError(
-                f"`prefix_caching=True` does not go with {field}, which {why}. Set `prefix_caching=False`, or do "
-                "without the other."
+                f"`prefix_caching=True` does not work with {field}, which {why}. Set `prefix_caching=False`, "
+                "or switch the other off."
             )
     for role in topology.role_names if args.use_transformers_continuous_batching else ():
         if stops := stops_of(args.for_role(role, "generation_kwargs", topology.agent_of(role))):
             raise ValueError(
-                f"`generation_kwargs` of role {role!r} has the stop strings {list(stops)}, which transformers' "
-                "continuous batching does not know. Leave them out, or set `use_transformers_continuous_batching` to "
-                "False."
+                f"`generation_kwargs` of role {role!r} has the stop strings {list(stops)}, which "
+                "transformers' continuous batching does not support. Leave them out, or set "
+                "`use_transformers_continuous_batching` to False."
             )
 
 
@@ -52,39 +56,41 @@ def check_engines(
     for agent, model in models.items():
         if not isinstance(model, str) and not get_config_model_id(model.config):
             raise ValueError(
-                f"`use_vllm=True` loads the model of agent {agent!r} from where it came from, but it came from "
-                "nowhere. Save it with save_pretrained and pass the folder, or set `use_vllm=False`."
+                f"`use_vllm=True` needs an id or a folder from which vLLM loads the model of agent {agent!r}, "
+                "but the model was made in memory. Save it with save_pretrained and pass the folder, or set "
+                "`use_vllm=False`."
             )
     given = {name: [key for key in keys if key.startswith("vllm_")] for name, keys in (args.role_kwargs or {}).items()}
     if not has_engine_per_agent(args, agents) and any(given.values()):
         raise ValueError(
-            f"`role_kwargs` sets {given}, but all agents use one engine. Set the common arguments instead, or use "
-            "`policy_sharing='separate'` and `vllm_engine_per_role=True`."
+            f"`role_kwargs` sets {given}, but all agents use one vLLM engine. Set the common arguments "
+            "instead, or use `policy_sharing='separate'` and `vllm_engine_per_role=True`."
         )
     if args.vllm_structured_outputs_regex is not None and any(
         a.evidence(topology, topology.role_names).ratings for a in allocators
     ):
         raise ValueError(
-            f"`vllm_structured_outputs_regex={args.vllm_structured_outputs_regex!r}` would be forced on ratings, too. "
-            "Leave it out, or use a credit without ratings."
+            f"`vllm_structured_outputs_regex={args.vllm_structured_outputs_regex!r}` would also be forced on "
+            "the ratings (in which roles judge each other). Leave it out, or use a credit without ratings."
         )
     if args.policy_sharing == "adapters" and getattr(peft_config, "modules_to_save", None):
         raise ValueError(
-            f"`use_vllm=True` cannot push `modules_to_save={peft_config.modules_to_save}` of several adapters. Set it "
-            "to None, or use `policy_sharing='separate'`."
+            f"`use_vllm=True` cannot load `modules_to_save={peft_config.modules_to_save}` of several adapters "
+            "into vLLM. Set it to None, or use `policy_sharing='separate'`."
         )
     if has_engine_per_agent(args, agents):
         if args.vllm_mode == "colocate" and args.vllm_enable_sleep_mode:
             raise ValueError(
-                "`vllm_enable_sleep_mode=True` allows one engine in a process, and every agent has one. Set "
-                "`vllm_engine_per_role=False` or `vllm_enable_sleep_mode=False`."
+                "`vllm_enable_sleep_mode=True` allows only one vLLM engine per process, but every agent has "
+                "one. Set `vllm_engine_per_role=False` or `vllm_enable_sleep_mode=False`."
             )
         settings = {agent: engine_settings(args, agent, topology) for agent in agents}
         shares = {agent: values["vllm_gpu_memory_utilization"] for agent, values in settings.items()}
         if args.vllm_mode == "colocate" and sum(shares.values()) > 1:
             raise ValueError(
-                f"`vllm_gpu_memory_utilization` of the agents' engines is {shares}, more than the whole GPU together. "
-                "Lower them in `role_kwargs`, or leave them out to share `vllm_gpu_memory_utilization` equally."
+                f"`vllm_gpu_memory_utilization` of the agents' engines is {shares}. Together this is more "
+                "than the whole GPU. Lower the values in `role_kwargs`, or leave them out to share "
+                "`vllm_gpu_memory_utilization` equally."
             )
         dialled = {
             agent: values["vllm_server_base_url"]
@@ -95,8 +101,8 @@ def check_engines(
         for what, values in (("server", dialled), ("group port (`vllm_group_port`)", ports)):
             if args.vllm_mode == "server" and len(set(values.values())) < len(agents):
                 raise ValueError(
-                    f"`vllm_mode='server'` needs a {what} per agent, got {values}. Set them in `role_kwargs`, or set "
-                    "`vllm_engine_per_role=False`."
+                    f"`vllm_mode='server'` needs a different {what} for each agent, got {values}. Set them in "
+                    "`role_kwargs`, or set `vllm_engine_per_role=False`."
                 )
     elif args.policy_sharing == "separate":
         configs = {agent: _engine_config(model, args) for agent, model in models.items()}
@@ -104,8 +110,9 @@ def check_engines(
         for agent, config in configs.items():
             if differ := [name for name in first if first[name] != config.get(name)]:
                 raise ValueError(
-                    f"`vllm_engine_per_role=False` gives one engine each agent's weights in turn, but the models of "
-                    f"{agents[0]!r} and {agent!r} differ in {differ}. Set `vllm_engine_per_role=True`."
+                    "`vllm_engine_per_role=False` loads each agent's weights into one engine in turn, but "
+                    f"the models of {agents[0]!r} and {agent!r} differ in {differ}. Set "
+                    "`vllm_engine_per_role=True`."
                 )
 
 

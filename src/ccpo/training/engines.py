@@ -143,8 +143,8 @@ class AgentEngines:
             dtypes = {agent: str(policy(agent).dtype) for agent in self.agents}
             if len(set(dtypes.values())) > 1:
                 raise ValueError(
-                    f"`vllm_engine_per_role=False` sends one server each agent's weights in one dtype, but the models "
-                    f"have {dtypes}. Load them in one dtype."
+                    "`vllm_engine_per_role=False` sends each agent's weights to one server, in one dtype, "
+                    f"but the models have {dtypes}. Load them in the same dtype."
                 )
 
     def _build_like(self, first: VLLMGeneration, agent: str, calls: dict[str, int]) -> VLLMGeneration:
@@ -159,8 +159,8 @@ class AgentEngines:
             mode = self.engines[agent].vllm_client.get_server_info()["model_config"]["logprobs_mode"]
             if mode != "processed_logprobs":
                 logger.warning(
-                    "The vLLM server of agent %r runs with `--logprobs-mode %s`, which biases the importance sampling "
-                    "correction. Restart it with `--logprobs-mode processed_logprobs`, or set "
+                    "The vLLM server of agent %r runs with `--logprobs-mode %s`, which makes the importance "
+                    "sampling correction wrong. Restart it with `--logprobs-mode processed_logprobs`, or set "
                     "`vllm_importance_sampling_correction=False`.",
                     agent,
                     mode,

@@ -14,9 +14,9 @@ from ..generation.stops import check_stops
 
 _WORDS = {str: "text", bool: "true or false", int: "a whole number", float: "a number"}
 _OTHER_RESULTS = {
-    "num_return_sequences": "`num_generations` says how many completions a prompt gets",
-    "n": "`num_generations` says how many completions a prompt gets",
-    "return_dict_in_generate": "completions are read as token ids",
+    "num_return_sequences": "`num_generations` sets how many completions a prompt gets",
+    "n": "`num_generations` sets how many completions a prompt gets",
+    "return_dict_in_generate": "the trainer needs the plain token ids",
 }
 _COUNTS = (
     "per_device_train_batch_size",
@@ -61,7 +61,7 @@ def read_mapping(name: str, text: str, parsed: bool = False) -> dict[str, Any] |
         value = yaml.load(text, _MappingLoader)
     except yaml.YAMLError as error:
         raise ValueError(
-            f"`{name}` is no mapping in JSON or YAML, got {text!r}. Check its braces and quotes. ({error})"
+            f"`{name}` must be a mapping in JSON or YAML, got {text!r}. Check its braces and quotes. ({error})"
         ) from error
     return value if isinstance(value, dict) else text
 
@@ -117,7 +117,7 @@ def check_generation_keys(name: str, options: dict[str, Any], use_vllm: bool) ->
         check_stops(name, options, key)
     if use_vllm and "stop_strings" in options:
         if "stop" in options:
-            raise ValueError(f"`{name}` has both 'stop_strings' and 'stop'. Leave one out: they are the same.")
+            raise ValueError(f"`{name}` has both 'stop_strings' and 'stop', which mean the same. Leave one out.")
         options["stop"] = options.pop("stop_strings")
     for key in options:
         if key in _OTHER_RESULTS:

@@ -109,8 +109,9 @@ class PolicyGenerator:
         longest, context = max(map(len, prompt_ids), default=0), self.context_length
         if context is not None and longest + (room or 1) > context:
             raise ValueError(
-                f"A prompt for role {self.role!r} has {longest} tokens, which with {room or 1} to follow is more than "
-                f"the {context} of its model's context. Shorten it, or use a model with a longer context."
+                f"A prompt for role {self.role!r} has {longest} tokens. With the {room or 1} that may follow, "
+                f"it exceeds the {context} of its model's context. Shorten it, or use a model with a longer "
+                "context."
             )
 
     def _generate_by_length(self, prompt_ids: list[list[int]]):

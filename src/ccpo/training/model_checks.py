@@ -28,8 +28,9 @@ def check_weights(models: dict[str, Any], frozen: tuple[str, ...] = (), adapters
             continue
         if one is not other and {id(p) for p in one.parameters()} & {id(p) for p in other.parameters()}:
             raise ValueError(
-                f"`model` of {first!r} and {second!r} are two objects on the same weights, which both "
-                "would move. Load the model once per agent, or use `policy_sharing='adapters'` with `peft_config`."
+                f"`model` of {first!r} and {second!r} are two objects with the same weights, so training one "
+                "would change the other. Load the model once per agent, or use `policy_sharing='adapters'` "
+                "with `peft_config`."
             )
 
 
@@ -50,7 +51,7 @@ def check_tokens(models: dict[str, Any], tokenizers: dict[str, Any], args: Any) 
     for agent, tokenizer in tokenizers.items():
         if tokenizer.eos_token is None:
             raise ValueError(
-                f"`processing_class` of agent {agent!r} has no `eos_token`, with which completions end. Set "
+                f"`processing_class` of agent {agent!r} has no `eos_token`, which ends completions. Set "
                 "`tokenizer.eos_token` and pass the tokenizer as `processing_class`."
             )
         config = getattr(models[agent], "config", None) or AutoConfig.from_pretrained(
@@ -62,12 +63,14 @@ def check_tokens(models: dict[str, Any], tokenizers: dict[str, Any], args: Any) 
         special = {name: getattr(tokenizer, f"{name}_id") for name in ("bos_token", "eos_token", "pad_token")}
         if beyond := {name: i for name, i in special.items() if i is not None and i >= rows}:
             raise ValueError(
-                f"`processing_class` of agent {agent!r} has the ids {beyond}, and its model has {rows} rows of "
-                "embeddings. Pass the model's own tokenizer, call `model.resize_token_embeddings(len(tokenizer))`, "
-                "or use one of its tokens, e.g. `tokenizer.pad_token = tokenizer.eos_token`."
+                f"`processing_class` of agent {agent!r} has the ids {beyond}, but its model has embeddings "
+                f"only for the ids below {rows}. Pass the model's own tokenizer, call "
+                "`model.resize_token_embeddings(len(tokenizer))`, or use one of its tokens, e.g. "
+                "`tokenizer.pad_token = tokenizer.eos_token`."
             )
         if tokenizer.vocab_size > rows:
             raise ValueError(
-                f"`processing_class` of agent {agent!r} has {tokenizer.vocab_size} tokens, and its model has {rows} "
-                "rows of embeddings. Pass the model's own tokenizer: `processing_class` may be a dict of the agents."
+                f"`processing_class` of agent {agent!r} has {tokenizer.vocab_size} tokens, but its model has "
+                f"embeddings for only {rows}. Pass the model's own tokenizer: `processing_class` may be a "
+                "dict from agents to tokenizers."
             )

@@ -149,7 +149,9 @@ def models_by_agent(model: Any, sharing: str, topology: Topology) -> dict[str, A
     if not isinstance(model, dict):
         return dict.fromkeys(agents, model)
     if unknown := sorted(set(model) - set(agents), key=str):
-        raise ValueError(f"`model` names {unknown}, which the topology does not have; its agents are {list(agents)}.")
+        raise ValueError(
+            f"`model` names {unknown}, which are not agents of the topology. Its agents are {list(agents)}."
+        )
     if missing := [agent for agent in agents if agent not in model]:
         raise ValueError(f"`model` has no entry for {missing}. Give one model, or one per agent.")
     if len(agents) > 1:
@@ -157,8 +159,8 @@ def models_by_agent(model: Any, sharing: str, topology: Topology) -> dict[str, A
         same = [other is first or (isinstance(other, str) and other == first) for other in others]
         if sharing == "shared" and not all(same):
             raise ValueError(
-                "`policy_sharing='shared'` has one model for all agents, but `model` gives several. Give one model, "
-                "or set `policy_sharing='separate'`."
+                "`policy_sharing='shared'` uses one model for all agents, but `model` gives several. Give "
+                "one model, or set `policy_sharing='separate'`."
             )
         if sharing == "separate" and any(other is first for other in others) and not isinstance(first, str):
             raise ValueError(
@@ -206,9 +208,9 @@ def find_frozen(
             no_weights = whole and not any(parameter.requires_grad for parameter in model.parameters())
         if no_weights and says is True:
             raise ValueError(
-                f"`role_kwargs[{agent!r}]['trainable']` is true, and its `model` is a {type(model).__name__} without "
-                "a weight to train: all are frozen. Unfreeze the weights, load an adapter with `is_trainable=True`, "
-                "or leave the key out."
+                f"`role_kwargs[{agent!r}]['trainable']` is true, but its `model`, a {type(model).__name__}, "
+                "has no weight to train: all are frozen. Unfreeze the weights, load an adapter with "
+                "`is_trainable=True`, or leave the key out."
             )
         if no_weights or says is False:
             frozen.append(agent)
@@ -216,15 +218,16 @@ def find_frozen(
         return ()
     if len(frozen) == len(topology.agents):
         raise ValueError(
-            f"All agents are frozen ({frozen}): nothing would be trained. Set `trainable` of one to true in "
-            "`role_kwargs`, load an adapter with `is_trainable=True`, unfreeze weights, or pass `peft_config`."
+            f"All agents are frozen ({frozen}), so nothing would be trained. Set `trainable` of one to true "
+            "in `role_kwargs`, load an adapter with `is_trainable=True`, unfreeze weights, or pass "
+            "`peft_config`."
         )
     if args.policy_sharing == "shared":
         raise ValueError(
-            f"`policy_sharing='shared'` has one set of weights, and the agents {frozen} are frozen. Use 'separate' or "
-            "'adapters'."
+            f"`policy_sharing='shared'` has the same weights for all agents, so {frozen} cannot be frozen "
+            "alone. Use 'separate' or 'adapters'."
         )
     start = args.start_role
     if start is not None and start in (*frozen, *(role for agent in frozen for role in topology.roles_of(agent))):
-        raise ValueError(f"`start_role={start!r}` is frozen and has no turn. Name an agent that is trained.")
+        raise ValueError(f"`start_role={start!r}` is frozen, so it is never trained. Name an agent that is trained.")
     return tuple(frozen)

@@ -71,7 +71,7 @@ def check_robust(args: Any) -> None:
     if args.advantage_estimator != "robust":
         for name in (name for name in names if getattr(args, name) != getattr(type(args), name)):
             raise ValueError(
-                f"`{name}={getattr(args, name)!r}` is of `advantage_estimator='robust'`, got "
+                f"`{name}={getattr(args, name)!r}` works only with `advantage_estimator='robust'`, got "
                 f"{args.advantage_estimator!r}. Leave it out, or set that estimator."
             )
         return
@@ -87,10 +87,10 @@ def check_robust(args: Any) -> None:
         raise ValueError(f"`robust_blocks` must be an odd number from 1 to `{field}={size}`, got {blocks!r}.")
     if args.scale_rewards != "none":
         raise ValueError(
-            "`advantage_estimator='robust'` divides by the group's std itself, so `scale_rewards` must be 'none', "
-            f"got {args.scale_rewards!r}."
+            "`advantage_estimator='robust'` already divides by the standard deviation of the group, so "
+            f"`scale_rewards` must be 'none', got {args.scale_rewards!r}."
         )
     logger.warning(
-        "`advantage_estimator='robust'` is biased where rewards take two values, as right and wrong do: it pulls "
-        "the location to the more frequent one (docs/credit/are.md has the numbers)."
+        "`advantage_estimator='robust'` is biased if rewards have only two values, such as right and wrong: "
+        "it moves the baseline towards the more frequent value (docs/credit/are.md has the numbers)."
     )

@@ -32,9 +32,9 @@ class SamplingMixin:
                 model = _base(policy)
                 if any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
                     raise ValueError(
-                        "`prefix_caching=True` does not go with a model that checkpoints its activations, which drops "
-                        "the keys and values that it keeps. Switch that off at the model, or set "
-                        "`prefix_caching=False`."
+                        "`prefix_caching=True` does not work with activation checkpointing, which the model "
+                        "has switched on: it does not keep the keys and values that the cache needs. Switch "
+                        "it off in the model, or set `prefix_caching=False`."
                     )
                 cache_common_prefix(model)
 

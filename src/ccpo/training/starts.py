@@ -87,8 +87,8 @@ def read_start(agent: str, model: Any, peft_config: PeftConfig | None = None) ->
         name = next((name for name in (agent, "default") if name in names), names[0])
         if name not in (agent, "default") and len(names) > 1:
             raise ValueError(
-                f"{where} has the adapters {names}, none of them named {agent!r} or 'default'. Name the agent's own, "
-                "or give a folder with one."
+                f"{where} has the adapters {names}, but none is named {agent!r} or 'default'. Rename the "
+                "agent's own adapter, or give a folder with one adapter."
             )
         start = Start(model.get_base_model(), model.peft_config[name], model, name)
     elif isinstance(model, str) and _has_adapter(model):
@@ -96,20 +96,20 @@ def read_start(agent: str, model: Any, peft_config: PeftConfig | None = None) ->
             config = PeftConfig.from_pretrained(model)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ValueError(
-                f"{where}: the adapter in {model!r} could not be read ({error}). Save it anew."
+                f"{where}: the adapter in {model!r} could not be read ({error}). Save it again."
             ) from error
         if not config.base_model_name_or_path:
             raise ValueError(
-                f"{where}: the adapter in {model!r} names no base model. Set `base_model_name_or_path` in its "
-                "adapter_config.json, or give a PeftModel."
+                f"{where}: the adapter in {model!r} does not name its base model. Set "
+                "`base_model_name_or_path` in its adapter_config.json, or give a PeftModel."
             )
         start = Start(config.base_model_name_or_path, config, model)
     else:
         return None
     if start.config.is_prompt_learning and isinstance(model, str):
         raise ValueError(
-            f"{where}: {model!r} has an adapter of the kind {start.config.peft_type.value}, which PEFT does not train "
-            "on. Start from its base, with `peft_config`."
+            f"{where}: {model!r} has an adapter of the kind {start.config.peft_type.value}, which PEFT cannot "
+            "continue to train. Start from its base model, with `peft_config`."
         )
     if isinstance(peft_config, PeftConfig) and (differ := differences(peft_config, start.config)):
         raise _differs(agent, differ)
@@ -144,14 +144,14 @@ def read_starts(models: dict[str, Any], sharing: str, peft_config: PeftConfig | 
     first = next(iter(bases))
     if any(bases[agent] is not bases[first] and (not names[agent] or names[agent] != names[first]) for agent in bases):
         raise ValueError(
-            "`policy_sharing='adapters'` has one model for all agents, the base of their adapters, but `model` gives "
-            f"several: { {agent: name or 'an object from nowhere' for agent, name in names.items()} }. Give one base, "
+            "`policy_sharing='adapters'` has one base model for all agents, but `model` gives several: "
+            f"{ {agent: name or 'an object from nowhere' for agent, name in names.items()} }. Give one base, "
             "or set `policy_sharing='separate'`."
         )
     kinds = {agent: start.config.peft_type.value for agent, start in starts.items()}
     if len(set(kinds.values())) > 1:
         raise ValueError(
-            f"`policy_sharing='adapters'` needs adapters of one kind on the base, got {kinds}. Use 'separate'."
+            f"`policy_sharing='adapters'` needs adapters of the same kind on the base, got {kinds}. Use 'separate'."
         )
     loaded = next((model for model in bases.values() if isinstance(model, nn.Module)), None)
     if loaded is not None:  # a base that is there already is not loaded again
@@ -172,8 +172,8 @@ def config_of_fresh(starts: dict[str, Start], fresh: list[str]) -> PeftConfig | 
     for agent, start in starts.items() if fresh else ():
         if differ := differences(configs[0], start.config):
             raise ValueError(
-                f"`peft_config` is needed (got None): {fresh} start without an adapter, and the saved ones, which "
-                f"would say what theirs is like, differ: that of {agent!r} in {differ}. Pass it."
+                f"`peft_config` is needed (got None): {fresh} start without an adapter. They could take the "
+                f"settings of the saved adapters, but these differ: that of {agent!r} in {differ}. Pass it."
             )
     return copy.deepcopy(configs[0])
 
@@ -199,7 +199,7 @@ def _plain(value: Any) -> Any:
 def _differs(agent: str, differ: dict[str, tuple]) -> ValueError:
     return ValueError(
         f"`peft_config` differs from the adapter that {agent!r} starts from (given, saved): {differ}. Leave "
-        "`peft_config` out: the saved one's holds. Or start from the base."
+        "`peft_config` out, and the saved settings are used. Or start from the base model."
     )
 
 

@@ -38,7 +38,8 @@ def cluster_answers(texts: Sequence[Sequence[str]], outcome: Callable) -> torch.
     for row, episode in enumerate(texts):
         if len(episode) != voters:
             raise ValueError(
-                f"`texts` must have as many voters in each row, got {voters} in row 0 and {len(episode)} in row {row}."
+                f"`texts` must have the same number of voters in each row, got {voters} in row 0 and "
+                f"{len(episode)} in row {row}."
             )
     found = {
         text: call(outcome.extract, text) for text in dict.fromkeys(text for episode in texts for text in episode)
@@ -69,8 +70,9 @@ def check_equality(outcome: Callable) -> None:
     if missing:
         named = getattr(outcome, "__name__", type(outcome).__name__)
         raise ValueError(
-            f"`outcome` of a vote must have `extract(text) -> str | None` and `equal(a, b) -> bool`, and {named!r} "
-            f"has no {' and no '.join(f'`{name}`' for name in missing)}. Use MathVerifier(), or give it the methods."
+            "`outcome` of a vote must have `extract(text) -> str | None` and `equal(a, b) -> bool`, but "
+            f"{named!r} has no {' and no '.join(f'`{name}`' for name in missing)}. Use MathVerifier(), or "
+            "add the methods."
         )
 
 
@@ -118,8 +120,9 @@ def plurality(own_texts: Sequence[Sequence[str]], clusters: torch.Tensor) -> lis
     """
     if clusters.ndim != 2 or [len(row) for row in own_texts] != [clusters.shape[1]] * len(clusters):
         raise ValueError(
-            "`clusters` must have a row for each row of `own_texts` and a number for each of its voters, got "
-            f"{tuple(clusters.shape)} for rows of {sorted({len(row) for row in own_texts})} in {len(own_texts)} rows."
+            "`clusters` must have a row for each row of `own_texts` and one number for each voter in it. It "
+            f"has the shape {tuple(clusters.shape)}, and `own_texts` has {len(own_texts)} rows of "
+            f"{sorted({len(row) for row in own_texts})} texts."
         )
     if len(clusters) and clusters.shape[1] == 0:
         raise ValueError("`own_texts` must have at least one voter in each row, got none.")

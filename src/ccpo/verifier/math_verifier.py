@@ -71,7 +71,10 @@ class MathVerifier:
 
     def __init__(self, timeout: float = 5.0, num_workers: int | None = None, answer_pattern: str | None = None):
         if os.name != "posix":
-            raise RuntimeError(f"MathVerifier needs a POSIX system: timers, pipes and forks. This one is {os.name!r}.")
+            raise RuntimeError(
+                "MathVerifier needs a POSIX system (Linux or macOS), because it uses timers, pipes and forks. "
+                f"This one is {os.name!r}."
+            )
         if not 0 < timeout < math.inf:
             raise ValueError(f"timeout must be a positive number of seconds, got {timeout}.")
         if num_workers is not None and num_workers < 1:
@@ -106,7 +109,9 @@ class MathVerifier:
         gold = _texts("gold", gold, (str, type(None)))
         prediction = _texts("prediction", prediction, str)
         if len(gold) != len(prediction):
-            raise ValueError(f"gold and prediction must be as long, got {len(gold)} and {len(prediction)} texts.")
+            raise ValueError(
+                f"gold and prediction must have the same length, got {len(gold)} and {len(prediction)} texts."
+            )
         references = {text: gold_answer(text) for text in set(gold) if text is not None}
         pairs = []
         for gold_text, text in zip(gold, prediction, strict=True):
@@ -152,5 +157,5 @@ class MathVerifier:
         """TRL's reward function signature: scores the completions (text or messages) against the column `solution`."""
         if completions is None or solution is None:
             missing = "completions" if completions is None else "solution"
-            raise ValueError(f"math_verifier got no `{missing}`. The gold answers are to be in a column `solution`.")
+            raise ValueError(f"math_verifier got no `{missing}`. Put the gold answers into a column named `solution`.")
         return self.score(gold=solution, prediction=[completion_text(completion) for completion in completions])

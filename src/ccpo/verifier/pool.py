@@ -158,7 +158,7 @@ class Pool:
                 if not member.ready:
                     n_failed_starts += 1
                     if member.error or n_failed_starts == STARTUP_ATTEMPTS:
-                        reason = member.error[1:].decode("utf-8", "replace") or "it died while starting"
+                        reason = member.error[1:].decode("utf-8", "replace") or "it ended while it was starting"
                         raise RuntimeError(f"MathVerifier cannot start a worker process: {reason}")
                     continue
                 n_timeouts, n_crashes = n_timeouts + timed_out, n_crashes + (not timed_out)
@@ -170,7 +170,11 @@ class Pool:
                     member.process.kill()
         if n_timeouts or n_crashes:
             counts = (n_timeouts, len(jobs), self.timeout, n_crashes)
-            logger.warning("MathVerifier: %d of %d distinct pairs took over %g s; %d workers died otherwise.", *counts)
+            logger.warning(
+                "MathVerifier: %d of %d different pairs of answers took longer than %g s; %d workers ended "
+                "for other reasons.",
+                *counts,
+            )
 
     def close(self, is_ours=True):
         while self.workers:

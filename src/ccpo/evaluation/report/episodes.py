@@ -147,7 +147,9 @@ def _read(file: Path, columns: list[str] | None = None) -> pa.Table:
 
 def _damaged(file: Path, error: Exception) -> ReportError:
     words = str(error).splitlines()[0]
-    return ReportError(f"{file} is no whole table of episodes ({words}). Delete it: the report is made without it.")
+    return ReportError(
+        f"{file} is not a complete table of episodes ({words}). Delete it, and the report is made without it."
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -41,7 +41,10 @@ def write_report(
     runs = read_runs([folders] if isinstance(folders, str | Path) else list(folders))
     output = runs[0].folder / REPORT_FILE if output is None else Path(output)
     if output.suffix.lower() not in (".html", ".htm"):
-        raise ReportError(f"{output} is not named as a page, and may be a file of a run. End its name in `.html`.")
+        raise ReportError(
+            f"{output} does not end in `.html`, so it could overwrite a file of a run. Give a name that ends in "
+            "`.html`."
+        )
     panels = find_panels([run.metrics for run in runs])
     around = _about(runs, panels)
     most = max_episodes

@@ -52,7 +52,7 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (OSError, UnicodeDecodeError) as error:
-        raise ReportError(f"{file} cannot be read ({error}). Make it readable, as UTF-8.") from None
+        raise ReportError(f"{file} cannot be read ({error}). It must be readable and in UTF-8.") from None
     rows = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -79,8 +79,8 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
     """
     folder = Path(folder)
     if not (folder / RUN_FILE).is_file():
-        why = "has no run.json" if folder.is_dir() else "is no folder"
-        raise ReportError(f"{folder} {why}. Give the `output_dir` of a run that MultiAgentGRPOTrainer has begun.")
+        why = "has no run.json" if folder.is_dir() else "is not a folder"
+        raise ReportError(f"{folder} {why}. Give the `output_dir` of a run that MultiAgentGRPOTrainer has started.")
     metrics = read_lines(folder / METRICS_FILE)
     logged = {row["step"] for row in metrics}
     tables = {
@@ -90,7 +90,9 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
     }
     info = _read_json(folder / RUN_FILE)
     if not isinstance(info.get("columns"), dict) or not {"episode", "roles", "removals"} <= info["columns"].keys():
-        raise ReportError(f"{folder / RUN_FILE} does not say what the tables' columns are: it is of another program.")
+        raise ReportError(
+            f"{folder / RUN_FILE} does not say what the columns of the tables are. It was not written by this package."
+        )
     run = Run(
         folder,
         name or folder.resolve().name,
@@ -109,7 +111,7 @@ def read_runs(folders: list[str | Path]) -> list[Run]:
     """Several runs, by the shortest ends of their paths that tell them apart."""
     paths = [Path(folder).resolve() for folder in folders]
     if len({*paths}) < len(paths):
-        raise ReportError(f"{', '.join(map(str, folders))}: one run is named twice. Name each once.")
+        raise ReportError(f"{', '.join(map(str, folders))}: the same run is named twice. Name each run once.")
     for length in range(1, max((len(path.parts) for path in paths), default=1) + 1):
         names = ["/".join(path.parts[-length:]) for path in paths]
         if len({*names}) == len(names):
@@ -121,7 +123,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ReportError(f"{file} cannot be read ({error}). Delete it, or make it anew.") from None
+        raise ReportError(f"{file} cannot be read ({error}). Delete it, or create it again.") from None
     if not isinstance(content, dict):
-        raise ReportError(f"{file} holds {type(content).__name__}, not a mapping: it is of another program.")
+        raise ReportError(
+            f"{file} must hold a mapping, but holds a {type(content).__name__}. It was not written by this package."
+        )
     return content

@@ -32,7 +32,9 @@ def _naming(file: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         words = f"{type(error).__name__}: {error}"
-        raise ReportError(f"{file} is not as this version writes it ({words}). Move it, or make it anew.") from None
+        raise ReportError(
+            f"{file} is not in the format of this version ({words}). Move it away, or create it again."
+        ) from None
 
 
 def _held_out(summary: dict[str, Any]) -> list[Rows]:

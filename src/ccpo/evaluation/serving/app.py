@@ -63,20 +63,22 @@ def create_app(
     """
     for label, value in (("name", name), ("api_key", "-" if api_key is None else api_key)):
         if not value or not value.isprintable():
-            raise ValueError(f"`{label}` must be a text of printable characters, not empty. Give another one.")
+            raise ValueError(f"`{label}` must be a non-empty text of printable characters. Give another one.")
     if api_key is not None and (not api_key.isascii() or " " in api_key):
-        raise ValueError("`api_key` must be ASCII without blanks, or no client could send it. Give another one.")
+        raise ValueError(
+            "`api_key` must be ASCII without spaces, because clients cannot send other keys. Give another one."
+        )
     limits = {"batch_size": batch_size, "max_requests": max_requests, "max_body_bytes": max_body_bytes}
     for label, value in limits.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"`{label}` must be an integer of at least 1, got {value!r}. Set 1 or more.")
+            raise ValueError(f"`{label}` must be an integer of at least 1, got {value!r}. Set it to 1 or more.")
     for generator in team.generate.values():
         _ = getattr(generator, "prompt_limit", None)  # loads the model
     without = [role for role, generator in team.generate.items() if not getattr(generator, "takes_messages", True)]
     if text is None and without:
-        logger.warning("The roles are asked in plain text: %s have no chat template.", without)
+        logger.warning("The roles are asked in plain text, because these have no chat template: %s.", without)
     if text is False and without:
-        raise ValueError(f"`text=False` needs chat templates, and the roles {without} have none. Set `text=True`.")
+        raise ValueError(f"`text=False` needs chat templates, but the roles {without} have none. Set `text=True`.")
     as_text = bool(without) if text is None else text
 
     @asynccontextmanager
@@ -119,7 +121,9 @@ def create_app(
         try:
             body = await asyncio.wait_for(_read_body(request, max_body_bytes), _BODY_SECONDS)
         except TimeoutError:
-            raise RequestError(f"The body did not come within {_BODY_SECONDS} seconds.", 408) from None
+            raise RequestError(
+                f"The body of the request did not arrive within {_BODY_SECONDS} seconds.", 408
+            ) from None
         asked = read_request(body, name, text=as_text, most=batch_size)
         batcher: Batcher = request.app.state.batcher
         job = batcher.submit(asked)
@@ -182,7 +186,7 @@ async def _read_body(request: Request, most: int) -> bytes:
         else:
             body.clear()
     if size > most:
-        raise RequestError(f"The body is larger than {most} bytes, the most that this server takes.", 413)
+        raise RequestError(f"The body has more than {most} bytes, which is the limit of this server.", 413)
     return bytes(body)
 
 
@@ -263,7 +267,7 @@ def serve(team: Team, *, host: str = "127.0.0.1", port: int = 8000, **options: A
     """
     if host not in _HERE and options.get("api_key") is None:
         logger.warning(
-            "The team is open to whoever reaches %s:%d: it has no API key. Set `api_key` (`--api_key`, or "
+            "The team has no API key, so whoever reaches %s:%d can use it. Set `api_key` (`--api_key`, or "
             "CCPO_API_KEY in the environment), or bind it to 127.0.0.1.",
             host,
             port,
@@ -280,4 +284,4 @@ def serve(team: Team, *, host: str = "127.0.0.1", port: int = 8000, **options: A
         for which, handler in before.items():
             signal.signal(which, handler)
     if not server.started:
-        raise OSError(f"The server did not start at {host}:{port}; the log says why.")
+        raise OSError(f"The server did not start at {host}:{port}. The log says why.")

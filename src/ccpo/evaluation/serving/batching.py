@@ -90,12 +90,12 @@ class Batcher:
             [`RequestError`]: too many are in flight, or the team cannot be sampled so.
         """
         if len(self.waiting) + len(self.running) >= self.max_requests:
-            message = f"{self.max_requests} requests are in flight, the most that this server takes. Try again later."
+            message = f"The server is working on {self.max_requests} requests, which is its limit. Try again later."
             raise RequestError(message, 429, code="rate_limit_exceeded")
         try:
             job = Job(request, sample_as(self.team, request.sampling))
         except ValueError as error:
-            raise RequestError(f"The team cannot be sampled so: {error}") from error
+            raise RequestError(f"The team cannot be sampled with these settings: {error}") from error
         self.waiting.append(job)
         self._arrived.set()
         return job
@@ -188,7 +188,7 @@ class Batcher:
         try:
             error = self._misfit(job)
         except Exception:
-            logger.exception("A request cannot be looked at.")
+            logger.exception("A request could not be checked.")
             error = failed()
         if error is not None:
             job.tell(error)
@@ -205,19 +205,17 @@ class Batcher:
             try:
                 (length,) = call(generator.count_tokens, [prompt])
             except ValueError:
-                logger.exception("The role %r cannot be asked.", role.name)
+                logger.exception("The role %r could not be asked.", role.name)
                 message = f"The chat template of the role {role.name!r} refuses these messages. Change their roles."
                 return RequestError(message, param="messages")
             if length == 0:
-                message = (
-                    f"The tokenizer of the role {role.name!r} knows nothing of these messages. Change their text."
-                )
+                message = f"The tokenizer of the role {role.name!r} cannot encode these messages. Change their text."
                 return RequestError(message, param="messages")
             limit = getattr(generator, "prompt_limit", None)
             if limit is not None and length > limit:
                 message = (
-                    f"The messages are too long: the prompt of the role {role.name!r} has {length} tokens, and its "
-                    f"model has room for {max(limit, 0)} beside the answer."
+                    f"The messages are too long: the prompt of the role {role.name!r} has {length} tokens, "
+                    f"but its model has room for only {max(limit, 0)} besides the answer."
                 )
                 return RequestError(message, param="messages", code="context_length_exceeded")
         return None

@@ -47,7 +47,7 @@ class UntilStop:
             return ""
         given = self._text[: self._given]
         if not text.startswith(given):
-            logger.warning("A text is not as it was drawn: %.80r became %.80r.", given, text)
+            logger.warning("The tokens of an answer do not give back its text: %.80r became %.80r.", given, text)
         self._text = given + text[self._given :]
         rest = self.add("")
         return rest if self.stopped else rest + self._give(len(self._text))

@@ -87,12 +87,12 @@ def read_request(body: bytes, model: str, *, text: bool, most: int) -> ChatReque
     _refuse_others(fields)
     stream, options = _flag(fields, "stream"), fields.get("stream_options", {})
     if not isinstance(options, dict) or set(options) - {"include_usage", "include_obfuscation"}:
-        message = f"`stream_options` may have `include_usage`, got {_show(fields, 'stream_options')}."
+        message = f"`stream_options` may only have `include_usage`, got {_show(fields, 'stream_options')}."
         raise RequestError(message, param="stream_options")
     if options and not stream:
         raise RequestError("`stream_options` needs `stream: true`.", param="stream_options")
     if options.get("include_obfuscation"):
-        raise RequestError("`include_obfuscation` is not offered. Leave it out.", param="stream_options")
+        raise RequestError("`include_obfuscation` is not supported. Leave it out.", param="stream_options")
     if not isinstance(fields.get("user", ""), str):
         raise RequestError("`user` must be a text.", param="user")
     sampling = Sampling(
@@ -120,10 +120,10 @@ def _refuse_others(fields: Mapping[str, Any]) -> None:
             continue
         if name not in _ASK_NOTHING:
             known = ", ".join(sorted(_HONOURED))
-            message = f"Unknown field {name[:100]!r}. A team knows {known}."
+            message = f"Unknown field {name[:100]!r}. This server knows {known}."
             raise RequestError(message, param=name[:100], code="unknown_parameter")
         if not any(value == nothing and type(value) in (type(nothing), float) for nothing in _ASK_NOTHING[name]):
-            message = f"`{name}` is not offered: the team has no such thing. Leave it out."
+            message = f"`{name}` is not supported, because a team has no such thing. Leave it out."
             raise RequestError(message, param=name, code="unsupported_parameter")
 
 
@@ -162,7 +162,7 @@ def _number(
 def _temperature(fields: Mapping[str, Any]) -> float | None:
     value = _number(fields, "temperature", 0, 2)
     if value is not None and 0 < value < _LEAST_TEMPERATURE:
-        message = f"`temperature` must be 0, which is greedy, or at least {_LEAST_TEMPERATURE}, got {value}."
+        message = f"`temperature` must be 0 (greedy decoding), or at least {_LEAST_TEMPERATURE}, got {value}."
         raise RequestError(message, param="temperature")
     return value
 
@@ -171,7 +171,10 @@ def _stops(fields: Mapping[str, Any]) -> tuple[str, ...]:
     stops = fields.get("stop", [])
     stops = [stops] if isinstance(stops, str) else stops
     if not isinstance(stops, list) or len(stops) > _MOST_STOPS or not all(isinstance(s, str) and s for s in stops):
-        message = f"`stop` must be a text or up to {_MOST_STOPS}, none of them empty, got {_show(fields, 'stop')}."
+        message = (
+            f"`stop` must be a text or a list of at most {_MOST_STOPS} texts, none of them empty, got "
+            f"{_show(fields, 'stop')}."
+        )
         raise RequestError(message, param="stop")
     return tuple(whole_characters(stop) for stop in stops)
 
@@ -182,14 +185,16 @@ def _problem(messages: Any, text: bool) -> Prompt:
         raise RequestError(f"`messages` must be a list of messages, got {messages!r:.100}.", param="messages")
     turns = [_message(i, message) for i, message in enumerate(messages)]
     if turns[-1]["role"] != "user":
-        message = f"The last of `messages` must be the user's, got {turns[-1]['role']!r}: a team continues no text."
+        message = (
+            f"The last of `messages` must be the user's, got {turns[-1]['role']!r}. A team cannot continue an answer."
+        )
         raise RequestError(message, param="messages")
     if not text:
         return turns
     if len(turns) > 1:
         message = (
-            f"This team reads plain text, without chat template: it cannot read earlier turns or system messages, got "
-            f"{len(turns)} messages. Put all that it is to read into one user message."
+            "This team reads plain text, without a chat template, so it cannot read earlier turns or system "
+            f"messages, got {len(turns)} messages. Put everything into one user message."
         )
         raise RequestError(message, param="messages")
     return turns[0]["content"]
@@ -208,12 +213,12 @@ def _message(i: int, message: Any) -> dict[str, str]:
     for name, value in message.items():
         if name not in own and value not in (None, []) and (name, value) != ("type", "text"):
             remedy = "A message has `role` and `content`. Leave it out."
-            raise RequestError(f"`{where}.{name[:100]}` is not offered. {remedy}", param=f"{where}.{name[:100]}")
+            raise RequestError(f"`{where}.{name[:100]}` is not supported. {remedy}", param=f"{where}.{name[:100]}")
     content = message.get("content")
     if isinstance(content, list):
         for part in content:
             if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-                raise RequestError(f"`{where}.content` may have parts of text only.", param=f"{where}.content")
+                raise RequestError(f"`{where}.content` may have only parts of text.", param=f"{where}.content")
         content = "".join(part["text"] for part in content)
     if not isinstance(content, str) or (role == "user" and not content.strip()):
         raise RequestError(f"`{where}.content` must be a text, got {content!r:.100}.", param=f"{where}.content")

@@ -93,9 +93,9 @@ def _limit(team: Team, sampling: Sampling) -> int | None:
         if room < 1:
             least = spent + len(topology.answer_roles)
             raise RequestError(
-                f"`max_completion_tokens={sampling.max_completion_tokens}` leaves no room for the answer: the roles "
-                f"{others} may write {spent} tokens. Give at least {least}, or `max_tokens`, which is of the answer "
-                "alone.",
+                f"`max_completion_tokens={sampling.max_completion_tokens}` leaves no room for the answer, "
+                f"because the other roles, {others}, may write {spent} tokens. Give at least {least}, or use "
+                "`max_tokens`, which limits only the answer.",
                 param="max_completion_tokens",
             )
         limits.append(room)

@@ -58,15 +58,16 @@ def family_of(team: Topology) -> Family:
     if known is None or any(part_name(name) not in family.parts for name in team.role_names):
         teams = {kind: list(topology(kind).role_names) for kind in FAMILIES}
         raise ValueError(
-            f"The embedded task has no demonstrations for a team of the kind {team.kind!r} with the roles "
-            f"{list(team.role_names)}; it has for {teams}. Take one of these, or name models."
+            f"The embedded task has no examples to learn from for a team of the kind {team.kind!r} with the "
+            f"roles {list(team.role_names)}. It has some for {teams}. Choose one of these teams, or name "
+            "models."
         )
     reads = {part_name(role.name): tuple(map(part_name, role.reads)) for role in known.roles}
     for role in team.roles:
         if tuple(map(part_name, role.reads)) != reads[part_name(role.name)]:
             raise ValueError(
-                f"`reads={list(role.reads)}` of role {role.name!r}: the embedded task has demonstrations of one that "
-                f"reads {list(reads[part_name(role.name)])}. Change it, or name models."
+                f"`reads={list(role.reads)}` of role {role.name!r}: the embedded task has examples only for a "
+                f"role that reads {list(reads[part_name(role.name)])}. Change `reads`, or name models."
             )
     return family
 

