@@ -1,9 +1,10 @@
 """
 The credit schemes as TRL reward functions.
 
-The same object works with two trainers. [`MultiAgentGRPOTrainer`] reads its `outcome` and calls
-[`~CreditAllocator.allocate`] with the outcomes of the global batch. TRL's own `GRPOTrainer` calls it as a reward
-function for the first role of a chain. The other roles are then reached through `partners`.
+A *credit allocator* is one object that works with two trainers. [`MultiAgentGRPOTrainer`] reads its `outcome`, the
+function that judges answers, and calls [`~CreditAllocator.allocate`] with the outcomes of the batch of all processes.
+TRL's own `GRPOTrainer` calls it as a reward function and trains the first role of a chain. Generators given as
+`partners` then write the texts of the other roles.
 """
 
 from .base import CreditAllocator

@@ -1,4 +1,4 @@
-"""What every scheme has in common: the outcome function, the partner, and TRL's reward function."""
+"""The base class of the credit schemes: who judges the answers, who else is in the team, and what a scheme gives."""
 
 import logging
 from collections.abc import Callable
@@ -17,29 +17,36 @@ logger = logging.getLogger(__name__)
 
 class CreditAllocator(RewardFunction):
     """
-    Base class: how one team outcome becomes a reward for each role's texts. A scheme of your own overrides
-    [`allocate`], and [`evidence`] where it needs to see more than the outcomes.
+    Base class of the credit schemes: turns the outcome of a team into a reward for each text of each role.
+
+    For a scheme of your own, write a subclass that overrides [`allocate`]. If it needs to see more than the outcomes
+    of what the team wrote, override [`evidence`], too.
 
     Args:
         outcome (`Callable`, *optional*):
-            A TRL reward function that judges an answer: +1 right, -1 wrong, `None` or NaN unscorable. Defaults to
-            [`MathVerifier`]. It may be asynchronous. With a method `extract(text) -> str | None`, the answer in a
-            text, answers without one are counted (`credit/no_answer_rate`).
+            The outcome function: a TRL reward function that judges an answer. It returns +1 if the answer is right,
+            -1 if it is wrong, and `None` or NaN if it cannot be scored. It may be asynchronous. Defaults to
+            [`MathVerifier`]. If it has a method `extract(text) -> str | None`, which finds the answer in a text, the
+            trainer logs the share of texts without an answer as `credit/no_answer_rate`.
         partner (`Callable`, *optional*):
-            Under TRL's own `GRPOTrainer`, which trains the first role: generator of what the other says,
-            `partner(prompts) -> list[str]`, e.g. [`TransformersGenerator`] or [`OpenAIGenerator`]. It may be
-            asynchronous.
-        partners (`dict[str, Callable]`, *optional*): the same in a team of more: role -> generator.
+            Only with TRL's own `GRPOTrainer`, which trains the first role, and in a team of two: the generator that
+            writes the texts of the other role, `partner(prompts) -> list[str]`, such as [`TransformersGenerator`] or
+            [`OpenAIGenerator`]. It may be asynchronous.
+        partners (`dict[str, Callable]`, *optional*):
+            The same for larger teams: maps the name of each role but the first to its generator.
         topology (*optional*):
-            The team, as [`~ccpo.team.topology.make_topology`] takes it, under TRL's own `GRPOTrainer` only;
-            [`ThinkSolve`] by default.
+            Only with TRL's own `GRPOTrainer`: the team, in any form that [`~ccpo.team.topology.make_topology`] takes.
+            Defaults to [`ThinkSolve`].
 
     Attributes:
-        teams (`str`): which teams it is defined for: `"any"`, `"chain"`, `"vote"` (voters of any kind), or a
-            topology's kind.
-        gives_advantages (`bool`): whether [`allocate`] returns advantages, which go to the loss as they are.
-        branching (`bool`): whether several texts may continue one.
-        strict_outcomes (`bool`): whether it rests on outcomes being -1 or +1.
+        teams (`str`):
+            The teams for which the scheme is defined: `"any"`, `"chain"`, `"vote"` (all teams that vote), or the kind
+            of one topology.
+        gives_advantages (`bool`):
+            Whether [`allocate`] returns advantages. They go to the loss unchanged; rewards are first turned into
+            advantages.
+        branching (`bool`): Whether several texts of a role may continue the same text.
+        strict_outcomes (`bool`): Whether every outcome must be -1, +1 or unscorable.
     """
 
     __name__ = "credit"
@@ -60,10 +67,10 @@ class CreditAllocator(RewardFunction):
         self.partner, self.partners = partner, partners
         self.topology = ThinkSolve() if topology is None else make_topology(topology)
         self._has_topology = topology is not None
-        self._warned: set[str] = set()  # of what
+        self._warned: set[str] = set()  # the subjects of the warnings given so far
 
     def refuses(self, topology: Topology) -> str | None:
-        """Why the scheme cannot divide credit in this team; `None` where it can."""
+        """The reason why the scheme cannot divide credit in this team, or `None` if it can."""
         suits = {
             "any": True,
             "chain": topology.is_chain and len(topology.roles) > 1,
@@ -78,25 +85,37 @@ class CreditAllocator(RewardFunction):
         return f"it works with {wanted}, but the topology has the roles {list(topology.role_names)} ({topology.kind})."
 
     def evidence(self, topology: Topology, roles: tuple[str, ...]) -> Evidence:
-        """What the credit of these roles needs beside the outcomes of what the team wrote: generated only if named."""
+        """
+        What the scheme must see to give credit to these roles, besides the outcomes of what the team wrote.
+
+        The trainer generates only the evidence that is named here.
+
+        Args:
+            topology ([`Topology`]): The team.
+            roles (`tuple[str, ...]`): The roles that are trained from this batch.
+
+        Returns:
+            [`~ccpo.rewards.Evidence`]: Nothing, by default.
+        """
         return Evidence()
 
     def find_placebos(self, topology: Topology, branches: tuple[int, ...], args: Any) -> dict[str, str]:
         """
-        The roles whose credit is provably shared credit up to a factor for each prompt, with the factor in words.
+        The roles whose credit is provably the same as shared credit, except for one factor for each prompt.
 
         Args:
-            topology ([`Topology`]): the team.
-            branches (`tuple[int, ...]`): how many texts continue one, by role.
-            args: has `advantage_estimator`, `scale_rewards` and `removal`, as [`MultiAgentGRPOConfig`] does.
+            topology ([`Topology`]): The team.
+            branches (`tuple[int, ...]`): For each role, how many of its texts continue one text of the role before it.
+            args: An object with the fields `advantage_estimator`, `scale_rewards` and `removal` of
+                [`MultiAgentGRPOConfig`].
 
         Returns:
-            `dict[str, str]`: role -> the factor of its advantages; empty where the credit carries information.
+            `dict[str, str]`: Maps each such role to a description of the factor. Empty if there is no such role.
         """
         return {}
 
     def announce_placebo(self, placebos: dict[str, str], estimator: str, also: str = "") -> None:
-        """Say once that the credit of these roles is shared credit up to a factor for each prompt."""
+        """Log once that the credit of these roles is shared credit up to a factor for each prompt."""
         self._warn_once(
             "placebo",
             "`%s` with `advantage_estimator=%r` is shared credit up to a factor for each prompt: it tells no "
@@ -113,25 +132,33 @@ class CreditAllocator(RewardFunction):
 
     def allocate(self, outcomes: TeamOutcomes) -> dict[str, torch.Tensor]:
         """
-        Rewards of each role over the global batch.
+        Compute the reward of each text of each role, over the batch of all processes.
 
         Args:
-            outcomes ([`TeamOutcomes`]): the batch: R of each leaf, values of each text, and the evidence asked for.
+            outcomes ([`TeamOutcomes`]):
+                The batch: the outcome R of each answer, the value of each text, and the evidence that [`evidence`]
+                asked for.
 
         Returns:
-            `dict[str, torch.Tensor]`: role -> rewards of its texts, `(P, N_j)`, NaN unscorable.
+            `dict[str, torch.Tensor]`: Maps each role to the rewards of its texts, of shape `(P, N_j)`. NaN where a
+            text cannot be scored.
         """
         raise NotImplementedError(f"{type(self).__name__} must define `allocate`.")
 
     def state_dict(self) -> dict[str, Any]:
-        """What a scheme learns in the course of a run, such as running statistics: saved with every checkpoint."""
+        """What the scheme has learned during a run, such as running statistics. It is saved with every checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Put back what [`state_dict`] gave, tensors and plain values, when a run is resumed."""
+        """Restore what [`state_dict`] returned, when a run is resumed. It holds tensors and plain values."""
 
     def check_outcomes(self, *outcomes: torch.Tensor | None) -> None:
-        """Raise where an outcome is infinite, or neither -1 nor +1 nor NaN and the scheme rests on that."""
+        """
+        Check that the scheme can use these outcomes.
+
+        Raises:
+            `ValueError`: If an outcome is infinite, or if `strict_outcomes` holds and one is not -1, +1 or NaN.
+        """
         for values in outcomes:
             if values is not None and values.isinf().any():
                 raise ValueError(
@@ -153,7 +180,7 @@ class CreditAllocator(RewardFunction):
             logger.warning(message, *args)
 
     def warn_of_no_answers(self, missing: int, answers: int) -> None:
-        """Say it once where the outcome function found no answer in any of a batch's answers."""
+        """Log once that the outcome function found no answer in any text of a batch, if that is so."""
         if missing == answers > 0:
             self._warn_once(
                 "answers",
@@ -165,9 +192,20 @@ class CreditAllocator(RewardFunction):
             )
 
     def _first_rater(self) -> Callable | None:
-        """Who rates for the first role under TRL's own `GRPOTrainer`, which gives reward functions no model."""
+        """The generator of the first role's ratings with TRL's own `GRPOTrainer`, which passes on no model."""
         return None
 
     def rate(self, raters: dict[str, Callable], episodes: Episodes, outcome: torch.Tensor) -> torch.Tensor:
-        """Ratings of each leaf, `(leaves, n, n)`, the rater before the rated; for schemes that ask for them."""
+        """
+        Collect the ratings of each answer; only schemes that ask for ratings define this.
+
+        Args:
+            raters (`dict[str, Callable]`): Maps each role to the generator that writes its ratings.
+            episodes ([`~ccpo.team.rollout.Episodes`]): What the team wrote.
+            outcome (`torch.Tensor` of shape `(leaves,)`): The outcome of each answer.
+
+        Returns:
+            `torch.Tensor` of shape `(leaves, n, n)`: The shares, with the axis of the rater before that of the rated
+            role.
+        """
         raise NotImplementedError(f"{type(self).__name__} needs ratings, so it must define `rate`.")

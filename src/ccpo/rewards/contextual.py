@@ -6,13 +6,14 @@ from .base import CreditAllocator
 
 class ContextualCredit(CreditAllocator):
     """
-    C3 as a reward function: a text is compared with others that continue the same transcript. See
-    [`~ccpo.credit.contextual_credit`].
+    C3, contextual counterfactual credit: compares each text with the other texts that continue the same text.
 
-    It gives advantages, which go to the loss as they are.
+    The formula is that of [`~ccpo.credit.contextual_credit`]. C3 returns advantages, which go to the loss unchanged.
+    It is defined for chains of several roles. Set `num_solves` to at least 2, so that the last role writes several
+    texts to compare.
 
     Args:
-        outcome, partner, partners, topology: as for [`CreditAllocator`].
+        outcome, partner, partners, topology: As for [`CreditAllocator`].
     """
 
     __name__ = "contextual_credit"

@@ -11,17 +11,29 @@ from .history import read_history
 
 class CounterfactualCredit(CreditAllocator):
     """
-    CCPO as a reward function: see [`~ccpo.credit.counterfactual_credit`] and, for any chain,
-    [`~ccpo.credit.chain_counterfactual_credit`].
+    CCPO: compares the team's outcome with the outcome of the team without a role.
+
+    The formulas are those of [`~ccpo.credit.counterfactual_credit`] for teams of two, and of
+    [`~ccpo.credit.chain_counterfactual_credit`] for any chain. The last role, whose text is the answer, gets the
+    outcome alone.
 
     Args:
-        outcome, partner, partners, topology: as for [`CreditAllocator`].
-        coef (`float`, defaults to 0.2): λ.
-        bonus (`str`, defaults to `"event"`): `"event"` or `"difference"`.
-        baseline (`str`, defaults to `"group"`): `"group"` or `"paired"`.
+        outcome, partner, partners, topology: As for [`CreditAllocator`].
+        coef (`float`, defaults to 0.2): λ, the weight of the bonus. At least 0; with 0 this is shared credit.
+        bonus (`str`, defaults to `"event"`):
+            What is added to the outcome of a role that is not the last. `"event"`: λ if the team is mostly right with
+            the role and mostly wrong without it, and -λ in the opposite case. `"difference"`: λ times half the
+            difference of the two outcomes.
+        baseline (`str`, defaults to `"group"`):
+            How the outcome without the role is taken. `"group"`: the mean over all passes of the prompt. `"paired"`:
+            one pass for each text. A pass is one run of the team without the role.
         history ([`~ccpo.credit.HistoryNormalizer`] or `bool`, defaults to `False`):
-            Rewards of the paper's first version instead, normalised by running statistics of earlier batches: for
-            teams of two. `coef` and `bonus` have no part in them.
+            Use the rewards of the paper's first version, which are normalised by running statistics of earlier
+            batches. `True` means the defaults of [`~ccpo.credit.HistoryNormalizer`]. Only for teams of two; `coef` and
+            `bonus` are then ignored.
+
+    Raises:
+        `ValueError`: If an argument is out of range or unknown.
     """
 
     __name__ = "counterfactual_credit"
@@ -57,13 +69,15 @@ class CounterfactualCredit(CreditAllocator):
 
     def evidence(self, topology, roles):
         if self.history is not None:
-            return Evidence(topology.role_names[:1])  # the last role's reward has a part of them, too
+            return Evidence(topology.role_names[:1])  # the last role's reward depends on these passes, too
         return Evidence(tuple(name for name in topology.role_names[:-1] if name in roles and self.coef > 0))
 
     def find_placebos(self, topology, branches, args):
         """
-        A baseline that is constant in a group has been subtracted with the group's mean already. What is left of a
-        bonus is a factor: with two-valued outcomes for `"event"`, and always for `"difference"`.
+        The roles whose bonus only scales their advantages; see [`CreditAllocator.find_placebos`].
+
+        If the baseline is the same for all texts of a group, the estimator removes it together with the group's mean.
+        The bonus `"difference"` is then a factor on the outcome. So is `"event"` if outcomes have only two values.
         """
         if args.advantage_estimator not in ("group", "reinforce++-baseline") or self.baseline != "group":
             return {}
@@ -72,7 +86,7 @@ class CounterfactualCredit(CreditAllocator):
             one_leaf = math.prod(branches[1:]) == 1
             return dict.fromkeys(names, "one that depends on the prompt and the history") if one_leaf else {}
         for k, name in enumerate(names[:-1]):
-            one_leaf = math.prod(branches[k + 1 :]) == 1  # below a text
+            one_leaf = math.prod(branches[k + 1 :]) == 1  # each text leads to one answer
             in_context = args.removal == "context" and k > 0
             if self.coef > 0 and not in_context and (one_leaf or self.bonus == "difference"):
                 found[name] = self._factor(args)
@@ -90,7 +104,7 @@ class CounterfactualCredit(CreditAllocator):
 
     def allocate(self, outcomes):
         names = outcomes.topology.role_names
-        if self.history is not None and not outcomes.without:  # left out of this step, as uninformative
+        if self.history is not None and not outcomes.without:  # the passes were skipped: they carry no information
             return outcomes.values
         if self.history is not None:
             first, last = names
@@ -104,7 +118,7 @@ class CounterfactualCredit(CreditAllocator):
         return dict(zip(names, credit, strict=True))
 
     def removal_baseline(self, outcomes: TeamOutcomes, role: str):
-        """b of each of a role's texts, `(P, N_k)`; `None` where the team was not seen without it."""
+        """The baseline b of each text of a role, of shape `(P, N_k)`; `None` if the team was not run without it."""
         if role not in outcomes.without:
             return None
         return removal_baseline(outcomes.without[role], outcomes.values[role].shape[1], self.baseline)

@@ -9,18 +9,24 @@ from .base import CreditAllocator
 
 class CrossImprovementCredit(CreditAllocator):
     """
-    DACR as a reward function: see [`~ccpo.credit.cross_improvement_credit`].
+    DACR: rewards an agent for its rewritten answer and for how much its critique improved its partner's answer.
+
+    The formula is that of [`~ccpo.credit.cross_improvement_credit`]. It is defined for the team
+    [`AnswerCritiqueRewrite`], in which two agents answer, criticise each other and rewrite their answers.
 
     Args:
-        outcome, topology: as for [`CreditAllocator`].
-        gamma (`float`, defaults to 0.5): γ, the weight of what an agent's critique did for its partner.
+        outcome, topology: As for [`CreditAllocator`].
+        gamma (`float`, defaults to 0.5): γ, the weight of the partner's improvement. At least 0.
         mode (`str`, defaults to `"total"`):
-            `"total"`: all texts of an agent share one reward. `"segment"`: each text has its own.
+            `"total"`: all texts of an agent share one reward. `"segment"`: each text has its own reward.
+
+    Raises:
+        `ValueError`: If `gamma` is negative or `mode` is unknown.
     """
 
     __name__ = "cross_improvement_credit"
     teams = "answer_critique_rewrite"
-    branching = False  # each rewrite is held against one answer
+    branching = False  # each rewrite is compared with one answer
 
     def __init__(self, outcome=None, *, gamma=0.5, mode="total", topology=None):
         super().__init__(outcome, topology=topology)

@@ -1,4 +1,8 @@
-"""The schemes under TRL's own `GRPOTrainer`, which trains the first role of a chain: a reward function."""
+"""
+The credit schemes as reward functions of TRL's own `GRPOTrainer`.
+
+That trainer trains one model, which plays the first role of a chain. Generators write the texts of the other roles.
+"""
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
@@ -20,31 +24,34 @@ _GENERATORS = "TransformersGenerator(model) or OpenAIGenerator(model, base_url=.
 
 
 class RewardFunction:
-    """What makes a [`CreditAllocator`] a TRL reward function. It is a part of it, with its attributes."""
+    """The part of [`CreditAllocator`] that makes it a TRL reward function. It uses the attributes of that class."""
 
-    drop_in_fields = ("partner", "partners")  # arguments that only TRL's own trainer has use for
+    drop_in_fields = ("partner", "partners")  # arguments that are used only with TRL's own trainer
 
     def __call__(self, prompts: list[Prompt], completions: list, **kwargs: Any) -> list[float | None]:
         """
-        TRL's reward function of a chain's first role: `completions` are its texts, `partners` say the rest.
+        Compute the rewards of the first role of a chain, as a TRL reward function.
 
-        A group may be split over processes: outcomes are gathered, and every process returns the rewards of its rows.
-        Rows of one problem are one group, also where a batch holds it twice. Of a conversational prompt the partners
-        get the problem only, not the first role's system message.
+        The partners write the texts of the other roles, the outcome function judges the answers, and the scheme gives
+        credit. TRL may split the group of a problem over several processes. So the outcomes of all processes are
+        gathered first, and each process returns the rewards of its own rows. Rows with the same problem form one
+        group, even if the problem occurs twice in a batch. If prompts are chat messages, the partners get the problem
+        alone, without the first role's system message.
 
         Args:
-            prompts (`list`): the first role's prompts. The problem is read from the dataset's `problem` column if
-                there is one, else from the prompt.
-            completions (`list`): its texts.
-            kwargs: the dataset's columns, and TRL's `log_metric` and `log_extra`.
+            prompts (`list`):
+                The prompts of the first role. If the dataset has a column `problem`, the problem is read from there,
+                else from the prompt.
+            completions (`list`): The texts of the first role.
+            kwargs: The dataset's columns, and TRL's functions `log_metric` and `log_extra`.
 
         Returns:
-            `list[float | None]`: its rewards, `None` where unscorable.
+            `list[float | None]`: The reward of each completion; `None` if it cannot be scored.
 
         Raises:
-            `ValueError`: a team without such a role, a role without a partner, a partner without a role, outcomes that
-                the scheme cannot use, or a trainer that would make something else of the rewards.
-            `TypeError`: `problem` does not hold strings.
+            `ValueError`: If the team is not a chain of several roles, if the partners do not match its roles, if the
+                scheme cannot use the outcomes, or if TRL's trainer is set to change advantages.
+            `TypeError`: If the column `problem` does not hold strings.
         """
         topology, generate = self.topology, self._partners()
         problems = kwargs.get("problem")
@@ -93,7 +100,12 @@ class RewardFunction:
         return rewards
 
     def _partners(self) -> dict[str, Callable]:
-        """The generator of each role but the first."""
+        """
+        The generator of each role but the first.
+
+        Raises:
+            `ValueError`: If the scheme learns during a run, or if the team or its partners do not fit.
+        """
         first, *others = self.topology.role_names
         if state := self.state_dict():
             learned = ", ".join(f"`{name}`" for name in state)
@@ -133,10 +145,10 @@ class RewardFunction:
 
     def _check_template(self, prompts: list[Prompt], kwargs: dict[str, Any]) -> None:
         """
-        Say it once where a chat model is trained on plain texts.
+        Log once that a chat model is trained on plain texts, if that is so.
 
-        TRL hands a reward function no tokenizer, and knows one, of the role in training: it is asked through
-        `log_metric`, a method of the trainer's. The partner, a [`TransformersGenerator`], says the same of its own.
+        TRL passes no tokenizer to a reward function. But `log_metric` is a method of the trainer, and the trainer has
+        the tokenizer of the trained role. A [`TransformersGenerator`] as the partner checks its own tokenizer.
         """
         trainer = getattr(kwargs.get("log_metric"), "__self__", None)
         processing_class = getattr(trainer, "processing_class", None)
@@ -145,10 +157,10 @@ class RewardFunction:
 
     def _check_trainer(self, kwargs: dict[str, Any]) -> None:
         """
-        What TRL's trainer, where it can be reached, would make of the rewards.
+        Check what TRL's trainer will do to the rewards, if the trainer can be reached through `log_metric`.
 
         Raises:
-            `ValueError`: it would divide by a std what is an advantage already.
+            `ValueError`: If the scheme gives advantages and the trainer would divide them by a standard deviation.
         """
         trainer = getattr(kwargs.get("log_metric"), "__self__", None)
         args = getattr(trainer, "args", None)
@@ -159,7 +171,8 @@ class RewardFunction:
                 "advantages: TRL would divide them by their standard deviation. Set `scale_rewards='none'`."
             )
         if args is not None:
-            scale = "none" if len(getattr(trainer, "reward_funcs", ())) > 1 else scale  # the std is of the sum
+            # With several reward functions, TRL divides by the standard deviation of their sum
+            scale = "none" if len(getattr(trainer, "reward_funcs", ())) > 1 else scale
             estimator = SimpleNamespace(advantage_estimator="group", scale_rewards=scale, removal="prompt")
             first = self.topology.role_names[0]
             placebos = self.find_placebos(self.topology, self.topology.branches(), estimator)
@@ -168,13 +181,13 @@ class RewardFunction:
 
     @staticmethod
     def _offset(count: int) -> int:
-        """Index of this process's first row in the gathered rows."""
+        """The index of this process's first row among the gathered rows."""
         state = PartialState()
         counts = gather_object([count])
         return sum(counts[: state.process_index]) if state.num_processes > 1 else 0
 
     def _judge(self, prompts: list, rows: list[int], answers: list[str], kwargs: dict[str, Any]) -> list[float]:
-        """Outcomes of answers to prompts, each of a row of the batch."""
+        """Judge answers; `rows` gives for each prompt the row of the batch from which its columns are taken."""
         columns = _columns(kwargs)
         scalars = {k: v for k, v in kwargs.items() if k not in columns and k not in ("log_extra", "completion_ids")}
         columns = {name: [values[row] for row in rows] for name, values in columns.items()}
@@ -187,14 +200,18 @@ class RewardFunction:
         )
 
     def _allocate_rows(self, rows: list[tuple], offset: int, count: int) -> list[float | None]:
-        """Lay gathered rows out as (P, G, ...), a prompt's rows padded with NaN to the largest group, and allocate."""
+        """
+        Compute the rewards of `count` rows from `offset` on.
+
+        The gathered rows are laid out as (P, G, …). Groups smaller than the largest one are padded with NaN.
+        """
         groups: dict[str, list[int]] = {}
         for i, row in enumerate(rows):
             groups.setdefault(row[0], []).append(i)
         size, nan = max(map(len, groups.values())), float("nan")
 
         def column(c: int) -> torch.Tensor | None:
-            """`(P, G, …)` of what each row has in place c."""
+            """Item c of each row, as a tensor of shape `(P, G, …)`."""
             if rows[0][c] is None:
                 return None
             values = torch.tensor([row[c] for row in rows], dtype=torch.float32)
@@ -221,7 +238,7 @@ class RewardFunction:
         return flat[offset : offset + count]
 
     def _log(self, episodes: Episodes, joint: list[float], solo: list[float], kwargs: dict[str, Any]) -> None:
-        """Log the outcomes under the names that the trainer uses, and the texts in the completions table."""
+        """Log the outcomes under the same names as [`MultiAgentGRPOTrainer`], and the texts as extra columns."""
         topology = episodes.topology
         first, last = topology.role_names[0], topology.role_names[-1]
         if (missing := unanswered(self.outcome, episodes.answers)) is not None:
@@ -240,7 +257,7 @@ class RewardFunction:
                 log_metric("credit/no_answer_rate", sum(missing) / len(missing))
         if (log_extra := kwargs.get("log_extra")) is not None:
             size = len(episodes.answers) // len(episodes.prompts)
-            for name in topology.role_names[1:]:  # a row's first
+            for name in topology.role_names[1:]:  # for each row the first text of the role
                 texts = episodes.said[name].texts
                 log_extra(topology.label(name), texts[:: len(texts) // len(episodes.prompts)])
             log_extra("outcome", joint[::size])
@@ -249,10 +266,10 @@ class RewardFunction:
 
 
 def _columns(kwargs: dict[str, Any]) -> dict[str, list]:
-    """The dataset's columns among a reward function's keyword arguments."""
+    """The dataset's columns among the keyword arguments of a reward function."""
     return {k: v for k, v in kwargs.items() if isinstance(v, list) and k != "completion_ids"}
 
 
 def _like(prompt: Prompt, problem: str) -> Prompt:
-    """The problem as a prompt of the dataset's kind, without the role's own instructions."""
+    """The problem as a prompt of the same kind, a text or chat messages, without the role's own instructions."""
     return problem if isinstance(prompt, str) else [{"role": "user", "content": problem}]

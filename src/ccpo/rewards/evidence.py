@@ -1,4 +1,4 @@
-"""What a scheme asks to see, and what it is shown: the outcomes of a batch."""
+"""What a credit scheme asks for, and what it is given: the outcomes of a batch."""
 
 import math
 from dataclasses import dataclass, field

@@ -5,10 +5,16 @@ from ..credit import HistoryNormalizer
 
 def read_history(history: HistoryNormalizer | bool | None) -> HistoryNormalizer | None:
     """
-    The normaliser that the value of an option means. `True` means one with its defaults.
+    Turn the value of the option `history` into a normaliser. `True` means one with its defaults.
+
+    Args:
+        history ([`~ccpo.credit.HistoryNormalizer`], `bool` or `None`): The value.
+
+    Returns:
+        [`~ccpo.credit.HistoryNormalizer`], or `None` if the option is off.
 
     Raises:
-        `ValueError`: the value is something else.
+        `ValueError`: If the value is anything else.
     """
     if history is None or history is False:
         return None

@@ -1,4 +1,4 @@
-"""The metrics of a batch's outcomes and ratings."""
+"""Metrics of the outcomes and ratings of a batch."""
 
 import torch
 
@@ -19,14 +19,16 @@ def right_share(
     topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None, leaves: int
 ) -> torch.Tensor:
     """
-    How much of the team's answer is right at each leaf: the topology's rule, applied to right (1) and wrong (0).
+    How much of the team's answer is right at each leaf, from 0 to 1.
+
+    It applies the topology's rule to 1 for a right text and 0 for a wrong one.
 
     Args:
         topology ([`Topology`]), own (`dict`), clusters (`torch.Tensor`, *optional*), leaves (`int`):
-            as for [`~ccpo.rewards.evidence.team_outcome`].
+            As for [`~ccpo.rewards.evidence.team_outcome`].
 
     Returns:
-        `torch.Tensor` of shape `(P, N_n)`: 0 or 1 if one text is the answer, NaN where unscorable.
+        `torch.Tensor` of shape `(P, N_n)`: 0 or 1 if one text is the answer. NaN where it cannot be scored.
     """
     right = {name: is_right(outcome) for name, outcome in own.items()}
     return team_outcome(topology, right, clusters, leaves).clamp(min=0)  # a vote in which nobody answers is wrong

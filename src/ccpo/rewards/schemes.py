@@ -1,4 +1,4 @@
-"""Which schemes go with which teams and estimators."""
+"""Which credit schemes work with which teams and with which advantage estimators."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from .shared import SharedCredit
 from .vote import VoteCredit
 
 ESTIMATORS = ("group", "reinforce++", "reinforce++-baseline", "counterfactual", "robust")
-# Scheme -> its class, the teams that it is for, and why it refuses an estimator.
+# For each scheme its class, the teams that it is for, and, for each estimator that it refuses, the reason.
 _GIVES_ADVANTAGES = "it gives finished advantages, which an estimator must not change"
 _NO_REMOVAL = "this estimator needs the team's outcome without a role, which this scheme never asks for"
 TABLE: dict[str, tuple[type[CreditAllocator], str, dict[str, str]]] = {
@@ -36,7 +36,7 @@ SCHEMES = {name: cls for name, (cls, _, _) in TABLE.items()}
 
 
 def table_of_schemes() -> str:
-    """The table as Markdown, as the docs have it."""
+    """The table as Markdown. The docs contain it."""
     head = ["| `credit` | teams | " + " | ".join(f"`{name}`" for name in ESTIMATORS) + " |"]
     head.append("| --- " * (len(ESTIMATORS) + 2) + "|")
     for name, (_, teams, refused) in TABLE.items():
@@ -49,16 +49,17 @@ def check_scheme(
     allocator: CreditAllocator, topology: Topology, args: Any, branches: tuple[int, ...] | None = None
 ) -> None:
     """
-    Refuse a scheme that cannot divide credit in this team, or that does not go with the estimator.
+    Check that a scheme can divide credit in a team and works with the advantage estimator.
 
     Args:
-        allocator ([`CreditAllocator`]): the scheme.
-        topology ([`Topology`]): the team.
-        args ([`MultiAgentGRPOConfig`]): the estimator and how rewards are scaled.
-        branches (`tuple[int, ...]`, *optional*): how many texts continue one, by role; the topology's by default.
+        allocator ([`CreditAllocator`]): The scheme.
+        topology ([`Topology`]): The team.
+        args ([`MultiAgentGRPOConfig`]): Says which estimator is used and how rewards are scaled.
+        branches (`tuple[int, ...]`, *optional*):
+            For each role, how many of its texts continue one text of the role before it. Defaults to the topology's.
 
     Raises:
-        `ValueError`: with the reason.
+        `ValueError`: If it cannot, or does not. The message says why.
     """
     name, estimator = allocator.__name__, args.advantage_estimator
     if why := allocator.refuses(topology):
@@ -104,7 +105,7 @@ def check_scheme(
 
 
 def check_sum(allocators: list[CreditAllocator]) -> None:
-    """Refuse rewards and advantages in one sum."""
+    """Raise a `ValueError` if some of the schemes give rewards and others advantages, which cannot be summed."""
     kinds = {allocator.gives_advantages for allocator in allocators}
     if len(kinds) > 1:
         names = {allocator.__name__: allocator.gives_advantages for allocator in allocators}
@@ -118,17 +119,17 @@ def check_siblings(
     allocator: CreditAllocator, topology: Topology, branches: tuple[int, ...], group: int, trained: tuple[str, ...]
 ) -> None:
     """
-    Refuse C3 where an agent would never be trained: none of its roles has siblings.
+    Check that C3 can train every agent: at least one of its roles must have texts with siblings.
 
     Args:
-        allocator ([`CreditAllocator`]): the scheme.
-        topology ([`Topology`]): the team.
-        branches (`tuple[int, ...]`): how many texts continue one, by role.
-        group (`int`): G, texts of the first role.
-        trained (`tuple[str, ...]`): the agents that are trained.
+        allocator ([`CreditAllocator`]): The scheme. Only C3 is checked.
+        topology ([`Topology`]): The team.
+        branches (`tuple[int, ...]`): For each role, how many of its texts continue one text of the role before it.
+        group (`int`): G, how many texts the first role writes about a problem.
+        trained (`tuple[str, ...]`): The agents that are trained.
 
     Raises:
-        `ValueError`: with the agent, the number and the remedy.
+        `ValueError`: If an agent has no role with siblings.
     """
     siblings = dict(zip(topology.role_names, (group, *branches[1:]), strict=True))
     for agent in trained if isinstance(allocator, ContextualCredit) else ():

@@ -30,26 +30,42 @@ from .evidence import Evidence
 
 class SelfEvaluatedCredit(CreditAllocator):
     """
-    SEPO as a reward function: see [`~ccpo.credit.chain_self_evaluated_credit`], and for two roles the function of the
-    same name without "chain".
+    SEPO: each role rates how much every role contributed to the outcome, and these ratings divide the credit.
+
+    When an answer has been judged, each role divides the credit for a right answer, or the blame for a wrong one,
+    among all roles. The formulas are those of [`~ccpo.credit.chain_self_evaluated_credit`], and for teams of two
+    those of [`~ccpo.credit.self_evaluated_credit`].
 
     Args:
-        outcome, partner, partners, topology: as for [`CreditAllocator`].
-        self_weight, credit_coef, blame_coef (`float`), center (`bool`): as for the pure function.
+        outcome, partner, partners, topology: As for [`CreditAllocator`].
+        self_weight (`float`, defaults to 0.3):
+            From 0 to 1: the weight of the share that a role gives itself. The shares that others give it have the
+            rest.
+        credit_coef (`float`, defaults to 0.2): The weight of the shares if the answer is right. At least 0.
+        blame_coef (`float`, defaults to 0.2): The weight of the shares if the answer is wrong. At least 0.
+        center (`bool`, defaults to `True`):
+            Whether a share is compared with the mean share in the prompt's group; otherwise with an equal share.
         rating_mode (`str`, defaults to `"generate"`):
-            `"generate"`: free text, read by [`~ccpo.ratings.parse_rating`], or by [`~ccpo.ratings.parse_role_shares`]
-            where there are more than two roles. `"constrained"`: choose among the nine pairs, or for one role after
-            the other among nine shares, by the probabilities that the model gives them; always valid.
+            How a role rates. `"generate"`: it writes free text, from which the rating is read. In teams of two
+            [`~ccpo.ratings.parse_rating`] reads it, in larger teams [`~ccpo.ratings.parse_role_shares`].
+            `"constrained"`: it chooses by the probabilities that its model gives to the choices. In a team of two it
+            chooses one of nine pairs; in larger teams one of nine shares for each role in turn. Such a rating is
+            always valid.
         rating_expectation (`bool`, defaults to `False`):
-            Take the probability-weighted mean of the share over the nine choices instead of a draw (constrained only).
-        rating_max_tokens (`int`, defaults to 512): longest free-text rating.
+            Only with `"constrained"`: take the mean share, weighted by the probabilities of the nine choices, instead
+            of drawing one choice.
+        rating_max_tokens (`int`, defaults to 512): Only with `"generate"`: the longest rating, in tokens.
         rating_prompt (`str`, *optional*):
-            Template with `{role}` (who is asked), `{problem}`, `{outcome}` (the verdict), one `{name}` for each role,
-            and `{transcript}`, all texts with their roles' names. In a team of two, `{thought}` and `{answer}` are the
-            first and the second text. Defaults to our own words.
+            Your own template for the question, with any of these fields: `{role}` (the role that is asked),
+            `{problem}`, `{outcome}` (`correct` or `wrong`), the name of a role in braces (what it wrote), and
+            `{transcript}` (what all roles wrote, under their names). In a team of two, `{thought}` is the first text
+            and `{answer}` the second. Defaults to the package's own question.
         thinker_rater (`Callable`, *optional*):
-            Generator of the Thinker's ratings under TRL's own `GRPOTrainer`, which hands reward functions no model,
-            e.g. `TransformersGenerator(model, tokenizer)` of the model in training.
+            Only with TRL's own `GRPOTrainer`, which passes no model to reward functions: the generator that writes the
+            first role's ratings, e.g. `TransformersGenerator(model, tokenizer)` of the trained model.
+
+    Raises:
+        `ValueError`: If an argument is out of range or unknown, or if `rating_prompt` shows nothing to rate.
     """
 
     __name__ = "self_evaluated_credit"
@@ -115,21 +131,23 @@ class SelfEvaluatedCredit(CreditAllocator):
 
     def rate(self, raters: dict[str, Callable], episodes: Episodes, outcome: torch.Tensor) -> torch.Tensor:
         """
-        Ask every role to rate every episode: each leaf with the texts above it. What they write in free text is put
-        into `episodes.ratings`.
+        Ask every role to rate every episode. An episode is an answer (a leaf) and the texts that led to it.
+
+        Ratings in free text are stored in `episodes.ratings`.
 
         Args:
-            raters (`dict[str, Callable]`): a generator per role, one object where one policy rates for several;
-                `"constrained"` needs its `score(prompts, choices)`.
-            episodes ([`Episodes`]): what was said.
-            outcome (`torch.Tensor` of shape `(n_leaves,)`): the verdicts.
+            raters (`dict[str, Callable]`):
+                Maps each role to its generator. Roles that one policy plays have the same object. In the mode
+                `"constrained"` each needs a method `score(prompts, choices)`.
+            episodes ([`~ccpo.team.rollout.Episodes`]): What the team wrote.
+            outcome (`torch.Tensor` of shape `(n_leaves,)`): The outcome of each answer.
 
         Returns:
-            `torch.Tensor` of shape `(n_leaves, n, n)`: q[leaf, rater, rated], float32 on the CPU. NaN where the
-            outcome is, and in all the row of an invalid rating. In a team of two a row is (q, 1 - q).
+            `torch.Tensor` of shape `(n_leaves, n, n)`: q[leaf, rater, rated], float32 on the CPU. NaN for answers that
+            cannot be scored, and in the whole row of an invalid rating. In a team of two a row is (q, 1 - q).
 
         Raises:
-            `ValueError`: `raters` are not of the team's roles, or `rating_prompt` does not go with them.
+            `ValueError`: If `raters` or `rating_prompt` do not fit the roles of the team.
         """
         names = episodes.topology.role_names
         if set(raters) != set(names):
@@ -140,11 +158,11 @@ class SelfEvaluatedCredit(CreditAllocator):
             check_rating_prompt(self.rating_prompt, names)
         rows = episodes.said[names[-1]].rows
         views = {name: [episodes.view(name, text) for text in episodes.said[name].texts] for name in names}
-        # An unscorable episode is asked about too, and its rating dropped: every process makes the same calls.
+        # Unscorable episodes are rated, too, so that every process makes the same calls. Their ratings are dropped.
         verdicts = ["correct" if value > 0 else "wrong" for value in outcome.tolist()]
         roles_of = {id(rater): [role for role in raters if raters[role] is rater] for rater in raters.values()}
         shares = torch.full((len(verdicts), len(names), len(names)), torch.nan)
-        for roles in roles_of.values():  # who rates for several roles does so in one call
+        for roles in roles_of.values():  # a generator that rates for several roles is called once
             rater = raters[roles[0]]
             context = getattr(rater, "context_length", None)
             prompts = [
@@ -169,8 +187,11 @@ class SelfEvaluatedCredit(CreditAllocator):
         self, rater: Callable, prompts: list[Prompt], verdicts: list[str], names: tuple[str, ...]
     ) -> tuple[torch.Tensor, list[str] | None]:
         """
-        A rating of all roles for each prompt, shape `(len(prompts), n)`, all NaN where it is invalid; and the replies,
-        `None` where they are choices.
+        Get a rating of all roles for each prompt.
+
+        Returns:
+            `tuple[torch.Tensor, list[str] | None]`: The shares, of shape `(len(prompts), n)`, a row of NaN if the
+            rating is invalid; and the replies, or `None` in the mode `"constrained"`.
         """
         if self.rating_mode == "generate":
             replies = ask("rater", rater, prompts, max_new_tokens=self.rating_max_tokens)
@@ -188,18 +209,19 @@ class SelfEvaluatedCredit(CreditAllocator):
         self, role: str, prompt: Prompt, texts: dict[str, str], verdict: str, context: int | None
     ) -> Prompt:
         """
-        What a role is asked; texts that do not fit keep their end, where an answer's box is.
+        Build the prompt that asks a role for its rating.
 
-        Of the `context` tokens, the question itself and the reply leave a room to the characters of problem and texts:
-        the last text may take two parts of it, the problem and every other text one. Nearly every text has fewer
-        tokens than characters, so that it fits.
+        A text that is too long is cut at its beginning, because its end holds the answer. The room for problem and
+        texts is what the question and the reply leave of the context. The last text may take two parts of it, the
+        problem and each other text one part. The room is counted in tokens and the texts in characters, of which
+        nearly every text has more than tokens, so the prompt fits.
 
         Args:
-            role (`str`): who is asked.
-            prompt (`str` or `list[dict]`): the dataset's.
-            texts (`dict[str, str]`): what each role wrote, as it is shown, in the order in which they spoke.
+            role (`str`): The role that is asked.
+            prompt (`str` or `list[dict]`): The dataset's prompt.
+            texts (`dict[str, str]`): What each role wrote, in the order in which they spoke.
             verdict (`str`): `"correct"` or `"wrong"`.
-            context (`int` or `None`): tokens of prompt and reply together; `None` where no limit is known.
+            context (`int` or `None`): The most tokens that prompt and reply may have together; `None` if unknown.
         """
 
         def build(problem: str, texts: dict[str, str]) -> str:
@@ -208,9 +230,9 @@ class SelfEvaluatedCredit(CreditAllocator):
             return fill_rating_prompt(self.rating_prompt, role, problem, texts, verdict)
 
         problem, last = problem_text(prompt), list(texts)[-1]
-        limits = {name: 16_000 if name == last else 12_000 for name in texts} | {None: 12_000}  # None: the problem's
+        limits = {name: 16_000 if name == last else 12_000 for name in texts} | {None: 12_000}  # None is the problem
         if context is not None:
-            question = len(build("", dict.fromkeys(texts, ""))) + 64  # 64: the template's
+            question = len(build("", dict.fromkeys(texts, ""))) + 64  # 64 for the chat template
             room = max(context - self._reply_tokens(tuple(texts)) - question, 64)
             parts = {name: 2 if name == last else 1 for name in limits}
             share = {name: max(room * part // sum(parts.values()), 1) for name, part in parts.items()}
@@ -220,7 +242,7 @@ class SelfEvaluatedCredit(CreditAllocator):
         return text if isinstance(prompt, str) else [{"role": "user", "content": text}]
 
     def _reply_tokens(self, names: tuple[str, ...]) -> int:
-        """How long a reply may be; a constrained one has at most a token for each character."""
+        """The most tokens that a reply may have. A constrained reply has at most one token for each character."""
         if self.rating_mode == "generate":
             return self.rating_max_tokens
         if len(names) == 2:
@@ -229,14 +251,14 @@ class SelfEvaluatedCredit(CreditAllocator):
         return max(64, len(role_share_prefix("correct", names, chosen[1:]) + chosen[0] + SHARES_END))
 
     def _choose(self, rater: Callable, prompts: list[Prompt], verdicts: list[str]) -> torch.Tensor:
-        """The first role's shares from the probabilities of the nine pairs."""
-        replies = {verdict: rating_choices(verdict) for verdict in ("correct", "wrong")}  # which go on alike
+        """The first role's share in each rating, from the probabilities of the nine pairs."""
+        replies = {verdict: rating_choices(verdict) for verdict in ("correct", "wrong")}  # the choices are the same
         return self._pick(rater, prompts, [replies[verdict][0] for verdict in verdicts], replies["correct"][1])[0]
 
     def _choose_shares(
         self, rater: Callable, prompts: list[Prompt], verdicts: list[str], names: tuple[str, ...]
     ) -> torch.Tensor:
-        """Every role's share, one choice after the other: what was chosen stands before the next."""
+        """The shares of all roles in each rating, chosen in turn: each choice sees the choices before it."""
         chosen: list[list[str]] = [[] for _ in prompts]
         shares = []
         for _ in names:
@@ -251,7 +273,7 @@ class SelfEvaluatedCredit(CreditAllocator):
     def _pick(
         self, rater: Callable, prompts: list[Prompt], prefixes: list[str], choices: list[str]
     ) -> tuple[torch.Tensor, list[int]]:
-        """One of nine choices behind each prompt and prefix: the share that it stands for, and which it is."""
+        """Choose one of nine continuations of each prompt and prefix. Returns their shares and their indices."""
         if not hasattr(rater, "score"):
             raise ValueError(
                 "`rating_mode='constrained'` needs a generator with a method `score`, but "
@@ -280,7 +302,7 @@ class SelfEvaluatedCredit(CreditAllocator):
 
 
 def _read(texts: list[str], verdicts: list[str], names: tuple[str, ...]) -> torch.Tensor:
-    """The shares of all roles in each free-text rating, shape `(len(texts), n)`; all NaN where it is invalid."""
+    """The shares of all roles in each free-text rating, of shape `(len(texts), n)`; NaN if it is invalid."""
     invalid = dict.fromkeys(names, float("nan"))
     read = (parse_role_shares(text, verdict, names) or invalid for text, verdict in zip(texts, verdicts, strict=True))
     return torch.tensor([list(shares.values()) for shares in read])

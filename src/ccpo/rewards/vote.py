@@ -10,14 +10,24 @@ from .history import read_history
 
 class VoteCredit(CreditAllocator):
     """
-    Credit for a team of voters: what the vote would lose without each of them. See [`~ccpo.credit.vote_credit`].
+    Credit for a team that votes: rewards each voter for what the vote would lose without it.
+
+    The formula is that of [`~ccpo.credit.vote_credit`]. Δ is the outcome of the vote minus the outcome of the vote
+    without the voter.
 
     Args:
-        outcome, topology: as for [`CreditAllocator`]. `outcome` must have `extract` and `equal`, as [`MathVerifier`]
-        does. coef (`float`, defaults to 0.2): λ, the weight of Δ in the mode `"team"`.
-        mode (`str`, defaults to `"team"`): `"team"` rewards with R + λ·Δ, `"marginal"` with Δ.
+        outcome (`Callable`, *optional*):
+            As for [`CreditAllocator`]. It must also have the methods `extract` and `equal` of [`MathVerifier`], which
+            find and compare answers.
+        coef (`float`, defaults to 0.2): λ, the weight of Δ in the mode `"team"`. At least 0.
+        mode (`str`, defaults to `"team"`): `"team"` rewards with R + λ·Δ, `"marginal"` with Δ alone.
         history ([`~ccpo.credit.HistoryNormalizer`] or `bool`, defaults to `False`):
-            Normalise Δ by running statistics of earlier batches. The reward is then tanh(α·z).
+            Normalise Δ to z by running statistics of earlier batches. The reward is then tanh(α·z). `True` means the
+            defaults of [`~ccpo.credit.HistoryNormalizer`].
+        topology (*optional*): As for [`CreditAllocator`].
+
+    Raises:
+        `ValueError`: If `coef` is negative, or if `mode` or `history` is unknown.
     """
 
     __name__ = "vote_credit"
