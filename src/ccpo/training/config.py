@@ -1,4 +1,4 @@
-"""Configuration of [`MultiAgentGRPOTrainer`]; every rule is checked here, before a model loads."""
+"""The configuration of [`MultiAgentGRPOTrainer`]. It checks all of its rules before a model loads."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,13 +27,13 @@ ROLE_KEYS = (
 )
 AGENT_KEYS = ("learning_rate", "trainable", *(key for key in ROLE_KEYS if key.startswith("vllm_")))
 EVAL_ARMS = ("without", "ablated", "swapped")
-_MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")  # of the fields that hold a mapping
+_MAY_BE_PATHS = ("accelerator_config", "fsdp_config", "deepspeed")  # fields that hold a mapping or the path of one
 _CHOICES = {
     "policy_sharing": ("separate", "shared", "adapters"),
     "schedule": ("alternate", "joint"),
     "advantage_estimator": ESTIMATORS,
     "removal": ("prompt", "context"),
-    # TRL's, which it reads in the first step
+    # TRL's own fields, which TRL would check only in the first step
     "loss_type": ("grpo", "dr_grpo", "dapo", "bnpo", "cispo", "sapo", "luspo", "vespo"),
     "importance_sampling_level": ("token", "sequence"),
     "multi_objective_aggregation": ("sum_then_normalize", "normalize_then_sum"),
@@ -43,71 +43,77 @@ _CHOICES = {
 @dataclass
 class MultiAgentGRPOConfig(GRPOConfig):
     r"""
-    Configuration class for the [`MultiAgentGRPOTrainer`]: [`~trl.GRPOConfig`] and what a team needs.
+    Configuration of the [`MultiAgentGRPOTrainer`]. It adds the settings of a team to TRL's [`~trl.GRPOConfig`].
+
+    A *role* is a place in the team; an *agent* is a model that plays one or more roles. A *pass* without a role is one
+    run of the team from which that role is left out. A *generation batch* is the texts that are written at once.
 
     Args:
         > Parameters that control the policies
 
         policy_sharing (`str`, *optional*, defaults to `"separate"`):
-            `"separate"`: a full model per agent. `"shared"`: one model plays all roles. `"adapters"`: one frozen base
-            and one LoRA adapter per agent.
+            `"separate"`: each agent has a model of its own. `"shared"`: one model plays all roles. `"adapters"`: one
+            frozen base model, and a LoRA adapter for each agent.
         role_kwargs (`dict[str, dict]`, *optional*):
-            Per role or agent what differs from the common value; a role's wins over its agent's. Keys:
-            `max_completion_length`, `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`,
-            `generation_kwargs`; of an agent `learning_rate` and `trainable` (`False`: it plays and is never updated),
-            and with an engine of its own `vllm_gpu_memory_utilization`, `vllm_server_base_url`, `vllm_server_host`,
-            `vllm_server_port`, `vllm_group_port`.
+            Maps a role or agent to the settings in which it differs from the common ones. A role's setting wins over
+            its agent's. Keys: `max_completion_length`, `temperature`, `top_p`, `top_k`, `min_p`, `repetition_penalty`,
+            `generation_kwargs`; for agents also `learning_rate`, `trainable` (`False`: it plays and is never updated),
+            and, with vLLM engines of their own, `vllm_gpu_memory_utilization`, `vllm_server_base_url`,
+            `vllm_server_host`, `vllm_server_port`, `vllm_group_port`.
         prefix_caching (`bool`, *optional*, defaults to `False`):
-            Whether what all prompts of a batch begin with, such as the examples of a few-shot prompt, is read once for
-            the batch, by transformers' generation and by the loss. vLLM has a cache of its own.
+            Whether the common beginning of a batch's prompts, such as few-shot examples, is computed only once, in
+            transformers' generation and in the loss. vLLM has a cache of its own.
         merge_adapters (`bool`, *optional*, defaults to `False`):
-            Whether `save_model` writes adapters merged into their base, as whole models. Checkpoints keep adapters.
+            Whether `save_model` merges each adapter into its base and writes whole models. Checkpoints keep adapters.
 
         > Parameters that control the rollout
 
         num_solves (`int`, *optional*, defaults to `1`):
-            K, texts of the last role that continue one of the role before it.
+            K, how many texts of the last role continue each text of the role before it.
         removal (`str`, *optional*, defaults to `"prompt"`):
-            How the team is seen without a role. `"prompt"`: in fresh passes for each prompt. `"context"`: the roles
-            before it stay as they spoke, and the passes go on from there.
+            How the team runs without a role. `"prompt"`: anew from the prompt. `"context"`: the texts of the roles
+            before it are kept, and the roles after it continue them.
         num_solos (`int`, *optional*):
-            S, passes without a role: per prompt, by default `num_generations`; or per context, by default 1.
+            S, the number of passes without a role: for each prompt (by default `num_generations`), or with `"context"`
+            for each kept text (by default 1).
         skip_uninformative_solos (`bool`, *optional*, defaults to `False`):
-            Leave out the passes without a role where its credit is provably shared credit; it gets that, then.
-
+            Whether to skip the passes without a role if its credit is provably shared credit, which it then gets.
         removal_eval_steps (`int`, *optional*):
-            Every so many optimizer steps, also see the team without each role that it can be seen without, for the
-            metrics and the completions table: the credit of the step does not change. By default only what the
-            credit looks at is drawn.
+            Every this many optimizer steps, also run the team without each role, for the metrics and the completions
+            table. The credit of the step does not change. By default only the passes that the credit needs are run.
         eval_arms (`list[str]`, *optional*, defaults to `["without"]`):
-            What an evaluation draws beside the team's answers. `"without"`: the team without each role. `"ablated"`:
-            each role that another reads says nothing, under the usual prompts. `"swapped"`: it says what it said about
-            another problem.
-
+            What an evaluation draws besides the team's answers. `"without"`: the team runs without each role in turn.
+            `"ablated"`: each role that another reads says nothing, and the others keep their usual prompts.
+            `"swapped"`: each such role says what it said about another problem.
         vllm_engine_per_role (`bool`, *optional*, defaults to `True`):
-            With `use_vllm` and separate policies: whether every agent has an engine (or a server) of its own.
+            With `use_vllm` and separate policies: whether each agent has a vLLM engine (or a server) of its own.
             `vllm_gpu_memory_utilization` is for all engines together, in equal parts unless `role_kwargs` says
-            otherwise. `False`: one engine gets each agent's weights in turn; the policies are of one architecture.
+            otherwise. `False`: one engine gets each agent's weights in turn, so they must have one architecture.
 
         > Parameters that control the credit
 
         advantage_estimator (`str`, *optional*, defaults to `"group"`):
-            `"group"`, `"reinforce++"`, `"reinforce++-baseline"`, `"counterfactual"` or `"robust"`.
+            How rewards become advantages, by which the loss weights each text: `"group"`, `"reinforce++"`,
+            `"reinforce++-baseline"`, `"counterfactual"` or `"robust"`. The formulas are in
+            [`~ccpo.credit.advantages.estimate_advantages`].
         robust_alpha (`float`), robust_c (`float`), robust_blocks (`int`), *optional*, default to `-2.0`, `1.0`, `3`:
-            Shape, scale and number of blocks of the location that `"robust"` subtracts. It is biased where rewards
-            take two values.
+            α, c and the number of blocks of the robust mean that `"robust"` subtracts, as in
+            [`~ccpo.credit.robust_location`]. It is biased if rewards take only two values.
         scale_rewards (`str` or `bool`, *optional*, defaults to `"none"`):
-            As in TRL, with another default: the public recipes do not divide by the group's std.
+            As in TRL, with another default: the public recipes do not divide by a standard deviation.
 
         > Parameters that control the schedule
 
         schedule (`str`, *optional*, defaults to `"alternate"`):
-            `"alternate"`: one agent is trained in a block of `alternate_period` generation batches. `"joint"`: all
+            `"alternate"`: one agent at a time is trained, for `alternate_period` generation batches. `"joint"`: all
             agents are trained from every generation batch.
         alternate_period (`int`, *optional*, defaults to `10`):
-            Generation batches in a block.
+            How many generation batches an agent's turn lasts.
         start_role (`str`, *optional*):
-            The agent, or a role of it, trained in the first block. Defaults to the first that is trained.
+            The agent that is trained first, or one of its roles. Defaults to the first agent that is trained.
+
+    Raises:
+        `ValueError`: If a field has a wrong value, or if two fields contradict each other.
     """
 
     _VALID_DICT_FIELDS = GRPOConfig._VALID_DICT_FIELDS + ["role_kwargs"]
@@ -225,7 +231,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
             setattr(self, key, read_number(key, key, getattr(self, key), may_be_none=may_be_none))
         check_scalars(self)
         check_counts(self)
-        if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # as text from the command line
+        if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # the command line gives text
             self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"
         try:
             super().__post_init__()
@@ -258,7 +264,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 f"`multi_objective_aggregation={self.multi_objective_aggregation!r}` normalises in each "
                 f"group, so it needs `advantage_estimator='group'`, got {self.advantage_estimator!r}."
             )
-        # With several policies, an agent out of turn has unused parameters.
+        # With several policies, those of agents whose turn it is not are unused in a step.
         if self.ddp_find_unused_parameters is None and self.policy_sharing != "shared":
             self.ddp_find_unused_parameters = True
 
@@ -306,23 +312,22 @@ class MultiAgentGRPOConfig(GRPOConfig):
                 )
 
     def _entries(self, role: str, agent: str | None) -> list[dict[str, Any]]:
-        """What `role_kwargs` says of a role, the later the more: its agent's entry, and its own."""
+        """The entries of `role_kwargs` for a role: its agent's and its own. Later entries win."""
         return [self.role_kwargs[name] for name in dict.fromkeys((agent, role)) if name in (self.role_kwargs or {})]
 
     def for_agent(self, agent: str, roles: tuple[str, ...], key: str) -> Any:
         """
-        What `role_kwargs` says of an agent, `None` where it says nothing; the entry of an only role is the agent's.
+        The value of `key` for an agent in `role_kwargs`, or `None`. The entry of its only role counts for it, too.
         """
         entries = self._entries(roles[0] if len(roles) == 1 else agent, agent)
         return next((entry[key] for entry in reversed(entries) if key in entry), None)
 
     def for_role(self, role: str, key: str, agent: str | None = None) -> Any:
         """
-        The value of `key` for a role: its override in `role_kwargs`, else its agent's, else the common one.
+        The value of `key` for a role: from its entry in `role_kwargs`, else from its agent's, else the common one.
 
-        `generation_kwargs` has keys of its own, with the same rule: a role's `generation_kwargs` win, then
-        its other overrides, then the same of its agent, then the common `generation_kwargs`, then the common
-        arguments.
+        `generation_kwargs` are merged key by key. The role's `generation_kwargs` win, then its other settings, then
+        both of its agent, then the common `generation_kwargs`, then the common settings.
         """
         entries = self._entries(role, agent)
         if key != "generation_kwargs":
@@ -336,7 +341,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
         return options
 
     def sampling_of(self, role: str, agent: str | None = None) -> dict[str, Any]:
-        """What a role samples with, as options of [`~transformers.GenerationConfig`], without special tokens."""
+        """A role's sampling settings as options of [`~transformers.GenerationConfig`], without special tokens."""
         fields = {name: self.for_role(role, name, agent) for name in SAMPLING}
         limit = self.for_role(role, "max_completion_length", agent)
         return {**fields, "max_new_tokens": limit, **self.for_role(role, "generation_kwargs", agent)}

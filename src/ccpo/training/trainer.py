@@ -1,4 +1,4 @@
-"""[`MultiAgentGRPOTrainer`]: TRL's GRPO for several roles."""
+"""[`MultiAgentGRPOTrainer`] trains several roles together with TRL's GRPO."""
 
 from __future__ import annotations
 
@@ -42,56 +42,56 @@ class MultiAgentGRPOTrainer(
     CheckpointMixin, TurnsMixin, CollectionMixin, ArmsMixin, AdvantagesMixin, TableMixin, SamplingMixin, GRPOTrainer
 ):
     """
-    Trainer for several cooperating policies with TRL's GRPO ([`~trl.GRPOTrainer`]).
+    Trains several language models that solve problems as a team, with TRL's GRPO ([`~trl.GRPOTrainer`]).
 
-    Every generation batch is one pass of the team through the topology. The outcome function judges the team's
-    answers, the allocator turns outcomes into rewards per role, and the agents in turn are updated with TRL's loss.
+    A *role* is a place in the team; an *agent* is a model that plays one or more roles. For each batch, all roles
+    write their texts in the order of the topology. The outcome function judges the team's answers, and the credit
+    allocator turns these outcomes into a reward for each text. TRL's loss then updates the agents whose turn it is.
 
-    Overrides, each of which calls `super()` and edits the result:
+    The trainer overrides these methods. Each calls `super()` and edits the result:
 
-    - `_generate_and_score_completions`: the team's pass, then TRL's method once per role in turn, with the role's
-      completions replayed through `rollout_func` and its rewards in place of `_calculate_rewards`;
-    - `_calculate_rewards`: the role's credit, while TRL's method scores a role;
-    - `compute_loss`: TRL's, once per role in turn; `training_step`: TRL's, with its time counted;
-    - `train`: TRL's, with every policy made ready for it.
+    - `_generate_and_score_completions`: lets the team write, then calls TRL's method once for each trained role. That
+      call gets the role's completions through `rollout_func`.
+    - `_calculate_rewards`: returns the role's credit during such a call.
+    - `compute_loss`: calls TRL's method once for each trained role. `training_step`: measures the time.
+    - `train`: prepares every policy first.
 
-    Beside it stand [`CheckpointMixin`] (saved, resumed), [`TurnsMixin`] (whose turn it is), [`CollectionMixin`] (the
-    team's pass), [`ArmsMixin`] (an evaluation's others), [`AdvantagesMixin`] (from credit), [`TableMixin`] (the log)
-    and [`SamplingMixin`] (stop strings, prefix caching).
-
-    With [`Solo`] all but the last are TRL's own.
+    The rest is in mixins: [`CheckpointMixin`] saves and resumes, [`TurnsMixin`] says whose turn it is,
+    [`CollectionMixin`] runs the team, [`ArmsMixin`] runs an evaluation's other arms, [`AdvantagesMixin`] turns
+    rewards into advantages, [`TableMixin`] keeps the completions table, and [`SamplingMixin`] handles stop strings and
+    prefix caching. With [`Solo`], a team of one role, all but the last do as TRL does.
 
     Args:
         model (`str`, `PreTrainedModel`, `PeftModel` or a `dict` of these):
-            One model for all agents, or one per agent with `policy_sharing="separate"`, which loads (or copies) a
-            single model once per agent. An agent has its only role's name unless the topology says otherwise. The
-            folder of a saved adapter, or a `PeftModel`, is a start for `"separate"` and `"adapters"`.
+            One model for all agents, or a mapping from each agent to its model. With `policy_sharing="separate"` a
+            single model is loaded or copied for each agent. An agent has the name of its role unless the topology says
+            otherwise. With `"separate"` and `"adapters"`, the folder of a saved adapter or a `PeftModel` may be given.
         reward_funcs ([`CreditAllocator`], `Callable` or a list of them):
-            The allocator. A plain TRL reward function judges the team's answer, and every role gets its value (shared
-            credit). Several are summed with `reward_weights`, as in TRL.
+            The credit allocator. A plain TRL reward function judges the team's answer, and each role gets its value as
+            its reward (shared credit). Several are summed with `reward_weights`, as in TRL.
         args ([`MultiAgentGRPOConfig`], *optional*):
-            Configuration.
+            The configuration. Its default has the output folder `"ccpo-output"`.
         train_dataset, eval_dataset ([`~datasets.Dataset`]):
-            As in TRL: the column `prompt` (text or chat messages) states the problem; the other columns are passed on
-            to the reward functions.
+            As in TRL. The column `prompt` (text or chat messages) states the problem. The reward functions get the
+            other columns.
         processing_class (`PreTrainedTokenizerBase` or `dict[str, PreTrainedTokenizerBase]`, *optional*):
-            Tokenizer, or one per agent. Loaded with the model if not given.
+            One tokenizer for all agents, or a mapping from agents to tokenizers. Loaded with the model by default.
         peft_config (`PeftConfig`, *optional*):
-            LoRA configuration, one adapter per agent on one base with `policy_sharing="adapters"`. Agents that start
-            from an adapter keep that one's.
+            The LoRA configuration of new adapters. With `policy_sharing="adapters"` each agent has an adapter on one
+            base. An agent that starts from a saved adapter keeps the configuration of that adapter.
         topology ([`Topology`], *optional*):
-            Defaults to [`ThinkSolve`].
+            The team: its roles, and who reads whose texts. Defaults to [`ThinkSolve`].
         role_rewards (`dict[str, list]`, *optional*):
-            Role -> TRL reward functions of that role's own text, such as its length or form, added to its credit;
-            each a function or a pair of a function and its weight. They get what TRL gives reward functions but
-            `log_extra`: the completions table has a row for each answer of the team.
+            Maps a role to TRL reward functions that judge the role's own text, such as its length. Their values are
+            added to the role's credit. Each item is a function, or a pair of a function and its weight. They get the
+            arguments that TRL gives to reward functions, except `log_extra`.
         reward_processing_classes, callbacks, optimizers, quantization_config:
             As in TRL.
         tools, rollout_func, environment_factory:
-            As in TRL, with `topology=Solo()`; refused with several roles.
+            As in TRL, but only with `topology=Solo()`.
 
     Raises:
-        `ValueError`: arguments that cannot be right, before a model loads.
+        `ValueError`: If arguments are wrong or do not fit together. This is checked before a model loads.
     """
 
     _tag_names = ["trl", "grpo", "ccpo"]
@@ -175,7 +175,7 @@ class MultiAgentGRPOTrainer(
         self._init_table()
 
     def _init_team(self, given: AgentModels, saved_adapters: dict[str, tuple]) -> None:
-        """One module of all policies, and each role's own settings."""
+        """Put all policies into one module, and collect the settings of each role."""
         args = self.args
         if self._setups:
             training = self.model.training
@@ -214,7 +214,7 @@ class MultiAgentGRPOTrainer(
         return math.prod(self.branches[: self.roles.index(role) + 1])
 
     def _settings(self, role: str) -> dict[str, Any]:
-        """The attributes in which TRL keeps what is one model's or one role's, as this role has them."""
+        """The values of this role for the attributes in which TRL keeps what belongs to one model or one role."""
         args, agent, texts = self.args, self.topology.agent_of(role), self._texts_per_row(role)
         trainer = self._setups.get(agent, self)  # which made its policy ready
         made = ("eos_token_ids", "ref_model", "router_aux_loss_coef", "aux_loss_enabled")
@@ -253,15 +253,15 @@ class MultiAgentGRPOTrainer(
     # ---- Be one role ----
 
     def activate_role(self, role: str) -> None:
-        """Make the model the one of the role's agent."""
+        """Make `self.model` the policy of the role's agent."""
         activate(self.model, self.topology.agent_of(role), self.agents)
 
     @contextmanager
     def as_role(self, role: str) -> Iterator[None]:
         """
-        Be the trainer of one role: its policy, tokenizer, generation settings and reference; metrics get its name.
+        Be the trainer of one role, with its policy, tokenizer, settings and reference; metrics get its name.
 
-        The policy stays the role's afterwards, since the backward pass comes later.
+        The role's policy stays active afterwards, because the backward pass comes later.
         """
         self.activate_role(role)
         pending = set(self._pending_metrics)  # what outcome functions log is the team's
@@ -311,7 +311,7 @@ class MultiAgentGRPOTrainer(
         return batch
 
     def _replay_samples(self, prompts: list, trainer: GRPOTrainer) -> dict[str, list]:
-        """TRL's `rollout_func`: the completions that the team's pass has drawn already."""
+        """Return the completions that the role has already written. TRL calls this as its `rollout_func`."""
         prompt_ids, completion_ids, log_probs = zip(*self._replay[0], strict=True)
         sampled = None if log_probs[0] is None else list(log_probs)
         completion_ids = self._with_ends(list(prompt_ids), list(completion_ids))
