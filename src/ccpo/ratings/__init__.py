@@ -1,9 +1,10 @@
 """
-SEPO's ratings: how a role is asked for one, how its reply is read, and how the reply is constrained to be readable.
+The ratings of SEPO: how a role is asked for a rating, and how its reply is read.
 
-After the verdict each role divides the credit (right answer) or the blame (wrong answer) over all roles
-([arXiv 2603.21563](https://huggingface.co/papers/2603.21563)). In a team of two it chooses one of nine pairs, whose
-first number is the share of the role that speaks first; in a larger one it gives every role one of nine shares.
+When an answer has been judged, each role divides the credit for a right answer, or the blame for a wrong one, among
+all roles ([arXiv 2603.21563](https://huggingface.co/papers/2603.21563)). In a team of two it chooses one of nine
+pairs of shares; the first number is the share of the role that speaks first. In a larger team it gives each role one
+of nine shares. A reply is free text, or it is chosen among a few texts, which can always be read.
 """
 
 from .choices import (

@@ -1,4 +1,4 @@
-"""A rating as choices among nine: replies that can always be read."""
+"""Constrained ratings: a role chooses among nine continuations, so that its reply can always be read."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,20 @@ SHARE_CHOICES: tuple[str, ...] = tuple(str(share) for share, _ in PAIRS)
 
 def rating_choices(outcome: str) -> tuple[str, list[str]]:
     """
-    The constrained reply of a team of two: its forced beginning, and the nine continuations in the order of `PAIRS`.
+    The constrained reply of a team of two: its fixed beginning, and the nine possible continuations.
 
-    `parse_rating(prefix + choices[i], outcome)` is `PAIRS[i][0]`. The choices differ in digits alone, so a tokenizer
-    that splits digits gives all nine the same number of tokens and their summed log-probabilities compare.
+    The continuations are in the order of `PAIRS`: `parse_rating(prefix + choices[i], outcome)` is `PAIRS[i][0]`. They
+    differ only in digits. So if a tokenizer splits numbers into digits, all nine have the same number of tokens, and
+    their log-probabilities can be compared.
+
+    Args:
+        outcome (`str`): The verdict, `"correct"` or `"wrong"`.
+
+    Returns:
+        `tuple[str, list[str]]`: The beginning and the continuations.
+
+    Raises:
+        `ValueError`: If `outcome` is neither.
     """
     check_outcome(outcome)
     return RATING_PREFIX % outcome, [f"{t}, {s}]}}" for t, s in PAIRS]
@@ -25,20 +35,20 @@ def rating_choices(outcome: str) -> tuple[str, list[str]]:
 
 def role_share_prefix(outcome: str, roles: Sequence[str], chosen: Sequence[str]) -> str:
     """
-    The constrained reply of a team of any number of roles, up to the place of the next number.
+    The constrained reply of a team of any size, up to the next number.
 
-    Behind it stands one of `SHARE_CHOICES`, and behind the last role's `SHARES_END`.
+    One of `SHARE_CHOICES` follows it, and `SHARES_END` follows the number of the last role.
 
     Args:
-        outcome (`str`): the verdict, `"correct"` or `"wrong"`.
-        roles (`Sequence[str]`): names of the n roles.
-        chosen (`Sequence[str]`): the numbers so far, those of the first roles; fewer than n.
+        outcome (`str`): The verdict, `"correct"` or `"wrong"`.
+        roles (`Sequence[str]`): Names of the n roles.
+        chosen (`Sequence[str]`): The numbers of the first roles, which are already chosen; fewer than n.
 
     Returns:
-        `str`: `{"outcome": "correct", "shares": {"planner": 0.4, "critic": ` where `chosen` is `["0.4"]`.
+        `str`: With `chosen=["0.4"]`, for example, `{"outcome": "correct", "shares": {"planner": 0.4, "critic": `.
 
     Raises:
-        `ValueError`: `outcome` or `roles` cannot be, or no number is missing.
+        `ValueError`: If `outcome` or `roles` is wrong, or if all numbers are already chosen.
     """
     check_outcome(outcome)
     roles = check_roles(roles)
@@ -52,11 +62,18 @@ def choose(
     log_probs: torch.Tensor, *, expectation: bool, generator: torch.Generator | None = None, temperature: float = 1.0
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    [`shares_from_log_probs`], and which choices the reply goes on with: those drawn, or the likeliest.
+    Choose one of nine continuations for each reply, from their log-probabilities.
+
+    Args:
+        log_probs, expectation, generator, temperature: As for [`shares_from_log_probs`].
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]` of shape `(n,)` each: the shares, float32, and indices into `PAIRS`. Where
-        the share is NaN, the index is any.
+        `tuple[torch.Tensor, torch.Tensor]` of shape `(n,)` each: the shares, float32, and the indices into `PAIRS` of
+        the continuations: those drawn, or with `expectation` the most likely ones. If a share is NaN, its index means
+        nothing.
+
+    Raises:
+        `ValueError`: If `log_probs` has another shape, or if `temperature` is not above 0.
     """
     if log_probs.ndim != 2 or log_probs.shape[1] != len(PAIRS):
         raise ValueError(f"`log_probs` must have shape (n, {len(PAIRS)}), got {tuple(log_probs.shape)}.")
@@ -77,20 +94,25 @@ def shares_from_log_probs(
     log_probs: torch.Tensor, *, expectation: bool, generator: torch.Generator | None = None, temperature: float = 1.0
 ) -> torch.Tensor:
     """
-    A role's shares from the log-probabilities of the nine choices: the first role's, where these are pairs.
+    Turn the log-probabilities of the nine choices into a share for each reply.
 
         p = softmax(log_probs / temperature)      share = Σ_i p_i t_i  (`expectation`),  else t_i with i drawn from p
 
+    If the choices are pairs, it is the share of the role that speaks first.
+
     Args:
         log_probs (`torch.Tensor` of shape `(n, 9)`):
-            Summed log-probability of each of the [`rating_choices`], or of each number behind a
-            [`role_share_prefix`]; normalised or not; `-inf` is never chosen. A row with a NaN or `+inf`, or with
-            `-inf` only, gives a NaN share.
-        expectation (`bool`): whether to take the mean over the nine choices instead of one draw.
-        generator (`torch.Generator`, *optional*): source of the draws, on the device of `log_probs`.
-        temperature (`float`, defaults to 1.0): divides the log-probabilities.
+            The summed log-probability of each of the [`rating_choices`], or of each number after a
+            [`role_share_prefix`]. They need not be normalised. A choice with `-inf` is never taken. A row with a NaN
+            or `+inf`, or with nothing but `-inf`, gives NaN.
+        expectation (`bool`): Whether to take the mean over the nine choices instead of drawing one.
+        generator (`torch.Generator`, *optional*): The source of the draws, on the device of `log_probs`.
+        temperature (`float`, defaults to 1.0): Divides the log-probabilities. Above 0.
 
     Returns:
         `torch.Tensor` of shape `(n,)`, float32: the shares.
+
+    Raises:
+        `ValueError`: If `log_probs` has another shape, or if `temperature` is not above 0.
     """
     return choose(log_probs, expectation=expectation, generator=generator, temperature=temperature)[0]

@@ -1,4 +1,4 @@
-"""The objects of a rating in a reply: JSON read leniently, in one pass, whatever stands around it."""
+"""Find the JSON objects of a rating in a reply, in which other text may stand around them."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -9,7 +9,7 @@ from .scale import PAIRS
 SHARE_OF_PAIR = {pair: pair[0] for pair in PAIRS}
 _SHARES = {share: share for share, _ in PAIRS}
 _MEANING = {"correct": "correct", "wrong": "wrong", "incorrect": "wrong"}
-# Every pattern is linear: no neighbouring repeats match the same characters.
+# Every pattern takes linear time, because no two adjacent repetitions can match the same characters.
 NUMBER = r"(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)"
 PERCENT = r"([ \t]?\\?%)?"
 _JSON_NUMBER = rf"({NUMBER}(?:[eE][+-]?[0-9]+)?){PERCENT}"
@@ -21,31 +21,31 @@ _PAIR = re.compile(rf"\[\s*{_JSON_NUMBER}\s*,\s*{_JSON_NUMBER}\s*\]{_NEXT}")
 _CLOSE = re.compile(rf"\s*\}}{_NEXT}")
 _ENTRY = re.compile(rf'\s*"([^"\\]*)"\s*:\s*{_JSON_NUMBER}\s*(?:,|(?=\}}))')
 
-# Reads the value of a key that begins at a place of the text; `None` if it cannot be right.
+# Reads the value of a key that begins at a position of the text. `None` means that it is invalid.
 Reader = Callable[[str, int], Any]
 
 
 def share_of_pair(first: str, first_percent: str | None, second: str, percent: str | None) -> float | None:
-    """The first role's share if two numbers form an allowed pair; rounding forgives 0.30000000000000004, no more."""
+    """The first role's share if two numbers, up to rounding errors, form an allowed pair; else `None`."""
     scale = 100 if percent else 1
     pair = (round(float(first) / scale, 9), round(float(second) / scale, 9))
     return None if first_percent and not percent else SHARE_OF_PAIR.get(pair)
 
 
 def read_outcome(text: str, start: int) -> str | None:
-    """The verdict that begins at `start`, `"correct"` or `"wrong"`; `None` where none does."""
+    """The verdict that begins at `start`, `"correct"` or `"wrong"`, or `None` if none begins there."""
     found = _OUTCOME.match(text, start)
     return _MEANING.get(found[1].strip().lower()) if found else None
 
 
 def read_pair(text: str, start: int) -> float | None:
-    """The first role's share of the allowed pair that begins at `start`; `None` where none does."""
+    """The first role's share of the allowed pair that begins at `start`, or `None` if none begins there."""
     found = _PAIR.match(text, start)
     return share_of_pair(*found.groups()) if found else None
 
 
 def shares_reader(roles: Sequence[str]) -> Reader:
-    """Reads an object with one allowed share for each role, and nothing else: the shares in the order of `roles`."""
+    """Make a function that reads an object with one allowed share for each role and nothing else."""
 
     def read(text: str, start: int) -> tuple[float, ...] | None:
         shares: dict[str, float] = {}
@@ -66,26 +66,27 @@ def shares_reader(roles: Sequence[str]) -> Reader:
 
 def read_objects(text: str, readers: Mapping[str, Reader]) -> list[tuple]:
     r"""
-    The values of every outermost object that has all the keys.
+    The values of each outermost object that has all the keys.
 
-    JSON read leniently (models write `\sqrt` and newlines in strings), in one pass over brackets and strings. `stack`
-    has -1 per open list and, per open object, how many ratings were found before it: later ones lie inside it.
+    The objects are read leniently, because models write `\sqrt` and newlines in JSON strings. The text is read once,
+    by its brackets and strings. `stack` has one item for each bracket that is open: -1 for a list, and for an object
+    the number of ratings found before it. Ratings found after that lie inside the object.
 
     Args:
-        text (`str`): a reply.
-        readers (`Mapping[str, Callable]`): the keys, and what reads the value of each.
+        text (`str`): A reply.
+        readers (`Mapping[str, Callable]`): Maps each key to the function that reads its value.
 
     Returns:
-        `list[tuple]`: per object the values in the order of `readers`; `None` for one that cannot be right, also where
-        its key stands twice.
+        `list[tuple]`: For each object the values, in the order of `readers`. `None` stands for an invalid value, and
+        for a key that occurs twice.
     """
-    found, stack, fields, position = [], [], {}, 0  # fields: depth -> key -> value
+    found, stack, fields, position = [], [], {}, 0  # fields maps depth -> key -> value
     while (mark := _MARK.search(text, position)) is not None:
         char, position = mark[0], mark.end()
         if char == "{":
             stack.append(len(found))
         elif not stack:
-            continue  # quotes and lists of the prose
+            continue  # quotes and lists outside any object
         elif char == "[":
             stack.append(-1)
         elif char == '"':
@@ -96,7 +97,7 @@ def read_objects(text: str, readers: Mapping[str, Reader]) -> list[tuple]:
             if key in readers and stack[-1] >= 0 and (colon := _COLON.match(text, end)):
                 field = fields.setdefault(len(stack), {})
                 field[key] = None if key in field else readers[key](text, colon.end())
-        elif (char == "}") != (stack[-1] >= 0):  # brackets that do not match: not JSON
+        elif (char == "}") != (stack[-1] >= 0):  # the brackets do not match, so it is not JSON
             stack.clear()
             fields.clear()
         else:

@@ -1,4 +1,4 @@
-"""How a role is asked for its rating."""
+"""Build the question by which a role is asked for its rating."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -41,26 +41,29 @@ Give every role its share of the {quantity}, one of these nine numbers. They nee
 Reply with one JSON object and nothing else, your numbers in place of the question marks:
 {form}"""
 
-FIELDS = ("role", "problem", "outcome", "transcript")  # of a user's template, beside the roles' names
+FIELDS = ("role", "problem", "outcome", "transcript")  # a user's template may have these and the roles' names
 PAIR_FIELDS = ("thought", "answer")  # the two texts of a team of two
 _FIELD = re.compile(r"\{[A-Za-z][\w-]*\}")
 
 
 def rating_question(role: str, problem: str, texts: Mapping[str, str], outcome: str) -> str:
     """
-    What a role is asked after the verdict, in our own words.
+    The package's question to a role, which asks for a rating of an answer that has been judged.
 
-    The form asked for has letters or question marks for the numbers: a copy of the prompt is then no rating, and none
-    is suggested. A team of two is asked for a pair, a larger one for a share of each role.
+    In a team of two it asks for a pair, in larger teams for a share for each role. It shows the form of the reply with
+    letters or question marks in place of numbers. So it suggests no rating, and a copy of it is not a valid one.
 
     Args:
-        role (`str`): who is asked.
-        problem (`str`): the problem.
-        texts (`Mapping[str, str]`): what each role wrote, in the order in which they spoke; two or more.
-        outcome (`str`): the verdict, `"correct"` (credit is divided) or `"wrong"` (blame).
+        role (`str`): The role that is asked.
+        problem (`str`): The problem.
+        texts (`Mapping[str, str]`): What each role wrote, in the order in which they spoke; at least two.
+        outcome (`str`): The verdict, `"correct"` (credit is divided) or `"wrong"` (blame is divided).
+
+    Returns:
+        `str`: The question.
 
     Raises:
-        `ValueError`: `outcome` or the roles' names cannot be, or `role` is none of them.
+        `ValueError`: If `outcome` or a role's name is not allowed, or if `role` is not one of the roles.
     """
     check_outcome(outcome)
     names = check_roles(tuple(texts))
@@ -96,22 +99,22 @@ def rating_question(role: str, problem: str, texts: Mapping[str, str], outcome: 
 
 
 def transcript(texts: Mapping[str, str]) -> str:
-    """All texts in their order, each under its role's name."""
+    """All texts in the order in which they were written, each under the name of its role."""
     return "\n\n".join(f"### {name}\n{text}" for name, text in texts.items())
 
 
 def check_rating_prompt(template: str, roles: Sequence[str] | None = None) -> None:
     """
-    Refuse a template of a user's that cannot be right.
+    Check a user's template for the question.
 
     Args:
-        template (`str`): the template.
-        roles (`Sequence[str]`, *optional*): names of the roles; where they are not known yet, any field is taken for
-            one of them.
+        template (`str`): The template.
+        roles (`Sequence[str]`, *optional*):
+            Names of the roles. If they are not known yet, any field may be the name of a role.
 
     Raises:
-        `ValueError`: it shows neither the verdict nor what anybody wrote; or it has `{thought}` or `{answer}`, of
-            teams of two alone, and there are more roles.
+        `ValueError`: If the template shows neither the verdict nor any text, or if it has `{thought}` or `{answer}`
+            and there are more than two roles.
     """
     names = [f"{{{name}}}" for name in (*FIELDS[2:], *PAIR_FIELDS)]
     if roles is not None:
@@ -132,14 +135,14 @@ def check_rating_prompt(template: str, roles: Sequence[str] | None = None) -> No
 
 
 def fill_rating_prompt(template: str, role: str, problem: str, texts: Mapping[str, str], outcome: str) -> str:
-    """A user's template, filled; `{thought}` and `{answer}` stand for the two texts of a team of two."""
+    """Fill in a user's template. In a team of two, `{thought}` and `{answer}` stand for the two texts."""
     pair = dict(zip(PAIR_FIELDS, texts.values(), strict=True)) if len(texts) == 2 else {}
     fields = {"role": role, "problem": problem, "outcome": outcome, "transcript": transcript(texts)}
     return fill(template, **{**pair, **texts, **fields})
 
 
 def keep_end(text: str, name: str, limit: int) -> str:
-    """The last `limit` characters of a text, with "…" at the cut; the text itself where it fits."""
+    """Cut a text to its last `limit` characters, of which the first is then "…". A shorter text stays as it is."""
     if limit < 1:
         raise ValueError(f"`{name}` must be at least 1, got {limit}.")
     return text if len(text) <= limit else "…" + text[len(text) - limit + 1 :]
@@ -156,15 +159,22 @@ def build_rating_messages(
     max_answer_chars: int = 16_000,
 ) -> list[dict[str, str]]:
     """
-    The prompt, one user message, that asks the Thinker or the Solver to rate an episode: [`rating_question`].
+    The prompt that asks the Thinker or the Solver for a rating: one user message with [`rating_question`].
 
-    A thought or answer that is too long keeps its end, where the answer has its box, behind a "…".
+    A text that is too long is cut at its beginning, because an answer stands at the end.
 
     Args:
-        role (`str`): who is asked, `"thinker"` or `"solver"`.
-        problem, thought, answer (`str`): the episode.
-        outcome (`str`): the verdict, `"correct"` (credit is divided) or `"wrong"` (blame).
-        max_thought_chars, max_answer_chars (`int`, default to 12,000 and 16,000): limits, the "…" included.
+        role (`str`): The role that is asked, `"thinker"` or `"solver"`.
+        problem (`str`), thought (`str`), answer (`str`): The problem, and what the two roles wrote about it.
+        outcome (`str`): The verdict, `"correct"` (credit is divided) or `"wrong"` (blame is divided).
+        max_thought_chars (`int`, defaults to 12,000), max_answer_chars (`int`, defaults to 16,000):
+            The longest thought and answer, in characters.
+
+    Returns:
+        `list[dict[str, str]]`: The message.
+
+    Raises:
+        `ValueError`: If `role` or `outcome` is unknown, or if a limit is below 1.
     """
     check_outcome(outcome)
     if role not in ("thinker", "solver"):

@@ -1,4 +1,4 @@
-"""How a role's rating is read from its reply."""
+"""Read a role's rating from its reply."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,8 @@ from typing import Any
 from .objects import NUMBER, PERCENT, read_objects, read_outcome, read_pair, share_of_pair, shares_reader
 from .scale import OUTCOMES, check_outcome, check_roles
 
-# Every pattern is linear: no neighbouring repeats match the same characters, and those with `$` see only a window.
+# Every pattern takes linear time: no two adjacent repetitions can match the same characters, and patterns that end in
+# `$` search only a short window.
 _ALONE = re.compile(rf"(?<![\w.%+\-−])({NUMBER}){PERCENT}(?!\w|\.[0-9])")
 _JOIN = re.compile(r"\s*(?:[,/]|and\b)\s*", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\w-])(correct|incorrect|wrong)(?![\w-])", re.IGNORECASE)
@@ -22,29 +23,33 @@ _KEYS = {
 
 def parse_rating(text: str | None, outcome: str) -> float | None:
     """
-    Read a rating of a team of two: the first role's share of the credit or of the blame.
+    Read a rating of a team of two: the share of the credit or blame that it gives to the first role.
 
-    SEPO, [arXiv 2603.21563](https://huggingface.co/papers/2603.21563). Two readings, both linear in the text's length:
+    This is for SEPO, [arXiv 2603.21563](https://huggingface.co/papers/2603.21563). A rating states the outcome and one
+    of the nine pairs (0.9, 0.1), (0.8, 0.2), …, (0.1, 0.9). It is read as follows.
 
-    1. Objects that have both keys, `{"outcome": "correct", "pair": [0.7, 0.3]}`, anywhere in the text; other keys are
-       ignored, and so is an object inside the value of one. If there is such an object, only objects count: those are
-       readable whose outcome is "correct", "wrong" or "incorrect", whose pair is two numbers (no strings, no booleans)
-       that form one of the nine pairs, and in which neither key stands twice. The readable ones must agree.
-    2. Without one, plain text: an outcome word ("correct", "wrong", "incorrect"; "not correct" means wrong) and a pair
-       (`0.7, 0.3`, `0.7/0.3`, `0.7 and 0.3`, `70% / 30%`, `70/30 %`; any brackets). All outcome words must agree, and
-       so must all pairs; where they do not, as after an echo of the nine pairs, the last one in the text counts if it
-       has its key (`pair: 0.7, 0.3`, `outcome: wrong`) and none that has the key differs. Three joined numbers or more
-       are a list, not a pair.
+    1. As JSON objects with both keys, `{"outcome": "correct", "pair": [0.7, 0.3]}`, anywhere in the text. If there is
+       such an object, everything else in the text is ignored. An object is readable if its outcome is "correct",
+       "wrong" or "incorrect", if its pair is two numbers that form one of the nine pairs, and if neither key occurs
+       twice. It may have other keys, which are ignored. All readable objects must agree.
+    2. If there is no such object, as plain text with an outcome word and a pair. Outcome words are "correct", "wrong"
+       and "incorrect"; "not correct" means wrong. A pair may be `0.7, 0.3`, `0.7/0.3`, `0.7 and 0.3`, `70% / 30%` or
+       `70/30 %`, in any brackets. Three or more joined numbers are not a pair. All outcome words must agree, and so
+       must all pairs. If they do not, e.g. because the reply repeats the list of the nine pairs, the last one counts,
+       provided that its key stands before it (`pair: 0.7, 0.3`, `outcome: wrong`) and that no other one with the key
+       differs.
+
+    The time that this takes is linear in the length of the text.
 
     Args:
-        text (`str` or `None`): the role's reply; `None` is no reply and so invalid.
-        outcome (`str`): the verdict, `"correct"` or `"wrong"`. A rating that states the other one is invalid.
+        text (`str` or `None`): The role's reply. `None` means that there is none.
+        outcome (`str`): The verdict, `"correct"` or `"wrong"`. A rating that states the other one is invalid.
 
     Returns:
-        `float` or `None`: exactly one of 0.9, 0.8, …, 0.1; `None` if the rating is invalid.
+        `float` or `None`: Exactly one of 0.9, 0.8, …, 0.1, or `None` if the rating is invalid.
 
     Raises:
-        `ValueError`: `outcome` is not one of the two. `TypeError`: `text` is neither text nor `None`.
+        `ValueError`: If `outcome` is not one of the two. `TypeError`: If `text` is neither a text nor `None`.
 
     Example:
 
@@ -62,14 +67,18 @@ def parse_rating(text: str | None, outcome: str) -> float | None:
 
 def parse_shares(texts: Sequence[str | None], outcomes: Sequence[str | float | None]) -> list[float]:
     """
-    Read one rating per episode with [`parse_rating`].
+    Read many ratings with [`parse_rating`].
 
     Args:
-        texts (`Sequence[str | None]`): the replies.
-        outcomes (`Sequence[str | float | None]`): `"correct"`, `"wrong"`; `None` or NaN for an unscorable episode.
+        texts (`Sequence[str | None]`): The replies.
+        outcomes (`Sequence[str | float | None]`):
+            For each reply the verdict, `"correct"` or `"wrong"`, or `None` or NaN if the answer cannot be scored.
 
     Returns:
-        `list[float]`: the first role's shares, NaN where the rating is invalid or the episode unscorable.
+        `list[float]`: The first role's shares. NaN if a rating is invalid or the answer cannot be scored.
+
+    Raises:
+        `ValueError`: If the lengths differ. Also what [`parse_rating`] raises.
     """
     if len(texts) != len(outcomes):
         raise ValueError(f"`texts` and `outcomes` must have the same length, got {len(texts)} and {len(outcomes)}.")
@@ -82,23 +91,24 @@ def parse_shares(texts: Sequence[str | None], outcomes: Sequence[str | float | N
 
 def parse_role_shares(text: str | None, outcome: str, roles: Sequence[str]) -> dict[str, float] | None:
     """
-    Read a rating of a team of any number of roles: every role's share of the credit or of the blame.
+    Read a rating of a team of any size: the share of the credit or blame that it gives to each role.
 
-    A rating is a JSON object anywhere in the text, read as [`parse_rating`] reads its object, in a time linear in the
-    text's length: other keys are ignored, several objects must agree, and text without such an object is no rating.
+    A rating is a JSON object anywhere in the text, and is read as [`parse_rating`] reads objects. Other keys are
+    ignored, and several objects must agree. A text without such an object is not a rating. The time that this takes is
+    linear in the length of the text.
 
     Args:
-        text (`str` or `None`): the role's reply; `None` is no reply and so invalid.
-        outcome (`str`): the verdict, `"correct"` or `"wrong"`. A rating that states the other one is invalid.
-        roles (`Sequence[str]`): names of the roles, two or more.
+        text (`str` or `None`): The role's reply. `None` means that there is none.
+        outcome (`str`): The verdict, `"correct"` or `"wrong"`. A rating that states the other one is invalid.
+        roles (`Sequence[str]`): Names of the roles, at least two.
 
     Returns:
-        `dict[str, float]` or `None`: role -> exactly one of 0.9, 0.8, …, 0.1, in the order of `roles`; `None` if the
-        rating is invalid, also where a role is missing, unknown or named twice, or one share is not allowed.
+        `dict[str, float]` or `None`: Maps each role, in the order of `roles`, to exactly one of 0.9, 0.8, …, 0.1.
+        `None` if the rating is invalid, e.g. if a role is missing, unknown or named twice, or a share is not allowed.
 
     Raises:
-        `ValueError`: `outcome` is not one of the two, or `roles` are no two different names. `TypeError`: `text` is
-        neither text nor `None`.
+        `ValueError`: If `outcome` is not one of the two, or if `roles` are not at least two different names.
+        `TypeError`: If `text` is neither a text nor `None`.
 
     Example:
 
@@ -123,14 +133,18 @@ def _is_reply(text: str | None) -> bool:
 
 
 def _rated(statements: Iterable[tuple], outcome: str) -> Any:
-    """The rating on which all readable statements, of an outcome and a rating, agree, if they state the verdict."""
+    """The rating, if all readable statements (pairs of an outcome and a rating) agree and state the verdict."""
     readable = {statement for statement in statements if None not in statement}
     stated, rating = readable.pop() if len(readable) == 1 else (None, None)
     return rating if stated == outcome else None
 
 
 def _agreed(statements: Iterable[tuple[str | float | None, bool]]) -> str | float | None:
-    """What all (value, has its key) say; failing that, the last one if it has the key and all others with it agree."""
+    """
+    The value on which all statements agree. A statement is a value, and whether the key stands before it.
+
+    If they do not agree, it is the value of the last one, provided that it has the key and all with the key agree.
+    """
     values, keyed, last = set(), set(), False
     for value, last in statements:
         values.add(value)
@@ -152,8 +166,10 @@ def _stated_outcomes(text: str) -> Iterator[tuple[str, bool]]:
 
 def _stated_shares(text: str) -> Iterator[tuple[float | None, bool]]:
     """
-    (share, has its key) of every run of joined numbers that may be meant as a rating: two that form an allowed pair;
-    and with share `None`, so that they contradict, two others that have the key, or more with an allowed pair in them.
+    Find the joined numbers that may be meant as a rating. Yields their share, and whether the key stands before them.
+
+    Two numbers that form an allowed pair give their share. The share is `None`, which contradicts any rating, for two
+    other numbers with the key, and for three or more numbers with the key or with an allowed pair among them.
     """
     last, start, count, share, allowed = None, 0, 0, None, 0
     for number in chain(_ALONE.finditer(text), [None]):

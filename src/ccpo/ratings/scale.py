@@ -1,4 +1,4 @@
-"""What a rating may say: one of two outcomes, and shares from 0.9 to 0.1."""
+"""The values that a rating may have: one of two outcomes, and shares from 0.9 to 0.1."""
 
 import re
 from collections.abc import Sequence
@@ -15,7 +15,13 @@ def check_outcome(outcome: str) -> None:
 
 
 def check_roles(roles: Sequence[str]) -> tuple[str, ...]:
-    """The names as a tuple; they stand in a JSON object as they are, so that they are as a topology's."""
+    """
+    The names of the roles as a tuple.
+
+    Raises:
+        `ValueError`: If there are fewer than two, if two are equal, or if one has other characters than a role's name
+            may have. They are written into JSON without escapes.
+    """
     names = () if isinstance(roles, str) else tuple(roles)
     fit = all(isinstance(name, str) and _NAME.fullmatch(name) for name in names)
     if len(names) < 2 or not fit or len(set(names)) < len(names):
