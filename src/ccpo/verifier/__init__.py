@@ -1,4 +1,4 @@
-"""Whether an answer is right, and whether two answers are equal."""
+"""Decide whether an answer is right, and whether two answers are equal."""
 
 from .clusters import cluster_answers, plurality
 from .math_verifier import MathVerifier

@@ -1,4 +1,4 @@
-"""Which voters gave equal answers, and which of them a user is shown."""
+"""Find which voters gave equal answers, and whose text is shown to a user."""
 
 from collections.abc import Callable, Generator, Sequence
 
@@ -9,29 +9,29 @@ from ..calls import call
 
 def cluster_answers(texts: Sequence[Sequence[str]], outcome: Callable) -> torch.Tensor:
     """
-    Clusters of the voters' answers, episode by episode.
+    Group the voters' answers of each episode into clusters of equal answers.
 
-    Two answers are equal if they are the same string, or if the verifier says so in either direction. Clusters are the
-    connected components: where a = b and b = c, the three are one, whatever the verifier says of a and c. An answer
-    is compared within its episode only.
+    An episode is one vote on one problem. Two answers are equal if they are the same string, or if the verifier says
+    so in one of the two directions. If a = b and b = c, all three are in one cluster, even if the verifier finds that
+    a and c differ. Only answers of the same episode are compared.
 
-    Every pair of strings is asked of at most once in a call, and only where both are in an episode whose clusters
-    still depend on it. The second direction is asked where the first says no.
+    The verifier is asked about a pair of strings at most once, and only if the clusters of an episode depend on it. It
+    is asked in the second direction only if the first one gives no.
 
     Args:
         texts (`list[list[str]]` of shape (rows, voters)):
-            What the voters of each episode wrote.
+            What the voters wrote, one row for each episode.
         outcome (`Callable`):
-            The verifier, with `extract(text) -> str | None`, the answer in a text, and `equal(a, b) -> bool`, whether
-            two answers are the same. If it has `equal_pairs(pairs) -> list[bool]`, as [`MathVerifier`] has, all
-            episodes' pairs are asked together. The methods may be asynchronous.
+            The verifier. It must have the methods `extract(text) -> str | None`, which finds the answer in a text, and
+            `equal(a, b) -> bool`, which compares two answers. If it also has `equal_pairs(pairs) -> list[bool]`, as
+            [`MathVerifier`] has, the pairs of all episodes are compared together. The methods may be asynchronous.
 
     Returns:
-        `torch.Tensor` of int64 of shape `(rows, voters)`: the number of the answer's cluster, in the order in which
-        clusters first appear in the episode, 0 first. -1 where a text has no answer that can be read.
+        `torch.Tensor` of int64 of shape `(rows, voters)`: the number of each answer's cluster. In each row the numbers
+        start at 0, in the order in which clusters first appear. -1 if a text has no readable answer.
 
     Raises:
-        `ValueError`: an outcome without the two methods, or episodes of different numbers of voters.
+        `ValueError`: If `outcome` lacks one of the two methods, or if rows have different numbers of voters.
     """
     check_equality(outcome)
     voters = len(texts[0]) if len(texts) else 0
@@ -48,7 +48,7 @@ def cluster_answers(texts: Sequence[Sequence[str]], outcome: Callable) -> torch.
     verdicts: dict[frozenset[str], bool] = {}
     clusterings = [_cluster(episode) for episode in answers]
     clusters: list[list[int]] = [[] for _ in answers]
-    replies: dict[int, bool | None] = dict.fromkeys(range(len(answers)))  # episodes under way -> what they wait for
+    replies: dict[int, bool | None] = dict.fromkeys(range(len(answers)))  # unfinished episode -> its next reply
     while replies:
         questions = {}
         for row, reply in replies.items():
@@ -65,7 +65,7 @@ def cluster_answers(texts: Sequence[Sequence[str]], outcome: Callable) -> torch.
 
 
 def check_equality(outcome: Callable) -> None:
-    """Raise a `ValueError` unless an outcome function can find answers and compare them, which a vote needs."""
+    """Raise a `ValueError` if an outcome function cannot find and compare answers, which a vote needs."""
     missing = [name for name in ("extract", "equal") if not callable(getattr(outcome, name, None))]
     if missing:
         named = getattr(outcome, "__name__", type(outcome).__name__)
@@ -77,8 +77,9 @@ def check_equality(outcome: Callable) -> None:
 
 
 def _cluster(answers: Sequence[str | None]) -> Generator[tuple[str, str], bool, list[int]]:
-    """Clusters of one episode: yields the pairs that it must know of, and is sent whether they are equal."""
-    component = {answer: answer for answer in dict.fromkeys(answers) if answer is not None}  # answer -> its first one
+    """Find the clusters of one episode. Yields each pair that must be compared; send whether the two are equal."""
+    # Maps each answer to the first answer of its cluster
+    component = {answer: answer for answer in dict.fromkeys(answers) if answer is not None}
     distinct = list(component)
     for j, second in enumerate(distinct):
         for first in distinct[:j]:
@@ -90,7 +91,7 @@ def _cluster(answers: Sequence[str | None]) -> Generator[tuple[str, str], bool, 
 
 
 def _ask(outcome: Callable, pairs: dict[frozenset[str], tuple[str, str]]) -> dict[frozenset[str], bool]:
-    """Whether the answers of each pair are equal in either direction."""
+    """Whether the answers of each pair are equal in one of the two directions."""
 
     def ask(asked: list[tuple[str, str]]) -> list[bool]:
         if hasattr(outcome, "equal_pairs"):
@@ -104,19 +105,20 @@ def _ask(outcome: Callable, pairs: dict[frozenset[str], tuple[str, str]]) -> dic
 
 def plurality(own_texts: Sequence[Sequence[str]], clusters: torch.Tensor) -> list[int]:
     """
-    The voter whose text a user is shown: the earliest member of the plurality.
+    Choose the voter whose text is shown to a user: the first member of the largest cluster.
 
-    Of largest clusters that tie, the one that appears first counts. Where nobody answers, it is the first voter.
+    If several clusters are largest, the one that appears first counts. If nobody answers, it is the first voter.
 
     Args:
-        own_texts (`list[list[str]]` of shape (rows, voters)): what the voters wrote.
-        clusters (`torch.Tensor` of integers of shape `(rows, voters)`): [`cluster_answers`], -1 without an answer.
+        own_texts (`list[list[str]]` of shape (rows, voters)): What the voters wrote.
+        clusters (`torch.Tensor` of integers of shape `(rows, voters)`):
+            The clusters of their answers, from [`cluster_answers`]. -1 if a text has no answer.
 
     Returns:
-        `list[int]`: for each row the index of a voter.
+        `list[int]`: For each row the index of a voter.
 
     Raises:
-        `ValueError`: texts and clusters of different shapes, or no voter.
+        `ValueError`: If the shapes of texts and clusters differ, or if there is no voter.
     """
     if clusters.ndim != 2 or [len(row) for row in own_texts] != [clusters.shape[1]] * len(clusters):
         raise ValueError(
@@ -129,5 +131,5 @@ def plurality(own_texts: Sequence[Sequence[str]], clusters: torch.Tensor) -> lis
     shown = []
     for row in clusters.tolist():
         sizes = {cluster: row.count(cluster) for cluster in row if cluster >= 0}
-        shown.append(row.index(max(sizes, key=sizes.get)) if sizes else 0)  # of equal sizes the first that appears
+        shown.append(row.index(max(sizes, key=sizes.get)) if sizes else 0)  # `max` takes the first of equal sizes
     return shown

@@ -1,4 +1,8 @@
-"""Whether an answer is right: math-verify behind one call, bounded in time, in worker processes of its own."""
+"""
+[`MathVerifier`] decides whether an answer is right.
+
+It calls the library math-verify in worker processes, with a time limit for each pair of answers.
+"""
 
 import json
 import math
@@ -31,34 +35,41 @@ def _default_num_workers():
 
 class MathVerifier:
     r"""
-    Scores answers to problems with a known answer, and is itself a TRL reward function named `math_verifier`.
+    Scores answers to problems whose answer is known. It is also a TRL reward function named `math_verifier`.
 
-    A pair is +1.0 if math-verify finds the prediction equal to the gold answer; -1.0 if not, or if the prediction has
-    no readable answer or takes too long; NaN if the gold answer cannot be read: what is unknown is not scored.
+    It compares a *prediction*, which a model wrote, with the *gold* answer, which is known to be right. The score is
+    +1.0 if math-verify finds them equal. It is -1.0 if they are not equal, if the prediction has no readable answer,
+    or if the comparison takes too long. It is NaN if the gold answer cannot be read, because nothing is known then.
 
-    - *Gold* answers are bare (`72`, `1,200`, `\frac{1}{2}`, `\text{Evelyn}`, `$x$`), GSM8K solutions (what follows the
-      closing `####` counts) or solutions with boxes (the last one counts, or the last that form one answer).
-    - Of a *prediction* the last `\boxed{}` that closes counts, or the last boxes that form one answer; else the
-      last phrase that states an answer (`#### 34`, `Answer: 34`, "the answer is 34", `<answer>34</answer>`); else the
-      whole text if it is a bare answer itself. See [`~ccpo.team.answers.AnswerReader`].
-    - Of long texts the last 100,000 characters are read. An answer of more than 2,000 is unreadable.
+    - A gold answer may be bare (`72`, `1,200`, `\frac{1}{2}`, `\text{Evelyn}`, `$x$`). It may be a GSM8K solution, of
+      which the part after the last `####` counts. Or it may be a solution with boxes, of which the last one counts, or
+      the last ones if together they form one answer.
+    - In a prediction the last closed `\boxed{}` counts, or the last ones if together they form one answer. If there is
+      no box, the last phrase that states an answer counts (`#### 34`, `Answer: 34`, "the answer is 34",
+      `<answer>34</answer>`). If there is no such phrase either, the whole text counts, provided that it is a bare
+      answer. See [`~ccpo.team.answers.AnswerReader`].
+    - Only the last 100,000 characters of a text are read. An answer of more than 2,000 characters is unreadable.
 
-    Pairs are judged in child interpreters that know math-verify only; one that takes too long, or dies, is replaced.
-    Hence this works on any thread, in daemonic data workers and after a fork, and no text is ever evaluated as code.
-    Equal pairs of a call are judged once, two plain integers right here, and calls from several threads take turns.
+    Child processes judge the pairs. One that takes too long or dies is replaced. Therefore this works on any thread,
+    in daemonic data workers and after a fork. No text is ever evaluated as code. Equal pairs of a call are judged only
+    once, and two plain integers are compared without a child process. Calls from several threads take turns.
 
     Args:
         timeout (`float`, *optional*, defaults to `5.0`):
-            Seconds for a pair, of which reading the gold answer may take half.
+            The time limit for a pair, in seconds. Half of it may be spent on reading the gold answer.
         num_workers (`int`, *optional*):
-            Worker processes, started when first needed. Defaults to the CPUs available per process of the launcher
-            (`LOCAL_WORLD_SIZE`), at most 8.
+            How many child processes to use. They start when they are first needed. Defaults to the number of CPUs
+            divided by the processes of the launcher on this machine (`LOCAL_WORLD_SIZE`), at most 8.
         answer_pattern (`str`, *optional*):
-            Where a prompt of your own asks for the answer: a regular expression whose one group is the answer, such as
-            `"RESULT = (.+)"`. It is read instead of the built-in phrases, before any box.
+            A regular expression that finds the answer, with one group, such as `"RESULT = (.+)"`. Set it if your own
+            prompt asks for the answer in another form. It replaces the phrases above and takes precedence over boxes.
 
     Attributes:
-        reader ([`~ccpo.team.answers.AnswerReader`]): finds the answer's place; the leak guard uses it too.
+        reader ([`~ccpo.team.answers.AnswerReader`]): Finds the answer in a text. The leak guard uses it, too.
+
+    Raises:
+        `ValueError`: If an argument is out of range, or if `answer_pattern` is not such an expression.
+        `RuntimeError`: If the system is not POSIX (Linux or macOS).
 
     Example:
         ```python
@@ -87,7 +98,7 @@ class MathVerifier:
         self._pool = Pool(timeout, num_workers or _default_num_workers())
         weakref.finalize(self, self._pool.close)
 
-    def __getstate__(self):  # without the workers
+    def __getstate__(self):  # the workers are not pickled
         return {"timeout": self.timeout, "num_workers": self.num_workers, "answer_pattern": self.reader.pattern}
 
     def __setstate__(self, state):
@@ -95,16 +106,20 @@ class MathVerifier:
 
     def score(self, *, gold: Sequence[str | None], prediction: Sequence[str]) -> list[float]:
         """
-        Scores predictions against gold answers.
+        Compare predictions with gold answers.
 
         Args:
             gold (`Sequence[str]`):
-                Gold answers, a list or a column of a dataset; `None` stands for a missing one and gives NaN.
+                The gold answers, as a list or a column of a dataset. `None` stands for a missing one and gives NaN.
             prediction (`Sequence[str]`):
-                What the model wrote, as many.
+                What the model wrote for each of them.
 
         Returns:
-            `list[float]`: +1.0, -1.0 or NaN each. Raises a `RuntimeError` if no worker can be started.
+            `list[float]`: For each pair +1.0 (right), -1.0 (wrong) or NaN (the gold answer cannot be read).
+
+        Raises:
+            `ValueError`: If an argument is not a list of texts, or if the lengths differ.
+            `RuntimeError`: If no child process can be started.
         """
         gold = _texts("gold", gold, (str, type(None)))
         prediction = _texts("prediction", prediction, str)
@@ -121,8 +136,8 @@ class MathVerifier:
         return self._judge(pairs)
 
     def _judge(self, pairs):
-        """Scores pairs of answers, `(gold, answer)`; `None` stands for a missing one."""
-        results, jobs = [], {}  # a result is a score, or the job that will have it
+        """Score pairs `(gold, answer)`, of which each may be `None` if it is missing."""
+        results, jobs = [], {}  # a result is a score, or the job that will compute it
         for gold, answer in pairs:
             if gold is None:
                 results.append(math.nan)
@@ -139,22 +154,29 @@ class MathVerifier:
         return [result.score if isinstance(result, Job) else result for result in results]
 
     def extract(self, text: str) -> str | None:
-        """The answer that a prediction gives, as it stands there; `None` where the text gives none."""
+        """The answer in a prediction, as it is written there, or `None` if there is none."""
         return self.reader.extract(text)
 
     def equal(self, first: str, second: str) -> bool:
         """
-        Whether two answers, as [`extract`] gives them, are the same. Not symmetric in everything (the first is taken
-        as the gold answer): ask both ways for either. `False` where one of them cannot be read or takes too long.
+        Whether two answers, as [`extract`] returns them, are the same.
+
+        The first one is taken as the gold answer, so the result may change if the two are exchanged. It is `False` if
+        one of them cannot be read or if the comparison takes too long.
         """
         return self.equal_pairs([(first, second)])[0]
 
     def equal_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
-        """[`equal`] of many pairs at once, which all the workers share."""
+        """[`equal`] for many pairs at once. All child processes share the work."""
         return [score == 1.0 for score in self._judge(pairs)]
 
     def __call__(self, prompts=None, completions=None, solution=None, **kwargs) -> list[float]:
-        """TRL's reward function signature: scores the completions (text or messages) against the column `solution`."""
+        """
+        Score completions (texts or messages) against the dataset's column `solution`, as a TRL reward function.
+
+        Raises:
+            `ValueError`: If there is no such column.
+        """
         if completions is None or solution is None:
             missing = "completions" if completions is None else "solution"
             raise ValueError(f"math_verifier got no `{missing}`. Put the gold answers into a column named `solution`.")

@@ -1,4 +1,4 @@
-"""Processes that judge pairs of answers, bounded in time: one that hangs or dies is replaced."""
+"""A pool of child processes that judge pairs of answers. A process that hangs or dies is replaced."""
 
 import logging
 import math
@@ -18,12 +18,13 @@ from .judging import worker
 
 logger = logging.getLogger(__name__)
 
-STARTUP_SECONDS, STARTUP_ATTEMPTS = 120.0, 3  # for a worker to import math-verify
-GRACE_SECONDS = 2.0  # past a pair's time, after which a worker that its own timer did not end is killed
-PIPE_BYTES = 4096  # what every pipe takes without blocking
-MAX_SENT = 16  # jobs sent to a worker and not yet done
+STARTUP_SECONDS, STARTUP_ATTEMPTS = 120.0, 3  # a worker imports math-verify when it starts
+# A worker ends itself by a timer if a pair takes too long. If it does not, it is killed this much later.
+GRACE_SECONDS = 2.0
+PIPE_BYTES = 4096  # every pipe takes this many bytes without blocking
+MAX_SENT = 16  # the most jobs that a worker has at a time
 
-# The package's own folder must not be on a worker's path: its `config.py` or `data.py` would shadow others' modules.
+# The package's own folder must not be on a worker's path, or else its `data.py` would hide a module of that name.
 _BOOTSTRAP = """
 import sys
 sys.path[:] = sys.argv[3:]
@@ -39,7 +40,7 @@ _SCORES = {worker.RIGHT: 1.0, worker.WRONG: -1.0, worker.GOLD_UNREADABLE: math.n
 
 @dataclass(eq=False)
 class Job:
-    """One distinct pair: what a worker is sent, and what became of it."""
+    """One pair of answers to judge, with its score once it is known."""
 
     line: bytes
     gold_read: bool = False
@@ -48,7 +49,7 @@ class Job:
 
 
 class _Worker:
-    """A child interpreter and the jobs it has been sent, of which it is on the first."""
+    """A child process and the jobs that it has been sent. It works on the first of them."""
 
     def __init__(self, timeout):
         package = Path(__file__).resolve().parents[1]
@@ -60,7 +61,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env={**os.environ, "PYTHONHASHSEED": "0"},  # SymPy orders by hash here and there
+            env={**os.environ, "PYTHONHASHSEED": "0"},  # some results of SymPy depend on the order of hashes
         )
         self.timeout = timeout
         self.ready = self.killed = False
@@ -71,7 +72,7 @@ class _Worker:
         self.deadline = time.monotonic() + self.timeout + GRACE_SECONDS if self.jobs else math.inf
 
     def feed(self, queue, share):
-        """Sends up to `share` jobs, and only while they fit into the pipe: a hung worker must not block the write."""
+        """Send up to `share` jobs, as long as they fit into the pipe, so that a worker that hangs blocks no write."""
         while self.ready and queue and len(self.jobs) < share:
             if self.jobs and sum(len(job.line) for job in self.jobs) + len(queue[0].line) > PIPE_BYTES:
                 return
@@ -82,11 +83,11 @@ class _Worker:
             try:
                 while line:  # a signal may cut a write short
                     line = line[self.process.stdin.write(line) :]
-            except BrokenPipeError:  # dead: the pool sees the end of its output and takes the job back
+            except BrokenPipeError:  # it is dead; the pool sees the end of its output and takes the job back
                 return
 
     def receive(self, data):
-        """Takes in what the worker wrote and returns how many jobs are done."""
+        """Read what the worker wrote, set the scores, and return how many jobs are done."""
         if not self.ready:
             if self.error or data[:1] == worker.ERROR:
                 self.error += data
@@ -104,7 +105,7 @@ class _Worker:
         return n_done
 
     def close(self, is_ours=True):
-        """Ends the process and returns its exit status; in a forked child, lets go of what is the parent's process."""
+        """End the process and return its exit status. In a forked child, only close the pipes: it is the parent's."""
         self.process.stdin.close()
         self.process.stdout.close()
         if not is_ours:
@@ -115,7 +116,7 @@ class _Worker:
 
 
 class Pool:
-    """The workers of one verifier, started when there is work, replaced when they hang or die."""
+    """The workers of one verifier. They are started when there is work, and replaced when they hang or die."""
 
     def __init__(self, timeout, num_workers):
         self.timeout = timeout
@@ -125,13 +126,13 @@ class Pool:
         _POOLS.add(self)
 
     def run(self, jobs):
-        """Sets the score of every job. One call at a time: each uses all the workers."""
+        """Set the score of every job. Calls take turns, because each uses all the workers."""
         with self.lock:
             try:
                 with selectors.DefaultSelector() as selector:
                     self._run(jobs, selector)
             except BaseException:
-                self.close()  # replies still under way would be taken for those of the next call
+                self.close()  # or else late replies would be taken for those of the next call
                 raise
 
     def _run(self, jobs, selector):
@@ -143,7 +144,7 @@ class Pool:
             while len(self.workers) < min(self.num_workers, n_open):
                 self.workers.append(_Worker(self.timeout))
                 selector.register(self.workers[-1].process.stdout, selectors.EVENT_READ, self.workers[-1])
-            share = min(MAX_SENT, 1 + len(queue) // (2 * self.num_workers))  # few towards the end: nobody idles
+            share = min(MAX_SENT, 1 + len(queue) // (2 * self.num_workers))  # few near the end, so that all have work
             for member in self.workers:
                 member.feed(queue, share)
             wait = min(member.deadline for member in self.workers) - time.monotonic()
@@ -182,13 +183,13 @@ class Pool:
 
 
 def _settle(jobs, timed_out):
-    """Scores the pair that a dead worker was on, if the pair is at fault. Returns how many jobs that settles."""
+    """Score the pair on which a worker died, if the pair is the cause. Returns how many jobs this completes."""
     if jobs:
         jobs[0].crashes += 1
-        # A crash may be somebody else's doing (memory ran short): it takes two to blame the pair.
+        # One crash may have another cause, such as too little memory. After two, the pair is taken for the cause.
         if timed_out or jobs[0].crashes == 2:
             job = jobs.popleft()
-            job.score = -1.0 if job.gold_read else math.nan  # the gold answer's own fault if it was not read by then
+            job.score = -1.0 if job.gold_read else math.nan  # if the gold answer was not read, it is the cause
             return 1
         jobs[0].gold_read = False
     return 0
@@ -199,7 +200,7 @@ _POOLS = weakref.WeakSet()  # of this process
 
 def _leave_workers_to_parent():
     for pool in list(_POOLS):
-        pool.lock = threading.Lock()  # a thread of the parent may have held it
+        pool.lock = threading.Lock()  # a thread of the parent may hold the old one
         pool.close(is_ours=False)
 
 
