@@ -1,7 +1,9 @@
-"""Callables that turn prompts into text: a local model (transformers or vLLM), or any OpenAI-compatible endpoint.
+"""
+Generators: callables that turn a list of prompts into a list of texts, in the same order.
 
-The drop-in reward functions reach the partner through one, and evaluation both roles. A generator maps a list of
-prompts, plain texts or conversations, to the list of their completions, in the same order.
+A prompt is a plain text or a conversation (chat messages). A generator is a local model, which runs with transformers
+or vLLM, or any endpoint that is compatible with OpenAI's. Evaluations have one for each role. If a credit scheme is
+used with TRL's own `GRPOTrainer`, generators write the texts of the roles that are not trained.
 """
 
 from .completion import Completion

@@ -1,4 +1,9 @@
-"""The folder of an agent that played the base of others' adapters: it has no weights, and names the base."""
+"""
+Folders that name a base model instead of holding weights.
+
+If agents have adapters on one base, an agent may also play the base itself. Its folder has no weights then, but a file
+that names the base.
+"""
 
 import json
 from pathlib import Path
@@ -9,19 +14,19 @@ _KEY = "base_model_name_or_path"  # as in adapter_config.json
 
 
 def name_base(folder: Path, base: str | None) -> None:
-    """Write into an agent's folder which base it played: an id or a folder, `None` for an object from nowhere."""
+    """Write the name of the base (an id or a folder) into an agent's folder; `None` if the base has no name."""
     (folder / BASE_FILE).write_text(json.dumps({_KEY: base}, indent=2) + "\n", encoding="utf-8")
 
 
 def find_base(model: Any) -> Any:
     """
-    What is to be loaded for a model: the base that its folder names, else itself.
+    The model to load: the base that the model's folder names, or else the model itself.
 
     Args:
-        model (`str` or any object): as given.
+        model (`str` or any object): The model as given.
 
     Raises:
-        `ValueError`: the folder's file names no base.
+        `ValueError`: If the folder has the file for it, but the file names no base.
     """
     if not isinstance(model, str) or not (file := Path(model) / BASE_FILE).is_file():
         return model
@@ -40,10 +45,13 @@ def find_base(model: Any) -> Any:
 
 def read_adapter(model: Any) -> dict[str, Any] | None:
     """
-    The configuration of the PEFT adapter that a folder holds; `None` of anything else.
+    The configuration of the PEFT adapter in a folder; `None` if there is no adapter.
+
+    Args:
+        model (`str` or any object): The model as given.
 
     Raises:
-        `ValueError`: a configuration that cannot be read, or names no base.
+        `ValueError`: If the configuration cannot be read, or names no base.
     """
     file = Path(model) / "adapter_config.json" if isinstance(model, str) else None
     if file is None or not file.is_file():

@@ -1,4 +1,4 @@
-"""What a generator says of a text beside the text."""
+"""[`Completion`]: a text that a generator wrote, with its numbers of tokens."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -7,13 +7,13 @@ from typing import Self
 @dataclass(frozen=True)
 class Completion:
     """
-    One text that a generator drew.
+    A text that a generator wrote. What the generator does not report is `None`.
 
     Args:
-        text (`str`): without special tokens.
-        tokens (`int`, *optional*): how many were drawn, an end-of-sequence token included; `None` where nobody tells.
-        truncated (`bool`, *optional*): whether it was cut at the limit; `None` where nobody tells.
-        prompt_tokens (`int`, *optional*): tokens of what was read for it; `None` where nobody tells.
+        text (`str`): The text, without special tokens.
+        tokens (`int`, *optional*): How many tokens were sampled, with an end-of-sequence token.
+        truncated (`bool`, *optional*): Whether the text was cut at the longest length.
+        prompt_tokens (`int`, *optional*): How many tokens the prompt has.
     """
 
     text: str
@@ -23,23 +23,38 @@ class Completion:
 
 
 class CompletionGenerator:
-    """What has a method `generate`, prompts -> [`Completion`], as a callable: prompts -> texts."""
+    """Base class that makes an object with a method `generate`, which returns [`Completion`]s, callable."""
 
     def __call__(self, prompts: list, *, max_new_tokens: int | None = None) -> list[str]:
-        """The texts of `generate`."""
+        """
+        Generate one text for each prompt.
+
+        Args:
+            prompts (`list[str]` or `list[list[dict]]`): Texts or conversations.
+            max_new_tokens (`int`, *optional*): The longest text, in tokens. Defaults to the generator's.
+
+        Returns:
+            `list[str]`: The texts of `generate`.
+        """
         return [completion.text for completion in self.generate(prompts, max_new_tokens=max_new_tokens)]
 
 
 class LoadedGenerator(CompletionGenerator):
-    """Over a dataclass that samples from a model of its own, which `_load` gives with its tokenizer."""
+    """Base class of generators that load their own model. Their method `_load` returns it with its tokenizer."""
 
     def sampled(self, seed: int | None = None, **options) -> Self:
-        """The same model sampled otherwise: other arguments by name, and no seed but the one given."""
+        """
+        A generator with the same model and other settings.
+
+        Args:
+            seed (`int`, *optional*): Its seed. The seed of this generator is not taken over.
+            options: Arguments that replace this generator's.
+        """
         other = replace(self, seed=seed, **options)
         other._loaded, other._warned, other._folds = self._load(), self._warned, self._folds
         return other
 
     @property
     def takes_messages(self) -> bool:
-        """Whether prompts may be conversations: there is a chat template."""
+        """Whether prompts may be conversations. They may be if there is a chat template."""
         return bool(self._load()[1].chat_template or (self.chat_template_kwargs or {}).get("chat_template"))

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint as a generator."""
+"""[`OpenAIGenerator`]: a model behind an OpenAI-compatible endpoint as a generator."""
 
 import json
 import logging
@@ -22,8 +22,8 @@ from .stops import with_stops
 logger = logging.getLogger(__name__)
 
 _CLIENT_LOCK = threading.Lock()
-_NEW_LIMIT = "max_completion_tokens"  # in place of max_tokens, for OpenAI's models that think
-# The parameter is refused, not its value: where that is too large, an endpoint might ignore the other one.
+_NEW_LIMIT = "max_completion_tokens"  # OpenAI's reasoning models want it in place of max_tokens
+# Matches only if the parameter itself is refused. If its value is refused, it must not be sent under the other name.
 _LIMIT_REFUSED = re.compile(
     r"max_completion_tokens|(?=.*max_tokens).*(?:unsupported|unknown|unrecogni[sz]ed|unexpected|extra)[ _]"
     r"(?:request |keyword )?(?:parameter|argument|field|input)",
@@ -34,30 +34,36 @@ _LIMIT_REFUSED = re.compile(
 @dataclass(eq=False)
 class OpenAIGenerator(CompletionGenerator):
     """
-    A model behind an OpenAI-compatible endpoint: `vllm serve`, `transformers serve`, or a hosted one.
+    Generates texts with a model behind an OpenAI-compatible endpoint, such as `vllm serve` or a hosted one.
 
-    Conversations go to the chat endpoint, texts to the completions endpoint, one request a prompt. What fails in
-    passing (connection, HTTP 408, 409, 429, 5xx, or such an error inside HTTP 200) is repeated by the `openai` client,
-    with exponential back-off. The key shows in no message and not in the `repr`. Endpoints that refuse `max_tokens`
-    get `max_completion_tokens`. A text meets no chat template: give conversations to a chat model.
+    Each prompt is one request. Conversations go to the chat endpoint and texts to the completions endpoint, which
+    applies no chat template; give a chat model conversations. Failures that may pass are retried with exponential
+    back-off: lost connections, HTTP 408, 409, 429 and 5xx, and such an error inside HTTP 200. An endpoint that refuses
+    `max_tokens` is asked with `max_completion_tokens`. The API key appears in no message and not in the `repr`.
 
     Args:
-        model (`str`): Name under which the endpoint serves the model.
-        base_url (`str`, *optional*): E.g. `http://localhost:8000/v1`. By default `OPENAI_BASE_URL`, then OpenAI's.
+        model (`str`): The name under which the endpoint serves the model.
+        base_url (`str`, *optional*):
+            The address, e.g. `http://localhost:8000/v1`. Defaults to the environment variable `OPENAI_BASE_URL`, or
+            else to OpenAI's.
         api_key (`str`, *optional*):
-            Key, part of a pickled copy. By default `OPENAI_API_KEY`, read at the first call and not part of a copy, or
-            a dummy for local servers.
-        max_tokens (`int`, *optional*, defaults to `512`): Longest completion; what is cut there is returned as it is.
-        temperature (`float`, *optional*, defaults to `1.0`): Sampling temperature; `0` is greedy decoding.
-        top_p (`float`, *optional*, defaults to `1.0`): Probability mass to sample from.
-        max_concurrency (`int`, *optional*, defaults to `32`): Requests in flight at a time.
-        max_retries (`int`, *optional*, defaults to `5`): Repetitions of a request that failed.
-        timeout (`float`, *optional*, defaults to `600.0`): Seconds to wait for an answer.
+            The API key. It is saved in a pickled copy. By default `OPENAI_API_KEY` is read at the first call and not
+            saved in a copy; if it is not set, a dummy is sent, which local servers accept.
+        max_tokens (`int`, *optional*, defaults to `512`):
+            The longest completion, in tokens. A longer one is cut there and returned.
+        temperature (`float`, *optional*, defaults to `1.0`): The sampling temperature. `0` means greedy decoding.
+        top_p (`float`, *optional*, defaults to `1.0`): Sample from the likeliest tokens with this total probability.
+        max_concurrency (`int`, *optional*, defaults to `32`): How many requests may be open at a time.
+        max_retries (`int`, *optional*, defaults to `5`): How often a failed request is repeated.
+        timeout (`float`, *optional*, defaults to `600.0`): How long to wait for an answer, in seconds.
         extra_body (`dict`, *optional*): More fields of the request, e.g. `{"top_k": 20}`.
 
     Attributes:
-        completion_tokens (`int`): Tokens generated so far, by the endpoint's own count.
-        empty_answers (`dict[str, int]`): How many answers so far had no text, by the reason.
+        completion_tokens (`int`): How many tokens were generated so far, by the endpoint's own count.
+        empty_answers (`dict[str, int]`): Maps each reason to the number of answers so far that had no text for it.
+
+    Raises:
+        `ValueError`: If a number is out of range, or if `base_url` is not a plain http(s) address.
     """
 
     model: str
@@ -97,13 +103,17 @@ class OpenAIGenerator(CompletionGenerator):
 
     @property
     def max_new_tokens(self) -> int:
-        """`max_tokens`, by the name that it has elsewhere."""
+        """`max_tokens`, under the name that other generators use."""
         return self.max_tokens
 
     def sampled(self, seed: int | None = None, stop: list[str] | None = None, **options) -> "OpenAIGenerator":
         """
-        The same endpoint asked otherwise: other arguments by name, `max_new_tokens` among them, more stop strings, and
-        no seed but the one given. Prompt i of a call gets `seed + i`.
+        A generator with the same endpoint and other settings.
+
+        Args:
+            seed (`int`, *optional*): Its seed. Prompt i of a call is sent with `seed + i`.
+            stop (`list[str]`, *optional*): Stop strings, in addition to those in `extra_body`.
+            options: Arguments that replace this generator's. `max_new_tokens` may be used for `max_tokens`.
         """
         if "max_new_tokens" in options:
             options["max_tokens"] = options.pop("max_new_tokens")
@@ -121,25 +131,26 @@ class OpenAIGenerator(CompletionGenerator):
         watch: Callable[[int, str], bool] | None = None,
     ) -> list[Completion]:
         """
-        Generate one completion per prompt. The first request that fails for good ends the call.
+        Generate one completion for each prompt. The call ends with the first request that fails after all retries.
 
         Args:
             prompts (`list[str]` or `list[list[dict]]`): Texts or conversations.
-            max_new_tokens (`int`, *optional*): Longest completion, in place of `max_tokens`.
+            max_new_tokens (`int`, *optional*): The longest completion, in tokens. Defaults to `max_tokens`.
             watch (`Callable`, *optional*):
-                Gets a prompt's index and each piece of its completion as it comes, on several threads; returns whether
-                that is enough: the request is closed then, and what it drew is known to nobody.
+                Called for each piece of text that arrives, with the index of the prompt and the piece, on several
+                threads. If it returns `True`, this completion ends and its request is closed. Its number of tokens is
+                then unknown.
 
         Returns:
-            `list[Completion]`: The completions. A model's reasoning is no part of them. An answer without text (cut
-            before it began, refused, filtered) is `""`, counted, and warned of once a call.
+            `list[Completion]`: The completions, without a model's reasoning. An answer without text, because it was
+            cut, refused or filtered, is `""`. Such answers are counted and logged once for each call.
 
         Raises:
-            `ConnectionError`: No answer from the endpoint, after all repetitions.
-            `PermissionError`: The key was refused.
-            `ValueError`: The endpoint does not serve the model, or rejected the request, e.g. an over-long prompt, or
-                a prompt cannot be sent as JSON.
-            `RuntimeError`: The endpoint kept failing, or its answer is not that of an OpenAI-compatible one.
+            `ConnectionError`: If the endpoint does not answer.
+            `PermissionError`: If the endpoint refuses the API key.
+            `ValueError`: If the endpoint does not serve the model or rejects the request, e.g. because a prompt is too
+                long, or if a prompt cannot be sent as JSON.
+            `RuntimeError`: If the endpoint keeps failing, or does not answer like an OpenAI-compatible one.
         """
         prompts = _check_prompts(prompts)
         max_tokens = self.max_tokens if max_new_tokens is None else max_new_tokens
@@ -205,10 +216,10 @@ class OpenAIGenerator(CompletionGenerator):
             answer = self._send(client, i, prompt, max_tokens, stream=watch is not None)
             body = read_json(answer) if watch is None else join_chunks(answer, lambda piece: watch(i, piece))
             failure = None
-        except Exception as error:  # the client's own, and whatever it lets through
+        except Exception as error:  # the client's own exceptions, and any other that it lets through
             failure = self._explain(client, error)
         if failure is not None:
-            raise failure  # outside the handler: the client's own exception holds the request, and with it the key
+            raise failure  # not in the handler, because the client's exception holds the request and so the key
         reply = read_reply(body, chat=not isinstance(prompt, str))
         if reply is None:
             said = _show(body, client.api_key)
@@ -219,8 +230,9 @@ class OpenAIGenerator(CompletionGenerator):
 
     def _send(self, client, i: int, prompt, max_tokens: int, stream: bool) -> Any:
         """
-        What the endpoint answers, as it came, or as a stream of chunks. One that refuses `max_tokens` is asked with
-        `max_completion_tokens`, from then on at once.
+        Send a request. Returns the text of the answer, or a stream of its chunks.
+
+        If the endpoint refuses `max_tokens`, this and all later requests are sent with `max_completion_tokens`.
         """
         import openai
 
@@ -239,7 +251,7 @@ class OpenAIGenerator(CompletionGenerator):
         try:
             return ask(client.chat.completions, messages=prompt, **{self._limit_name: max_tokens})
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            said = f"{error} {error.body}"  # the client's own words leave out a body without the key `error`
+            said = f"{error} {error.body}"  # the client's own message leaves out a body without the key `error`
             if self._limit_name == _NEW_LIMIT or not _LIMIT_REFUSED.search(said):
                 raise
         answer = ask(client.chat.completions, messages=prompt, **{_NEW_LIMIT: max_tokens})
@@ -247,12 +259,12 @@ class OpenAIGenerator(CompletionGenerator):
         return answer
 
     def _explain(self, client, error: Exception) -> Exception:
-        """The exception that tells what to do about the client's, without the key."""
+        """Turn an exception of the client into one that says what to do. It does not contain the API key."""
         import openai
 
         url, status = client.base_url, getattr(error, "status_code", None)
         body = getattr(error, "body", None) or str(error)
-        if isinstance(body, str) and status is not None:  # a page, or an error whose words the client has taken out
+        if isinstance(body, str) and status is not None:  # a page, or an error of which the client kept only a part
             body = read_json(error.response.text) or body
         said = _show(body, client.api_key)
         if isinstance(error, openai.APIConnectionError):
@@ -275,7 +287,7 @@ class OpenAIGenerator(CompletionGenerator):
 
 
 def _show(said: object, key: str) -> str:
-    """What an endpoint said, without the key: an error whole, of a page its beginning."""
+    """What an endpoint said, without the API key. A page is cut to its beginning; an error is not cut."""
     try:
         text = str(said)
     except RecursionError:
@@ -285,8 +297,9 @@ def _show(said: object, key: str) -> str:
 
 def _take_status_of_error(response) -> None:
     """
-    An error inside HTTP 200 gets the status that it is about: the client repeats it or raises, as any other. A stream
-    is not waited for.
+    Give an error inside HTTP 200 the status that it names, so that the client retries or raises as for other errors.
+
+    Streams are left alone, because reading them would wait for their end.
     """
     if response.is_success and not response.headers.get("content-type", "").startswith("text/event-stream"):
         response.read()
@@ -294,7 +307,7 @@ def _take_status_of_error(response) -> None:
 
 
 def _check_prompts(prompts: object) -> list:
-    """Prompts that can be sent."""
+    """Return the prompts as a list. Raises a `ValueError` if one cannot be sent as JSON."""
     prompts = check_prompts(prompts)
     for i, prompt in enumerate(prompts):
         try:

@@ -1,4 +1,4 @@
-"""What every generator asks of its prompts, its chat template and its model's context, and of numbers."""
+"""Checks and encoding of prompts that all generators share."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ logger = logging.getLogger(__name__)
 
 _OF_TRANSFORMERS = frozenset(vars(GenerationConfig()))
 
-# What a template raises by itself, and what its expressions raise of a message that is not as they expect.
+# What a template raises itself, and what its expressions raise if a message has another form than they expect.
 _REFUSALS = (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 TEXT_FOR_A_CHAT_MODEL = (
@@ -41,7 +41,7 @@ def check_range(name: str, value, low, high=float("inf"), *, whole: bool = True)
 
 
 def check_known_options(name: str, options: Mapping[str, Any]) -> None:
-    """Refuse options that transformers' `GenerationConfig` does not have: it would take them and do nothing."""
+    """Raise a `ValueError` for an option that transformers' `GenerationConfig` does not know and would ignore."""
     for key in options:
         if key not in _OF_TRANSFORMERS:
             raise ValueError(
@@ -52,11 +52,11 @@ def check_known_options(name: str, options: Mapping[str, Any]) -> None:
 
 
 def context_length(config: Any) -> int | None:
-    """Tokens that prompt and completion may have together by a model's configuration; `None` where it does not say."""
+    """The most tokens that prompt and completion may have together, by the model's configuration, or `None`."""
     config = config.get_text_config()
     length = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    if length and rope.get("rope_type", rope.get("type")) == "yarn":  # whose `factor` may not be in the number yet
+    if length and rope.get("rope_type", rope.get("type")) == "yarn":  # the length may not include its `factor`
         begun = rope.get("original_max_position_embeddings") or length
         length = max(length, int(begun * (rope.get("factor") or 1)))
     return length or None
@@ -64,8 +64,9 @@ def context_length(config: Any) -> int | None:
 
 def fold_system(prompt: Any) -> Any:
     """
-    A conversation without system messages: the text of each goes before that of the user message that comes next, a
-    blank line between. A conversation in which none comes next, and a text, are returned as they are.
+    Move the text of each system message in front of the next user message, with a blank line between them.
+
+    A text, and a conversation in which no user message follows a system message, are returned unchanged.
     """
     if isinstance(prompt, str):
         return prompt
@@ -91,21 +92,23 @@ def render_prompts(
     where: Callable[[int], str] | None = None,
 ) -> Any:
     """
-    What `render`, which applies a chat template, makes of prompts. A conversation that the template refuses with its
-    system message, as Gemma's does, is rendered with that folded into the user's, which is said once.
+    Apply a chat template to prompts.
+
+    Some templates, such as Gemma's, refuse a system message. Its text is then moved into the next user message. This
+    is logged once.
 
     Args:
-        prompts (`list`): texts or conversations.
-        render (`Callable`): takes a list of prompts.
-        who (`str`): whose template, for the messages: `"role 'a'"`.
-        said (`set[str]`): of whom it has been said; whoever is new is added.
-        where (`Callable`, *optional*): what the error calls the prompt of an index.
+        prompts (`list`): Texts or conversations.
+        render (`Callable`): Applies the template to a list of prompts.
+        who (`str`): Whose template it is, for messages, e.g. `"role 'a'"`.
+        said (`set[str]`): For whom it has been logged. `who` is added.
+        where (`Callable`, *optional*): Maps the index of a prompt to its name in the error.
 
     Returns:
-        What `render` returns of all the prompts.
+        What `render` returns for all the prompts.
 
     Raises:
-        `ValueError`: a conversation that the template refuses in any form.
+        `ValueError`: If the template refuses a conversation in both forms.
     """
     try:
         return render(prompts)
@@ -123,8 +126,8 @@ def render_prompts(
 
 
 def _taken(prompt: Any, render: Callable[[list], Any], who: str, where: str) -> Any:
-    """A prompt in the form in which it can be rendered."""
-    refusal = None  # of the prompt as it is, which says more than that of its other form
+    """The prompt as it is, or with its system messages moved, whichever the template accepts."""
+    refusal = None  # the error for the prompt as it is, which says more than the one for its other form
     for form in (prompt, fold_system(prompt)):
         try:
             render([form])
@@ -140,7 +143,7 @@ def _taken(prompt: Any, render: Callable[[list], Any], who: str, where: str) -> 
 
 
 def check_chat_template(prompts: list, tokenizer: Any, template_kwargs: Mapping | None = None) -> None:
-    """Raise a `ValueError` where a prompt is a conversation and there is no chat template."""
+    """Raise a `ValueError` if a prompt is a conversation and there is no chat template."""
     if tokenizer.chat_template or (template_kwargs or {}).get("chat_template"):
         return
     for i, prompt in enumerate(prompts):
@@ -155,14 +158,18 @@ def encode_prompts(
     prompts: list, tokenizer: Any, who: str, said: set[str], template_kwargs: Mapping | None = None
 ) -> list[list[int]]:
     """
-    Token ids of prompts: of a text as it stands, of a conversation by the chat template. A last message of the
-    assistant's is continued.
+    Turn prompts into token ids. The chat template is applied to conversations and not to texts.
+
+    If the last message of a conversation is the assistant's, it is continued.
 
     Args:
-        prompts (`list`): texts or conversations.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): has the chat template.
-        who (`str`), said (`set[str]`): as for [`render_prompts`].
-        template_kwargs (`Mapping`, *optional*): options of `apply_chat_template`.
+        prompts (`list`): Texts or conversations.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): The tokenizer, with its chat template.
+        who (`str`), said (`set[str]`): As for [`render_prompts`].
+        template_kwargs (`Mapping`, *optional*): Options of `apply_chat_template`.
+
+    Returns:
+        `list[list[int]]`: The token ids of each prompt.
     """
 
     def render(batch: list) -> list[list[int]]:
@@ -182,13 +189,16 @@ def encode_prompts(
 
 def check_lengths(rows: list[list[int]], room: int, limit: int | None, limit_name: str) -> None:
     """
-    Raise a `ValueError` where a prompt has no tokens, or leaves less room in the context than is to follow.
+    Check that prompts have tokens and leave enough room in the model's context.
 
     Args:
-        rows (`list[list[int]]`): token ids of the prompts.
-        room (`int`): tokens that are to follow each.
-        limit (`int`, *optional*): the context's; `None` where nobody says.
-        limit_name (`str`): what sets it.
+        rows (`list[list[int]]`): The token ids of the prompts.
+        room (`int`): How many tokens may follow each prompt.
+        limit (`int`, *optional*): The size of the context, in tokens; `None` if unknown.
+        limit_name (`str`): The option that sets it, for the message.
+
+    Raises:
+        `ValueError`: If a prompt has no tokens or is too long.
     """
     for i, ids in enumerate(rows):
         if not ids:

@@ -1,4 +1,4 @@
-"""A transformers model on this machine as a generator."""
+"""[`TransformersGenerator`]: a transformers model on this machine as a generator."""
 
 import logging
 import os
@@ -37,8 +37,8 @@ from .watching import Watch, Watching
 
 logger = logging.getLogger(__name__)
 
-_LOCAL_LOCK = threading.RLock()  # the random state and a shared model's mode belong to the process: one call at a time
-CPU_BATCH = 32  # rows of a call; 60 questions of GSM8K in two calls take a model of 135M 0.79 of the time of one
+_LOCAL_LOCK = threading.RLock()  # one call at a time, because random state and a shared model's mode are global
+CPU_BATCH = 32  # measured: 60 GSM8K questions in two batches took 0.79 of the time of one batch, with a model of 135M
 _RESERVED = {"max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "pad_token_id"}
 _RESERVED |= {"num_return_sequences", "return_dict_in_generate"}
 HUB = {"revision", "trust_remote_code", "token", "cache_dir", "subfolder", "local_files_only"}  # a tokenizer's, too
@@ -46,7 +46,7 @@ HUB = {"revision", "trust_remote_code", "token", "cache_dir", "subfolder", "loca
 
 @contextmanager
 def _unsharded_loading() -> Iterator[None]:
-    """Load a frozen model whole on every process: ZeRO-3 would shard it at birth, with no engine to gather it."""
+    """Load a frozen model whole on every process: ZeRO-3 would split it when it is created, and not gather it."""
     config = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
     try:
@@ -58,36 +58,38 @@ def _unsharded_loading() -> Iterator[None]:
 @dataclass(eq=False, repr=False)
 class TransformersGenerator(LoadedGenerator):
     """
-    A local, frozen model that generates text, in evaluation mode and without gradients.
+    Generates texts with a local, frozen transformers model, in evaluation mode and without gradients.
 
-    Sampling follows the arguments given here. Of the model's `generation_config`, all end-of-sequence ids are used,
-    and the options on which the arguments are silent (`min_p`, `suppress_tokens`, ...).
+    Options of sampling that have no argument here, such as `min_p`, come from `generation_kwargs`, or else from the
+    model's `generation_config`. All end-of-sequence tokens of the `generation_config` end a text.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]):
-            Model id or path: loaded at the first call, whole on every process whatever the training strategy, and
-            loaded again by a pickled copy. Or a model, not sharded: used as it is, put back into the mode it was in.
+            The id or path of a model, which each process loads whole at its first call, and a pickled copy again. Or a
+            model object that is not split over processes. After a call it is in the mode in which it was before.
         processing_class (`str` or [`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Tokenizer, never modified, or its id. By default the model's.
-        max_new_tokens (`int`, *optional*, defaults to `512`): Longest completion.
-        temperature (`float`, *optional*, defaults to `1.0`): Sampling temperature; `0` is greedy decoding.
-        top_p (`float`, *optional*, defaults to `1.0`): Probability mass to sample from.
-        top_k (`int`, *optional*): Number of likeliest tokens to sample from; `None` or `0` means all.
+            The tokenizer or its id. It is never modified. Defaults to the model's.
+        max_new_tokens (`int`, *optional*, defaults to `512`): The longest completion, in tokens.
+        temperature (`float`, *optional*, defaults to `1.0`): The sampling temperature. `0` means greedy decoding.
+        top_p (`float`, *optional*, defaults to `1.0`): Sample from the likeliest tokens with this total probability.
+        top_k (`int`, *optional*): Sample from this many likeliest tokens. `None` or `0` means all.
         batch_size (`int`, *optional*):
-            Most prompts run at a time; more of them are sorted by length. By default 32 on a CPU, where a step costs
-            by the row and its padding, and all on an accelerator.
+            The most prompts in a batch. If there are more, they are sorted by length. Defaults to 32 on a CPU, where
+            each row and its padding cost time, and to all prompts on an accelerator.
         seed (`int`, *optional*):
-            Seed of a random state of its own, which runs on from call to call and leaves the global one untouched. The
-            process rank is added, or a group split over processes would draw the same answers. By default the global
-            random state is used.
+            Gives the generator a random state of its own, which continues from call to call. The rank of the process
+            is added, so that processes draw different texts. By default the global random state is used.
         prefix_caching (`bool`, *optional*, defaults to `False`):
-            Whether what all prompts of a batch begin with is read once for the batch.
+            Whether the common beginning of a batch's prompts is computed only once.
         generation_kwargs (`dict`, *optional*): More options of [`~transformers.GenerationConfig`].
-        model_init_kwargs (`dict`, *optional*): Options of `AutoModelForCausalLM.from_pretrained`, for a `str`.
-        chat_template_kwargs (`dict`, *optional*): Options of `apply_chat_template`.
+        model_init_kwargs (`dict`, *optional*): Options of `AutoModelForCausalLM.from_pretrained`, if it is called.
+        chat_template_kwargs (`dict`, *optional*): Options of the tokenizer's `apply_chat_template`.
 
     Attributes:
-        completion_tokens (`int`): Tokens sampled so far, end-of-sequence tokens included.
+        completion_tokens (`int`): How many tokens were sampled so far, with end-of-sequence tokens.
+
+    Raises:
+        `ValueError`: If an argument is out of range or unknown. `TypeError`: If `model` is neither a name nor a model.
     """
 
     model: object
@@ -105,8 +107,8 @@ class TransformersGenerator(LoadedGenerator):
     chat_template_kwargs: dict | None = None
     completion_tokens: int = field(default=0, init=False)
     _loaded: tuple | None = field(default=None, init=False)
-    _warned: bool = field(default=False, init=False)  # that texts skip the chat template
-    _folds: set = field(default_factory=set, init=False)  # said: system messages go into the user's
+    _warned: bool = field(default=False, init=False)  # whether it was logged that texts skip the chat template
+    _folds: set = field(default_factory=set, init=False)  # for whom it was logged that system messages are moved
     _counted: dict = field(default_factory=dict, init=False)  # prompt -> its token ids, for the next call
     _random_state: torch.Tensor | None = field(default=None, init=False)
 
@@ -152,21 +154,20 @@ class TransformersGenerator(LoadedGenerator):
         self, prompts: list, *, max_new_tokens: int | None = None, watch: Watch | None = None
     ) -> list[Completion]:
         """
-        Generate one completion per prompt.
+        Generate one completion for each prompt.
 
         Args:
-            prompts (`list[str]` or `list[list[dict]]`): Texts or conversations; a last assistant message is continued.
-            max_new_tokens (`int`, *optional*): Longest completion, in place of the generator's own.
+            prompts (`list[str]` or `list[list[dict]]`): Texts or conversations. A last assistant message is continued.
+            max_new_tokens (`int`, *optional*): The longest completion, in tokens. Defaults to the generator's.
             watch (`Callable`, *optional*):
-                Gets a prompt's index and the piece of text that was just drawn for it, token by token; returns whether
-                that is enough. Pieces are empty while a character is not whole, see [`~ccpo.generation.watching`].
+                Called for each new token with the index of the prompt and the new piece of text, which may be empty.
+                If it returns `True`, this completion ends. See [`~ccpo.generation.watching`].
 
         Returns:
             `list[Completion]`: The completions.
 
         Raises:
-            `ValueError`: A prompt and its completion exceed the model's context, or a conversation meets a tokenizer
-                without chat template, or one that refuses it. Nothing has been generated then.
+            `ValueError`: If a prompt and its completion exceed the context, or if no chat template can render it.
         """
         prompts = check_prompts(prompts)
         max_new_tokens = self.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -189,7 +190,7 @@ class TransformersGenerator(LoadedGenerator):
                     if watch is not None:
                         watching = Watching(watch, batch, tokenizer, config)
                         options["stopping_criteria"] = StoppingCriteriaList([watching])
-                    # synced_gpus: the model is whole here, so that it never waits for the other processes
+                    # synced_gpus=False, because the model is whole here and need not wait for other processes
                     output = model.generate(
                         input_ids=ids, attention_mask=mask, generation_config=config, synced_gpus=False, **options
                     )
@@ -199,29 +200,29 @@ class TransformersGenerator(LoadedGenerator):
                         stopped = stopped or i in enough
                         end = next((n for n, token in enumerate(row) if token in eos), len(row))
                         text = tokenizer.decode(row[:end], skip_special_tokens=True)
-                        drawn = end + (end < len(row))  # with its end-of-sequence token
+                        drawn = end + (end < len(row))  # the end-of-sequence token counts, too
                         cut = end == max_new_tokens and not stopped
                         completions[i] = Completion(text, drawn, cut, len(rows[i]))
             self.completion_tokens += sum(completion.tokens for completion in completions)
         return completions
 
     def reseed(self, seed: int) -> None:
-        """Begin the random state of its own anew: what is drawn next depends on this seed alone."""
+        """Restart the generator's own random state, so that the next texts depend only on this seed."""
         self.seed, self._random_state = seed, None
 
     @property
     def context_length(self) -> int | None:
-        """Tokens that prompt and completion may have together; `None` where the model does not say."""
+        """The most tokens that prompt and completion may have together; `None` if the model does not say."""
         return context_length(self._load()[0].config)
 
     @property
     def prompt_limit(self) -> int | None:
-        """Tokens that a prompt may have beside the longest completion; `None` where the model does not say."""
+        """The most tokens that a prompt may have before the longest completion; `None` if the model does not say."""
         context = self.context_length
         return None if context is None else context - self.max_new_tokens
 
     def count_tokens(self, prompts: list) -> list[int]:
-        """Tokens of each prompt; the next call does not make those again that fit."""
+        """The number of tokens of each prompt. The next call reuses the tokens of prompts that are not too long."""
         with _LOCAL_LOCK:
             rows, limit = self._ids(check_prompts(prompts)), self.prompt_limit
             keys = map(repr, prompts)
@@ -230,20 +231,22 @@ class TransformersGenerator(LoadedGenerator):
 
     def score(self, prompts: list, choices: Sequence[str] | Sequence[Sequence[str]]) -> torch.Tensor:
         """
-        Log-probability of each choice as the continuation of its prompt, at the generator's temperature (1 if greedy).
+        The log-probability of each choice as the continuation of its prompt.
 
-        A prompt is run once, see [`~ccpo.generation.scoring.score_choices`]. A choice is tokenized on its own, as it
-        would be sampled, and what follows it is not scored: no choice should be the beginning of another.
+        The generator's temperature is applied (1 if it is greedy). Each prompt is computed only once, see
+        [`~ccpo.generation.scoring.score_choices`]. A choice is tokenized by itself, as it would be sampled. Its end is
+        not scored, so no choice should be the beginning of another one.
 
         Args:
             prompts (`list[str]` or `list[list[dict]]`): Texts or conversations.
-            choices (`list[str]` or `list[list[str]]`): The c continuations of every prompt, or of each.
+            choices (`list[str]` or `list[list[str]]`): The c continuations, the same for all prompts or c for each.
 
         Returns:
-            `torch.Tensor`: Summed log-probabilities, float32 on the CPU, of shape `(len(prompts), c)`.
+            `torch.Tensor`: The summed log-probabilities, float32 on the CPU, of shape `(len(prompts), c)`.
 
         Raises:
-            `ValueError`: A choice has no tokens or unknown ones, or does not fit into the context behind a prompt.
+            `ValueError`: If prompts have different numbers of choices, or if a choice has no tokens, unknown tokens,
+                or more than fit into the context. `TypeError`: If `choices` is empty or a single text.
         """
         prompts = check_prompts(prompts)
         if isinstance(choices, str) or not choices:
@@ -274,12 +277,12 @@ class TransformersGenerator(LoadedGenerator):
         return scores
 
     def _load(self) -> tuple:
-        """The model, its tokenizer and the token to pad with; what was given by name is loaded the first time."""
+        """The model, its tokenizer and the token for padding. What is given by name is loaded at the first call."""
         if self._loaded is None:
             model, tokenizer, options = self.model, self.processing_class, dict(self.model_init_kwargs or {})
             if isinstance(tokenizer, str):
                 shared = {name: value for name, value in options.items() if name in HUB and tokenizer == model}
-                shared |= getattr(model, "tokenizer_options", {})  # of a model that several agents play
+                shared |= getattr(model, "tokenizer_options", {})  # a model that several agents share has these
                 tokenizer = AutoTokenizer.from_pretrained(tokenizer, **shared)
             if isinstance(model, str):
                 if (device := PartialState().device).type != "cpu":
@@ -287,16 +290,16 @@ class TransformersGenerator(LoadedGenerator):
                 with _unsharded_loading():
                     model = AutoModelForCausalLM.from_pretrained(find_base(model), **options).requires_grad_(False)
             pad_ids = [i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None]
-            self._loaded = model, tokenizer, pad_ids[0]  # pads are masked: without a token for them any will do
+            self._loaded = model, tokenizer, pad_ids[0]  # padding is masked, so any token will do
         return self._loaded
 
     def _batches(self, rows: list[list[int]]) -> list[list[int]]:
-        """Which prompts run together."""
+        """The indices of the prompts of each batch."""
         on_cpu = self._load()[0].device.type == "cpu"
         return batches_by_length(list(map(len, rows)), self.batch_size or (CPU_BATCH if on_cpu else None))
 
     def _tokenize(self, prompts: list, room: int) -> list[list[int]]:
-        """Token ids of the prompts; behind every one the model's context has room for `room` tokens."""
+        """The token ids of the prompts. Raises a `ValueError` if `room` more tokens do not fit into the context."""
         tokenizer, limit = self._load()[1], self.context_length
         if tokenizer.chat_template and not self._warned and any(isinstance(prompt, str) for prompt in prompts):
             self._warned = True
@@ -306,7 +309,7 @@ class TransformersGenerator(LoadedGenerator):
         return rows
 
     def _ids(self, prompts: list) -> list[list[int]]:
-        """Token ids of the prompts, of those that were counted as they were."""
+        """The token ids of the prompts. Those of [`count_tokens`] are reused."""
         tokenizer, options = self._load()[1], self.chat_template_kwargs
         check_chat_template(prompts, tokenizer, options)
         keys = list(map(repr, prompts))
@@ -319,8 +322,8 @@ class TransformersGenerator(LoadedGenerator):
         model, tokenizer, pad_id = self._load()
         eos = model.generation_config.eos_token_id
         eos = {*([eos] if isinstance(eos, int) else eos or []), tokenizer.eos_token_id} - {None}
-        # What is left out is taken from the model's generation_config, and then from defaults such as top_k=50
-        sampling = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}  # greedy: the neutral values
+        # An option that is left out comes from the model's generation_config, or else from defaults such as top_k=50
+        sampling = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}  # greedy, with neutral values
         if self.temperature > 0:
             sampling = {"do_sample": True, "temperature": float(self.temperature), "top_p": float(self.top_p)}
             sampling["top_k"] = self.top_k or 0
@@ -330,7 +333,7 @@ class TransformersGenerator(LoadedGenerator):
 
     @contextmanager
     def _own_random_state(self) -> Iterator[None]:
-        """The generator's own random state in place of the global one, if it has a seed."""
+        """Use the generator's own random state instead of the global one, if it has a seed."""
         if self.seed is None:
             yield
             return

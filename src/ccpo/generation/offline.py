@@ -1,4 +1,4 @@
-"""A model in vLLM's offline engine as a generator."""
+"""[`VLLMGenerator`]: a model in vLLM's offline engine as a generator."""
 
 import itertools
 import json
@@ -24,37 +24,43 @@ from .stops import with_stops
 
 logger = logging.getLogger(__name__)
 
-_ENGINES: weakref.WeakValueDictionary = weakref.WeakValueDictionary()  # one of each base and options, while it is used
+# The engines in use, by base and options
+_ENGINES: weakref.WeakValueDictionary = weakref.WeakValueDictionary()
 _ADAPTERS = itertools.count(1)
-_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # the ranks for which vLLM has kernels
 _RESERVED = {"max_tokens", "temperature", "top_p", "top_k", "n", "seed", "detokenize"}
 
 
 @dataclass(eq=False)
 class VLLMGenerator(LoadedGenerator):
     """
-    A local, frozen model in vLLM's offline engine. Generators of one base share an engine.
+    Generates texts with a local, frozen model in vLLM's offline engine.
 
-    Prompts are made as [`TransformersGenerator`] makes them, and sampling follows the arguments given here.
+    Generators with the same base and the same options share an engine. Prompts are tokenized as by
+    [`TransformersGenerator`].
 
     Args:
-        model (`str`): Model id or folder, also of a PEFT adapter, which is applied to its base.
+        model (`str`): The id or folder of a model, or the folder of a PEFT adapter, which is applied to its base.
         processing_class (`str` or [`~transformers.PreTrainedTokenizerBase`], *optional*):
-            Tokenizer, or its id. By default the model's.
-        max_new_tokens (`int`, *optional*, defaults to `512`): Longest completion.
-        temperature (`float`, *optional*, defaults to `1.0`): Sampling temperature; `0` is greedy decoding.
-        top_p (`float`, *optional*, defaults to `1.0`): Probability mass to sample from.
-        top_k (`int`, *optional*): Number of likeliest tokens to sample from; `None` or `0` means all.
-        seed (`int`, *optional*): Of the samples: every prompt has one of its own, counted on from call to call.
+            The tokenizer or its id. Defaults to the model's.
+        max_new_tokens (`int`, *optional*, defaults to `512`): The longest completion, in tokens.
+        temperature (`float`, *optional*, defaults to `1.0`): The sampling temperature. `0` means greedy decoding.
+        top_p (`float`, *optional*, defaults to `1.0`): Sample from the likeliest tokens with this total probability.
+        top_k (`int`, *optional*): Sample from this many likeliest tokens. `None` or `0` means all.
+        seed (`int`, *optional*): The seed of the first prompt. Each further prompt, also of later calls, has the next.
         lora_rank (`int`, *optional*):
-            Largest rank of the adapters that its engine is to take; by default its own adapter's. A base without an
-            adapter that others share takes theirs.
-        generation_kwargs (`dict`, *optional*): More options of `vllm.SamplingParams`; `stop_strings` is its `stop`.
+            The largest rank of the adapters that the engine accepts. Defaults to the rank of its own adapter. For a
+            base that shares an engine with adapters, give the largest of their ranks.
+        generation_kwargs (`dict`, *optional*):
+            More options of `vllm.SamplingParams`. `stop_strings` may be used for its `stop`.
         model_init_kwargs (`dict`, *optional*): Options of `vllm.LLM`, e.g. `{"max_model_len": 8192}`.
-        chat_template_kwargs (`dict`, *optional*): Options of `apply_chat_template`.
+        chat_template_kwargs (`dict`, *optional*): Options of the tokenizer's `apply_chat_template`.
 
     Attributes:
-        completion_tokens (`int`): Tokens sampled so far, end-of-sequence tokens included.
+        completion_tokens (`int`): How many tokens were sampled so far, with end-of-sequence tokens.
+
+    Raises:
+        `ValueError`: If a number is out of range, or an option is reserved. `TypeError`: If `model` is not a name.
     """
 
     model: str
@@ -93,17 +99,20 @@ class VLLMGenerator(LoadedGenerator):
 
     def generate(self, prompts: list, *, max_new_tokens: int | None = None) -> list[Completion]:
         """
-        Generate one completion per prompt.
+        Generate one completion for each prompt.
 
         Args:
-            prompts (`list[str]` or `list[list[dict]]`): Texts or conversations; a last assistant message is continued.
-            max_new_tokens (`int`, *optional*): Longest completion, in place of the generator's own.
+            prompts (`list[str]` or `list[list[dict]]`):
+                Texts or conversations. If the last message is the assistant's, it is continued.
+            max_new_tokens (`int`, *optional*): The longest completion, in tokens. Defaults to the generator's.
 
         Returns:
             `list[Completion]`: The completions.
 
         Raises:
-            `ValueError`: As [`TransformersGenerator.generate`], and options that `vllm.SamplingParams` does not know.
+            `ValueError`: As for [`TransformersGenerator.generate`], and if `vllm.SamplingParams` does not know an
+                option.
+            `ImportError`: If vLLM is not installed.
         """
         prompts = check_prompts(prompts)
         limit = self.max_new_tokens if max_new_tokens is None else max_new_tokens
@@ -129,27 +138,34 @@ class VLLMGenerator(LoadedGenerator):
         return completions
 
     def sampled(self, seed: int | None = None, stop: list[str] | None = None, **options) -> "VLLMGenerator":
-        """The same engine sampled otherwise: other arguments by name, more stop strings, no seed but the one given."""
+        """
+        A generator with the same engine and other settings.
+
+        Args:
+            seed (`int`, *optional*): Its seed. The seed of this generator is not taken over.
+            stop (`list[str]`, *optional*): Stop strings, in addition to this generator's.
+            options: Arguments that replace this generator's.
+        """
         if stop:
             options["generation_kwargs"] = with_stops(self.generation_kwargs, "stop_strings", stop)
         return super().sampled(seed, **options)
 
     def reseed(self, seed: int) -> None:
-        """Begin anew with a seed: what is drawn next depends on it alone, as far as vLLM keeps to that."""
+        """Restart with a seed, so that the next texts depend only on it, as far as vLLM is reproducible."""
         self.seed, self._drawn = seed, 0
 
     @property
     def context_length(self) -> int:
-        """Tokens that prompt and completion may have together."""
+        """The most tokens that prompt and completion may have together."""
         return self._load()[0].llm_engine.model_config.max_model_len
 
     @property
     def prompt_limit(self) -> int:
-        """Tokens that a prompt may have beside the longest completion."""
+        """The most tokens that a prompt may have before the longest completion."""
         return self.context_length - self.max_new_tokens
 
     def count_tokens(self, prompts: list) -> list[int]:
-        """Tokens of each prompt."""
+        """The number of tokens of each prompt."""
         return list(map(len, self._ids(check_prompts(prompts))))
 
     def _ids(self, prompts: list) -> list[list[int]]:
@@ -177,7 +193,7 @@ class VLLMGenerator(LoadedGenerator):
             ) from error
 
     def _load(self) -> tuple:
-        """The engine, the tokenizer, and the request for the adapter if there is one."""
+        """The engine, the tokenizer, and vLLM's request for the adapter, which is `None` without one."""
         if self._loaded is not None:
             return self._loaded
         try:

@@ -1,4 +1,4 @@
-"""Prefix caching: what all rows of a batch begin with, such as the examples of a few-shot prompt, is read once."""
+"""Prefix caching: compute the common beginning of a batch's rows, such as few-shot examples, only once."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,19 +12,19 @@ from torch.utils.hooks import RemovableHandle
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 _KNOWN = {"input_ids", "attention_mask", "position_ids", "past_key_values", "use_cache", "return_dict"}
-SHORTEST = 8  # tokens; a shorter prefix does not pay for a pass of its own
+SHORTEST = 8  # tokens; a shorter prefix is not worth a pass of its own
 
 
 def common_prefix(ids: torch.Tensor, mask: torch.Tensor) -> int:
     """
-    With how many tokens all rows begin.
+    Count the tokens with which all rows begin.
 
     Args:
-        ids (`torch.Tensor` of shape `(B, T)`): token ids.
-        mask (`torch.Tensor` of shape `(B, T)`): 1 where a token is; before a row's first one there may be padding.
+        ids (`torch.Tensor` of shape `(B, T)`): The token ids.
+        mask (`torch.Tensor` of shape `(B, T)`): 1 for tokens and 0 for padding. Rows may be padded on the left.
 
     Returns:
-        `int`: 0 of one row.
+        `int`: The number of common tokens. 0 if there is only one row.
     """
     if len(ids) < 2:
         return 0
@@ -39,15 +39,15 @@ def common_prefix(ids: torch.Tensor, mask: torch.Tensor) -> int:
 
 def prefix_first(ids: torch.Tensor, mask: torch.Tensor, keep: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    Rows padded on the left, with the padding moved behind what they have in common, so that a cache can begin with it.
+    Move the padding on the left of each row behind the rows' common beginning, so that a cache can begin with it.
 
     Args:
-        ids (`torch.Tensor` of shape `(B, T)`): token ids.
-        mask (`torch.Tensor` of shape `(B, T)`): 0 on the padding.
-        keep (`int`, defaults to 1): tokens at each row's end that stay in the last columns.
+        ids (`torch.Tensor` of shape `(B, T)`): The token ids.
+        mask (`torch.Tensor` of shape `(B, T)`): 1 for tokens and 0 for padding.
+        keep (`int`, defaults to 1): How many tokens at the end of each row must stay in the last columns.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: ids and mask, of the same shape.
+        `tuple[torch.Tensor, torch.Tensor]`: The ids and the mask, of the same shape.
     """
     length = min(common_prefix(ids, mask), int(mask.sum(dim=1).min()) - keep)
     if length < SHORTEST:
@@ -62,24 +62,25 @@ def prefix_first(ids: torch.Tensor, mask: torch.Tensor, keep: int = 1) -> tuple[
 
 def cache_common_prefix(model: nn.Module) -> RemovableHandle:
     """
-    Let a model read what all rows of a batch begin with as one row, in generation and in training; in place.
+    Change a model so that it computes the common beginning of a batch's rows only once.
 
-    Its decoder runs the prefix once, and the rows continue its keys and values, through which gradients flow. The
-    results are those of the plain pass up to rounding, with dropout up to its draw. Positions count from a row's first
-    token.
+    This holds for generation and for training. The decoder computes the prefix as one row, and all rows continue its
+    keys and values, through which gradients flow. Without dropout the results are the same up to rounding. Positions
+    are counted from the first token of each row.
 
-    What the head gets of a batch, its last columns, is laid side by side: of columns that are not, torch's product
-    with a frozen head goes row by row, in bfloat16 with a copy of the head for each.
+    The input of the model's head is made contiguous in memory. If it were not, torch would multiply it with a frozen
+    head row by row, and in bfloat16 copy the head for each row.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
-            A causal language model, whole on this process. Of PEFT, the base model, with the adapters inside.
+            A causal language model that is not split over processes. It is changed in place. With PEFT, pass the base
+            model, which holds the adapters.
 
     Returns:
-        [`~torch.utils.hooks.RemovableHandle`]: of the head's hook.
+        [`~torch.utils.hooks.RemovableHandle`]: The handle of the hook on the head.
 
     Raises:
-        `ValueError`: a model whose cache has other layers than those of full attention.
+        `ValueError`: If a layer of the model does not have full attention.
     """
     kinds = sorted({type(layer).__name__ for layer in DynamicCache(config=model.config).layers})
     if kinds not in ([], [DynamicLayer.__name__]):
@@ -100,7 +101,7 @@ def _side_by_side(head: nn.Module, given: tuple) -> tuple:
 
 @contextmanager
 def caching_common_prefix(model: nn.Module) -> Iterator[None]:
-    """[`cache_common_prefix`] for a while."""
+    """Apply [`cache_common_prefix`] to a model within this context."""
     decoder = model.get_decoder()
     before = vars(decoder).get("forward"), vars(model).get("generate")
     hook = cache_common_prefix(model)
@@ -116,7 +117,7 @@ def caching_common_prefix(model: nn.Module) -> Iterator[None]:
 
 
 def _generate(generate: Callable, *args: Any, **options: Any) -> Any:
-    """`generate`, with the padding behind the prefix, where nothing but ids and mask goes by tokens."""
+    """Call `generate` with the padding behind the prefix, unless another input has a value for each token."""
     ids, mask = options.get("input_ids"), options.get("attention_mask")
     others = (options.get(name) for name in ("inputs_embeds", "position_ids", "token_type_ids", "past_key_values"))
     if args or ids is None or mask is None or any(other is not None for other in others):
@@ -124,7 +125,7 @@ def _generate(generate: Callable, *args: Any, **options: Any) -> Any:
     options["input_ids"], options["attention_mask"] = prefix_first(ids, mask)
     drawn = generate(**options)
     sequences = drawn if isinstance(drawn, torch.Tensor) else drawn.sequences
-    rows = ids.repeat_interleave(len(sequences) // len(ids), dim=0)  # as they were given
+    rows = ids.repeat_interleave(len(sequences) // len(ids), dim=0)  # the prompts as they were given
     sequences = torch.cat([rows, sequences[:, ids.size(1) :]], dim=1)
     if isinstance(drawn, torch.Tensor):
         return sequences
@@ -133,13 +134,13 @@ def _generate(generate: Callable, *args: Any, **options: Any) -> Any:
 
 
 def _reads_whole(config: Any, options: dict[str, Any]) -> bool:
-    """Whether a pass has to be made as it is asked for: the prefix would not be read once, or more is asked for."""
+    """Whether a pass must run unchanged, because the prefix cannot be shared or other outputs are asked for."""
     ids, mask, cache = (options.get(name) for name in ("input_ids", "attention_mask", "past_key_values"))
     if ids is None or len(ids) < 2 or (cache is not None and cache.get_seq_length()):
         return True
     if any(value not in (None, False) for name, value in options.items() if name not in _KNOWN):
         return True
-    if config.output_hidden_states or getattr(config, "output_attentions", False):  # of whole rows
+    if config.output_hidden_states or getattr(config, "output_attentions", False):  # these are of whole rows
         return True
     if mask is None:
         return options.get("position_ids") is not None
@@ -150,7 +151,7 @@ def _reads_whole(config: Any, options: dict[str, Any]) -> bool:
 
 
 def _read_prefix_once(forward: Callable, names: tuple[str, ...], config: Any, *args: Any, **options: Any) -> Any:
-    """The decoder's `forward`, whose arguments have these names: the same arguments, the same results."""
+    """The decoder's `forward`, with the same arguments and results. `names` are the names of its arguments."""
     options = dict(zip(names, args, strict=False)) | options
     if _reads_whole(config, options):
         return forward(**options)
@@ -167,7 +168,7 @@ def _read_prefix_once(forward: Callable, names: tuple[str, ...], config: Any, *a
     for i, layer in enumerate(begun.past_key_values.layers):
         keys, values = (states.expand(len(ids), -1, -1, -1) for states in (layer.keys, layer.values))
         cache.update(keys, values, i)
-    of_prefix = columns < lead + length  # (B, T), with the padding before it
+    of_prefix = columns < lead + length  # (B, T), the prefix and the padding before it
     rest = mask.masked_fill(of_prefix, 0)[:, length:]
     seen = torch.cat([mask.new_ones(len(ids), length), rest], dim=1)
     own = {"attention_mask": seen, "position_ids": (seen.cumsum(dim=1) - 1)[:, length:], "past_key_values": cache}
@@ -175,6 +176,6 @@ def _read_prefix_once(forward: Callable, names: tuple[str, ...], config: Any, *a
     copied = begun.last_hidden_state[0][(columns - lead).clamp(0, length - 1)]  # (B, T, H)
     hidden = nn.functional.pad(gone_on.last_hidden_state, (0, 0, length, 0))
     gone_on.last_hidden_state = torch.where(of_prefix.unsqueeze(-1), copied, hidden)
-    if not options.get("use_cache"):  # it was not asked for
+    if not options.get("use_cache"):  # the caller did not ask for a cache
         gone_on.past_key_values = None
     return gone_on

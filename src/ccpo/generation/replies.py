@@ -1,4 +1,4 @@
-"""What an OpenAI-compatible endpoint answered: the text, why there is none, or the error inside an HTTP 200."""
+"""Read the answer of an OpenAI-compatible endpoint: its text, why it has none, or an error inside HTTP 200."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 
 from ..team.completions import completion_text
 
-# Endpoints name the status of an error as a number, or in words of OpenAI's, Anthropic's or Google's.
+# Endpoints give the status of an error as a number, or in the words of OpenAI, Anthropic or Google.
 _STATUS_OF_WORD = {
     "rate_limit": 429,
     "too_many_requests": 429,
@@ -38,11 +38,11 @@ class Reply:
     One answer of an endpoint.
 
     Args:
-        text (`str`): what the model answered; its reasoning is no part of it.
-        tokens (`int`, *optional*): length of the completion by the endpoint's own count, if it tells.
-        why_empty (`str`, *optional*): why the text is empty.
-        truncated (`bool`, *optional*): whether it was cut at the limit, if the endpoint tells why it ended.
-        prompt_tokens (`int`, *optional*): length of the prompt, if the endpoint tells.
+        text (`str`): What the model answered, without its reasoning.
+        tokens (`int`, *optional*): The number of tokens of the completion, if the endpoint reports it.
+        why_empty (`str`, *optional*): The reason, if the text is empty.
+        truncated (`bool`, *optional*): Whether the text was cut at the longest length, if the endpoint reports it.
+        prompt_tokens (`int`, *optional*): The number of tokens of the prompt, if the endpoint reports it.
     """
 
     text: str
@@ -53,7 +53,7 @@ class Reply:
 
 
 def read_json(text: str) -> Any:
-    """The value of a JSON text; the text itself where it is none, or nested beyond reading."""
+    """The value of a JSON text. A text that is not JSON, or nested too deeply, is returned as it is."""
     try:
         return json.loads(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError):
@@ -66,8 +66,8 @@ def _choice(body: Any) -> Mapping | None:
 
 
 def error_of(body: Any) -> Any:
-    """The error in a body, wherever endpoints put it; `None` where it has none. What has no choice is all error."""
-    if isinstance(body, list) and len(body) == 1:  # Google's
+    """The error in a body, or `None` if there is none. A body without an answer is an error as a whole."""
+    if isinstance(body, list) and len(body) == 1:  # Google's form
         body = body[0]
     choice = _choice(body)
     error = body.get("error") if isinstance(body, Mapping) else None
@@ -75,11 +75,11 @@ def error_of(body: Any) -> Any:
 
 
 def error_status(body: Any) -> int | None:
-    """The HTTP status that the error in a body is about; `None` without an error, or where it does not say."""
+    """The HTTP status that the error in a body names; `None` if there is no error, or if it names none."""
     error = error_of(body)
     if isinstance(error, Mapping):
         said = [error.get(key) for key in ("code", "status", "status_code", "type")]
-    else:  # an error in words, TGI's with its type beside it
+    else:  # an error in words; TGI names its type beside it
         said = [body.get("error_type"), error] if isinstance(body, Mapping) else []
     for value in said:
         number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) == 3 else value
@@ -94,24 +94,24 @@ def read_reply(body: Any, *, chat: bool) -> Reply | None:
     Read the answer of the chat endpoint, or of the completions endpoint.
 
     Args:
-        body (`Any`): the JSON value.
-        chat (`bool`): which endpoint.
+        body (`Any`): The JSON value.
+        chat (`bool`): Whether it is the answer of the chat endpoint.
 
     Returns:
-        [`Reply`], or `None`: it is no such answer, or an error.
+        [`Reply`], or `None` if it is an error or has another form.
     """
     choice = _choice(body)
     if choice is None or error_of(body):
         return None
     finish, said = choice.get("finish_reason"), choice.get("message" if chat else "text")
-    if said is None and isinstance(finish, str):  # a filter may leave it out; without any reason it is no answer
+    if said is None and isinstance(finish, str):  # a content filter may leave the text out, but gives a reason
         said = {} if chat else ""
     message = said if chat else {"content": said}
     if said is None or not isinstance(message, Mapping):
         return None
     try:
         text = completion_text({**message, "role": "assistant"})
-        text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is no text: no tokenizer reads it
+        text = text.encode("utf-8", "replace").decode()  # tokenizers cannot read half a surrogate pair
     except TypeError:
         return None
     truncated = finish == "length" if isinstance(finish, str) else None
@@ -120,7 +120,7 @@ def read_reply(body: Any, *, chat: bool) -> Reply | None:
 
 
 def _count(body: Mapping, name: str) -> int | None:
-    """A number of the body's `usage`."""
+    """A number in the body's `usage`, or `None` if it is not given."""
     usage = body.get("usage")
     tokens = usage.get(name) if isinstance(usage, Mapping) else None
     return tokens if isinstance(tokens, int) and not isinstance(tokens, bool) and tokens >= 0 else None
@@ -128,14 +128,14 @@ def _count(body: Mapping, name: str) -> int | None:
 
 def join_chunks(chunks: Iterable, watch: Callable[[str], bool]) -> dict[str, Any]:
     """
-    One answer of the chunks of a stream, which ends where it is enough.
+    Join the chunks of a stream into one answer. The stream is closed when `watch` returns `True`.
 
     Args:
-        chunks (`Iterable`): the `openai` client's stream, of either endpoint.
-        watch (`Callable`): gets each piece of the text; returns whether that is enough.
+        chunks (`Iterable`): The stream of the `openai` client, of either endpoint.
+        watch (`Callable`): Takes each piece of the text. Returns whether the answer ends.
 
     Returns:
-        `dict`: the body that the endpoint would have answered without streaming.
+        `dict`: The body that the endpoint would have sent without streaming.
     """
     message, finish, usage, text, some = {}, None, None, "", False
     for chunk in chunks:

@@ -1,7 +1,7 @@
 """
-Rows of token ids on their way through a model: padded, put into batches by length, and given choices scored.
+Batches of token ids: sorting by length, padding, and scoring of choices.
 
-Scoring: how likely a model is to go on with each of a few given texts; what their prompts have in common is read once.
+To score choices is to compute how likely a model is to continue a prompt with each of a few given texts.
 """
 
 import os
@@ -15,17 +15,18 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 def batches_by_length(lengths: Sequence[int], size: int | None) -> list[list[int]]:
     """
-    Which rows to generate together, so that few are padded far.
+    Divide rows into batches that need little padding.
 
-    More than `size` rows go out sorted by length, in batches as equal as can be. How many there are depends on the
-    number of rows alone, since sharded weights are gathered in each.
+    If there are more than `size` rows, they are sorted by length and divided into batches of nearly equal size. The
+    number of batches depends only on the number of rows, so that all processes run the same number: weights that are
+    split over processes are gathered for each batch.
 
     Args:
-        lengths (`Sequence[int]`): tokens of each row.
-        size (`int` or `None`): most rows of a batch; `None` for all in one.
+        lengths (`Sequence[int]`): The number of tokens of each row.
+        size (`int` or `None`): The most rows in a batch; `None` for one batch of all rows.
 
     Returns:
-        `list[list[int]]`: the rows' indices, batch by batch; in their own order where there is one batch.
+        `list[list[int]]`: The indices of the rows of each batch. A single batch keeps the order of the rows.
     """
     rows = list(range(len(lengths)))
     calls = 1 if size is None else -(-len(rows) // size)
@@ -36,7 +37,7 @@ def batches_by_length(lengths: Sequence[int], size: int | None) -> list[list[int
 
 
 def left_pad(rows: list[list[int]], pad_id: int, device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both of shape `(B, L)`."""
+    """Pad rows on the left. Returns the token ids and the attention mask, both of shape `(B, L)`."""
     width = max(map(len, rows))
     ids = torch.tensor([[pad_id] * (width - len(row)) + row for row in rows], device=device)
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
@@ -44,14 +45,14 @@ def left_pad(rows: list[list[int]], pad_id: int, device) -> tuple[torch.Tensor, 
 
 
 def common_length(choices: list[list[int]]) -> int:
-    """With how many tokens all the choices begin; the last token of each decides, even if others go on with it."""
+    """Count the tokens with which all the choices begin. The last token of a choice is never counted as common."""
     shortest = min(choices, key=len)
     return len(os.path.commonprefix([*choices, shortest[:-1]]))
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients, and every module's own mode again afterwards."""
+    """Put a model into evaluation mode without gradients. Afterwards each module is in its former mode again."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -72,25 +73,26 @@ def score_choices(
     device: torch.device,
 ) -> torch.Tensor:
     """
-    Summed log-probability of each choice as the continuation of its prompt.
+    Compute the log-probability of each choice as the continuation of its prompt, summed over the choice's tokens.
 
-    A prompt, with the tokens that all its choices begin with, is run once, and the choices continue its key-value
-    cache, side by side. A cache of other layers than attention's cannot be repeated: there every choice runs with its
-    prompt. Two forward passes in any case, since sharded weights are gathered in each; in evaluation mode.
+    The model computes a prompt, and the tokens with which all its choices begin, only once. The choices then continue
+    its key-value cache. If the cache has layers of another kind than attention, it cannot be repeated, and each choice
+    is computed together with its prompt. There are always two forward passes, because weights that are split over
+    processes are gathered in each. The model runs in evaluation mode.
 
     Args:
-        model (`nn.Module`): a causal language model.
-        prompts (`list[list[int]]`): token ids of the B prompts.
-        choices (`list[list[list[int]]]`): token ids of the C choices of each, none of them empty.
-        pad_id (`int`): any token.
-        temperature (`float`): divides the logits.
-        device (`torch.device`): where the model reads; offloaded weights lie elsewhere.
+        model (`nn.Module`): A causal language model.
+        prompts (`list[list[int]]`): The token ids of the B prompts.
+        choices (`list[list[list[int]]]`): For each prompt the token ids of its C choices. None is empty.
+        pad_id (`int`): The token for padding, which may be any token.
+        temperature (`float`): Divides the logits.
+        device (`torch.device`): The device of the model's input. Offloaded weights may be on another one.
 
     Returns:
-        `torch.Tensor` of shape `(B, C)`, float32.
+        `torch.Tensor` of shape `(B, C)`: The log-probabilities, float32.
 
     Raises:
-        `ValueError`: a model without a cache, which may not heed the attention mask either.
+        `ValueError`: If the model has no cache. Such a model may also ignore the attention mask.
     """
     count = len(choices[0])
     common = [common_length(own) for own in choices]
@@ -101,7 +103,7 @@ def score_choices(
     tail = torch.tensor([row + [pad_id] * (width - len(row)) for row in tails], device=device)  # (B·C, T)
     tail_mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in tails], device=device)
     mask = torch.cat([head_mask.repeat_interleave(count, dim=0), tail_mask], dim=1)  # (B·C, L + T)
-    places = (mask.cumsum(dim=1) - 1).clamp(min=0)  # padding on the left moves no position
+    places = (mask.cumsum(dim=1) - 1).clamp(min=0)  # padding on the left does not count
 
     def log_probs(logits: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         return (logits.float() / temperature).log_softmax(-1).gather(-1, ids.unsqueeze(-1)).squeeze(-1)

@@ -1,4 +1,4 @@
-"""Stop strings: where a completion ends that a text ends, not a token."""
+"""Stop strings: texts that end a completion when they appear in it."""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -6,7 +6,17 @@ from typing import Any
 
 
 def check_stops(name: str, options: dict[str, Any], key: str) -> None:
-    """Refuse stop strings among the options of a backend that are no text and no list of texts, or empty ones."""
+    """
+    Check the stop strings among the options of a backend.
+
+    Args:
+        name (`str`): Name of the options, for the message.
+        options (`dict`): The options.
+        key (`str`): The option that holds the stop strings.
+
+    Raises:
+        `ValueError`: If they are not a text or a list of texts, or if one is empty.
+    """
     given = [options[key]] if isinstance(options.get(key), str) else options.get(key)
     texts = isinstance(given, list | tuple) and given and all(isinstance(x, str) and x for x in given)
     if given is not None and not texts:
@@ -14,7 +24,7 @@ def check_stops(name: str, options: dict[str, Any], key: str) -> None:
 
 
 def with_stops(options: dict[str, Any] | None, key: str, stops: Sequence[str]) -> dict[str, Any]:
-    """Options of a backend with more stop strings than they have, a text or a list, under `key`."""
+    """Add stop strings to those that the options of a backend have under `key`. Returns new options."""
     own = (options or {}).get(key) or []
     return {**(options or {}), key: [*([own] if isinstance(own, str) else own), *stops]}
 
@@ -23,20 +33,20 @@ def cut_at_stop(
     ids: list[int], tokenizer: Any, stops: Sequence[str], prompt: Sequence[int] = ()
 ) -> tuple[list[int], bool]:
     """
-    A completion up to the token with which the first stop string is complete, as transformers samples it.
+    Cut a completion after the token that completes the first stop string, where transformers stops sampling, too.
 
     Args:
-        ids (`list[int]`): what was sampled, with what a batch filled up behind it.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): reads the ids.
-        stops (`Sequence[str]`): the stop strings.
-        prompt (`Sequence[int]`): the ids before, in which a stop string may begin.
+        ids (`list[int]`): The sampled tokens, and the padding of the batch after them.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Decodes the ids.
+        stops (`Sequence[str]`): The stop strings.
+        prompt (`Sequence[int]`): The tokens before them. A stop string may begin there.
 
     Returns:
-        `tuple[list[int], bool]`: the ids, and whether a stop string ended them.
+        `tuple[list[int], bool]`: The ids, and whether a stop string ended them.
     """
     if not stops:
         return ids, False
-    before = list(prompt)[-4 * max(map(len, stops)) :]  # a character has four tokens at most
+    before = list(prompt)[-4 * max(map(len, stops)) :]  # a character has at most four tokens
     start = len(tokenizer.decode(before))
 
     def stopped(length: int) -> bool:
@@ -50,14 +60,14 @@ def cut_at_stop(
 
 class EndedIds(list):
     """
-    Token ids of a completion that a stop string has ended.
+    The token ids of a completion that was ended by a stop string.
 
-    TRL takes a completion for ended if its last token, which it asks for as `ids[-1]`, is an end-of-sequence token.
-    Here that is one. All else sees the ids as they are.
+    TRL looks at `ids[-1]` to see whether a completion has ended. So `ids[-1]` returns an end-of-sequence token here.
+    Every other access sees the ids as they are.
 
     Args:
-        ids (`list[int]`): the ids.
-        end (`int`): an end-of-sequence token.
+        ids (`list[int]`): The ids.
+        end (`int`): An end-of-sequence token.
     """
 
     def __init__(self, ids: list[int], end: int):

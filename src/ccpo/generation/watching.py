@@ -1,4 +1,4 @@
-"""A batch that is watched as it is drawn: each row's text, piece by piece, and rows that end because it is enough."""
+"""Watch a batch while it is generated: see the text of each row piece by piece, and end rows early."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -11,27 +11,29 @@ from transformers.generation import GenerationMode
 
 logger = logging.getLogger(__name__)
 
-Watch = Callable[[int, str], bool]  # a prompt's index and a piece of its completion -> whether that is enough
+Watch = Callable[[int, str], bool]  # takes a prompt's index and a piece of its completion; `True` ends the completion
 
 
 class Watching(StoppingCriteria):
     """
-    Tells `watch` what each row of a batch draws, and ends the rows of which it wants no more.
+    Passes each new piece of text of each row to `watch`, and ends the rows for which `watch` returns `True`.
 
-    A piece is what a token adds to the text, special tokens left out; it is empty as long as a character is not whole,
-    and while single bytes come: if they are no characters in the end, none of them is.
-    All pieces of a row are the completion's beginning. They are empty where none can be decoded token by token: of a
-    tokenizer without a fast core, or one that mends the spaces of the whole text; of a search with beams or an
-    assistant, which takes back what it has drawn; and after tokens that change the text before them.
+    A piece is the text that a token adds, without special tokens. It is empty as long as a character is incomplete,
+    and for tokens that are single bytes until the next other token. The pieces of a row, joined, are the beginning of
+    its completion.
+
+    All pieces are empty if the text cannot be decoded token by token. This is so for tokenizers without a fast core
+    or that clean up the spaces of a whole text, and for beam search and assisted generation, which take tokens back.
+    The rest of a row's pieces is empty after a token that changes the text before it.
 
     Args:
-        watch (`Callable`): the index of a prompt and a piece -> whether that is enough.
-        indices (`Sequence[int]`): the prompts' indices, in the order of the rows.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): decodes.
-        config ([`~transformers.GenerationConfig`]): has the end-of-sequence tokens, a list, and the stop strings.
+        watch (`Callable`): Takes the index of a prompt and a piece. Returns whether the completion ends.
+        indices (`Sequence[int]`): The indices of the prompts, in the order of the rows.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]): Decodes the tokens.
+        config ([`~transformers.GenerationConfig`]): Has the list of end-of-sequence tokens and the stop strings.
 
     Attributes:
-        enough (`dict[int, int]`): index of a prompt -> tokens after which it was enough.
+        enough (`dict[int, int]`): Maps the index of each prompt that `watch` ended to the number of its tokens.
     """
 
     def __init__(self, watch: Watch, indices: Sequence[int], tokenizer: Any, config: GenerationConfig):
@@ -42,7 +44,7 @@ class Watching(StoppingCriteria):
         known = () if self._core is None else self._core.get_added_tokens_decoder().items()
         self._special = {token for token, added in known if added.special}
         self._bytes = {self._core.token_to_id(f"<0x{byte:02X}>") for byte in range(256)} if self._core else set()
-        self._held: dict[int, list[int]] = {place: [] for place in range(len(indices))}  # bytes that have come
+        self._held: dict[int, list[int]] = {place: [] for place in range(len(indices))}  # bytes not yet decoded
         self._streams = {place: DecodeStream([], skip_special_tokens=True) for place in range(len(indices))}
         self._stops = StopStringCriteria(tokenizer, config.stop_strings) if config.stop_strings else None
         self._going, self._drawn = set(range(len(indices))), 0
@@ -72,7 +74,7 @@ class Watching(StoppingCriteria):
         tokens, self._held[place] = self._held[place], []
         try:
             return self._streams[place].step(self._core, tokens) or ""
-        except Exception as error:  # of the decoder's own, which has no name: the text before has changed
+        except Exception as error:  # the decoder's own exception, which has no name: the text before has changed
             logger.warning(
                 "One completion is no longer checked for its end while it is drawn, because its tokens could not "
                 "be decoded: %s.",
@@ -83,7 +85,7 @@ class Watching(StoppingCriteria):
 
 
 def _core_of(tokenizer: Any) -> Any:
-    """What decodes token by token as the tokenizer does, which leaves the spaces of byte pairs as they are."""
+    """The core of the tokenizer if it decodes single tokens to the same text as the tokenizer, else `None`."""
     core = getattr(tokenizer, "_tokenizer", None)
     if core is None or not tokenizer.clean_up_tokenization_spaces:
         return core
