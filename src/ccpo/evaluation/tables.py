@@ -1,4 +1,4 @@
-"""What an evaluation found: as JSON, as a Markdown table, and as one parquet file of all samples."""
+"""Write the results of an evaluation as JSON, as Markdown tables, and as one parquet file of all samples."""
 
 import json
 import math
@@ -16,7 +16,7 @@ RATES = ("no_answer", "truncated", "leak", "unscorable")
 
 
 def to_dict(results: Mapping[str, BenchmarkResult]) -> dict[str, Any]:
-    """Plain values, ready for JSON: each problem's samples are left out, which the parquet file has."""
+    """The results as plain values for JSON, without the single samples, which are in the parquet file."""
 
     def describe(arm: ArmResult) -> dict[str, Any]:
         return {
@@ -48,7 +48,15 @@ def to_dict(results: Mapping[str, BenchmarkResult]) -> dict[str, Any]:
 
 
 def to_markdown(results: Mapping[str, BenchmarkResult]) -> str:
-    """A table of the arms for each benchmark, and of how much better the joint team is than each."""
+    """
+    The results as Markdown: for each benchmark a table of the arms, and one of the differences to the joint team.
+
+    Args:
+        results (`Mapping[str, BenchmarkResult]`): Maps each benchmark to its result.
+
+    Returns:
+        `str`: The Markdown text.
+    """
     lines = []
     for name, result in results.items():
         k = result.k
@@ -57,32 +65,32 @@ def to_markdown(results: Mapping[str, BenchmarkResult]) -> str:
         lines += [f"| arm | avg@{k} | pass@{k} | maj@{k} | tokens | no answer | truncated | leak | unscorable |"]
         lines += ["|---" * 9 + "|"]
         for arm, found in result.arms.items():
-            votes = arm == VOTES  # one answer for each problem, whatever k
+            votes = arm == VOTES  # it has one answer for each problem, whatever k is
             cells = ["-" if votes else str(found.avg), "-" if votes else str(found.passes[k])]
             cells += ["-" if found.maj is None else str(found.maj), _number(found.tokens, ".1f")]
             cells += [_number(found.rates[rate]) for rate in RATES]
             lines.append(f"| {arm} | " + " | ".join(cells) + " |")
         if result.differences:
-            lines += ["", "| joint less | difference | p | stands | joint right alone | other right alone |"]
+            lines += ["", "| joint minus | difference | p | significant | only joint right | only arm right |"]
             lines += ["|---" * 6 + "|"]
         for arm, found in result.differences.items():
             help_, hurt = result.help[arm].value, result.hurt[arm].value
             cells = [str(found), f"{found.p:.4f}", "yes" if found.stands else "no", _number(help_), _number(hurt)]
             lines.append(f"| {arm} | " + " | ".join(cells) + " |")
         lines += ["", *_remarks(result)]
-    lines += ["*stands*: significant at 5 % among the differences of its table, by Holm's correction.", ""]
+    lines += ["*significant*: at 5 %, after Holm's correction over the differences of one table.", ""]
     return "\n".join(lines)
 
 
 def _remarks(result: BenchmarkResult) -> list[str]:
-    """What must be known to read a table."""
+    """Remarks that are needed to understand a table."""
     remarks = [f"*{arm}* was left out: {why}." for arm, why in result.left_out.items()]
     if VOTES in result.arms:
         ratio = result.token_ratio
-        text = f"*{VOTES}*: the vote of answers of the single policy with {ratio:.3f} times the team's tokens"
+        text = f"*{VOTES}*: a vote of several answers of the single policy, with {ratio:.3f} times the team's tokens"
         if not result.equal_cost:
             text += "; **not of equal cost**, which would be within 5 %"
-        remarks.append(f"{text}. Its difference is to the team's avg@{result.k}.")
+        remarks.append(f"{text}. It is compared with the team's avg@{result.k}.")
     return [line for remark in remarks for line in (remark, "")]
 
 
@@ -97,10 +105,10 @@ def write_results(
     Write `results.json`, `results.md` and `samples.parquet` into an evaluation's folder.
 
     Args:
-        results (`Mapping[str, BenchmarkResult]`): benchmark -> result.
-        samples ([`Samples`]): the folder.
-        content (`Mapping`): what `results.json` has beside the results: settings and versions.
-        files (`list[Path]`): the batches that the results are of.
+        results (`Mapping[str, BenchmarkResult]`): Maps each benchmark to its result.
+        samples ([`Samples`]): The folder.
+        content (`Mapping`): What `results.json` holds besides the results, such as settings and versions.
+        files (`list[Path]`): The files of the batches from which the results were computed.
     """
     found = json.dumps(_nulled({**content, "benchmarks": to_dict(results)}), indent=2, allow_nan=False) + "\n"
     json_file, markdown, parquet = (samples.folder / name for name in FILES)
@@ -110,7 +118,7 @@ def write_results(
 
 
 def _nulled(value: Any) -> Any:
-    """NaN, which JSON does not have, as null."""
+    """Replace NaN, which JSON does not have, by null."""
     if isinstance(value, Mapping):
         return {key: _nulled(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

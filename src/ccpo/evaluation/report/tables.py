@@ -1,4 +1,4 @@
-"""The tables of a page, in plain values: a title, columns, and rows of texts."""
+"""The tables of a report as plain values: a title, columns, and rows of texts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,15 +7,21 @@ from typing import Any
 
 from .run import ReportError, Run
 
-Rows = dict[str, Any]  # title, columns, rows
+Rows = dict[str, Any]  # has the keys title, columns and rows
 
 
 def evaluation_tables(run: Run) -> list[Rows]:
     """
-    Before and after, and of each evaluation in the run's folder the arms and the differences, with intervals.
+    The tables of the evaluations in the folder of a run.
+
+    They are the accuracy before and after training, and for each benchmark the arms and their differences to the team,
+    all with intervals.
+
+    Args:
+        run ([`Run`]): The run.
 
     Raises:
-        [`ReportError`]: a file is of another program, or another version of this one.
+        [`ReportError`]: If a file was written by another program, or by another version of this one.
     """
     with _naming(run.folder / "summary.json"):
         tables = _held_out(run.summary)
@@ -72,18 +78,18 @@ def _benchmark(title: str, result: dict[str, Any]) -> list[Rows]:
             ]
             for arm, less in result["joint_less"].items()
         ]
-        columns = ["joint less", "difference", "p", "stands", "joint right alone", "other right alone"]
-        tables.append(_table(f"{title}: the team less each arm", columns, rows))
+        columns = ["joint minus", "difference", "p", "significant", "only joint right", "only arm right"]
+        tables.append(_table(f"{title}: the team minus each arm", columns, rows))
     return tables
 
 
 def recipe_table(runs: Sequence[Run]) -> Rows:
-    """What each run was told, a row for a field."""
+    """The settings of each run, with a row for each field."""
     return _side_by_side("Recipe", "field", runs, "recipe")
 
 
 def version_table(runs: Sequence[Run]) -> Rows:
-    """What each run rests on."""
+    """The versions of the packages that each run used."""
     return _side_by_side("Versions", "package", runs, "versions")
 
 
