@@ -1,4 +1,4 @@
-"""Calling what a user hands in: outcome functions and generators, plain or asynchronous."""
+"""Call functions that a user passes in, such as outcome functions and generators, asynchronous or not."""
 
 import asyncio
 import inspect
@@ -15,7 +15,7 @@ if hasattr(os, "register_at_fork"):  # a thread of the parent may have held it
 
 
 def _loop_of(process: int) -> asyncio.AbstractEventLoop:
-    """The event loop of a process, on a thread of its own; a forked child has none of its parent's threads."""
+    """The event loop of a process, on its own thread. A forked child needs another, as it has no parent's threads."""
     with _loops_lock:
         if process not in _loops:
             _loops[process] = asyncio.new_event_loop()
@@ -25,20 +25,21 @@ def _loop_of(process: int) -> asyncio.AbstractEventLoop:
 
 def call(function: Callable, /, *args: Any, **kwargs: Any) -> Any:
     """
-    Call a function and wait for its result, be it asynchronous or not, also where an event loop runs (a notebook).
+    Call a function and wait for its result, whether it is asynchronous or not.
 
-    What is called so runs on one loop for the life of the process, so that a client keeps its connections from call to
-    call. (In training, TRL awaits outcome functions on a loop of its own.)
+    It may also be called where an event loop is running, e.g. in a notebook. Asynchronous functions run on one loop as
+    long as the process lives, so that a client can keep its connections. (In training, TRL runs outcome functions on a
+    loop of its own.)
 
     Args:
-        function (`Callable`): a function, a coroutine function, or an object whose `__call__` is either.
-        args, kwargs: what it is called with.
+        function (`Callable`): A function, a coroutine function, or an object whose `__call__` is one of these.
+        args, kwargs: The arguments of the call.
 
     Returns:
-        What the function returns, awaited.
+        The result of the function.
 
     Raises:
-        `RuntimeError`: called by an asynchronous function that itself was called so: it would wait for itself.
+        `RuntimeError`: If it is called by an asynchronous function on that loop, which would then wait for itself.
     """
     result = function(*args, **kwargs)
     if not inspect.isawaitable(result):
@@ -63,7 +64,7 @@ def call(function: Callable, /, *args: Any, **kwargs: Any) -> Any:
     future = asyncio.run_coroutine_threadsafe(wait(), loop)
     try:
         return future.result()
-    except BaseException:  # also an interrupt here, of which the loop's thread hears nothing
+    except BaseException:  # e.g. an interrupt in this thread, which does not reach the thread of the loop
         future.cancel()
         raise
 
@@ -77,21 +78,21 @@ def call_outcome(
     **kwargs: Any,
 ) -> list[float]:
     """
-    The verdicts of an outcome function, or another reward function's values.
+    Call an outcome function, or another reward function, and check its values.
 
     Args:
-        outcome (`Callable`): a TRL reward function, asynchronous or not.
-        count (`int`): completions that it is to judge.
-        field (`str`, defaults to `"outcome"`): what the errors call it.
-        wanted (`str`): what it is to return, for the errors.
-        kwargs: `prompts`, `completions` and the dataset's columns.
+        outcome (`Callable`): A TRL reward function, asynchronous or not.
+        count (`int`): The number of completions that it judges.
+        field (`str`, defaults to `"outcome"`): The name of the argument, for messages.
+        wanted (`str`): What the function must return, for messages.
+        kwargs: Its arguments: `prompts`, `completions` and the dataset's columns.
 
     Returns:
-        `list[float]` of length `count`: the values, NaN for `None`.
+        `list[float]` of length `count`: The values, with NaN for `None`.
 
     Raises:
-        `ValueError`: not one value per completion, or an infinite one. `TypeError`: a value is no number. Both name
-            the function.
+        `ValueError`: If the number of values is wrong, or if one is infinite.
+        `TypeError`: If a value is not a number.
     """
     values = call(outcome, **kwargs)
     name = f"`{field}` ({getattr(outcome, '__name__', type(outcome).__name__)})"
@@ -116,7 +117,7 @@ def _number(value: Any, returned: str, wanted: str) -> float:
         if isinstance(value, str | bytes):
             raise TypeError
         number = float(value)
-    except (TypeError, ValueError, RuntimeError, OverflowError):  # RuntimeError: a tensor of several values
+    except (TypeError, ValueError, RuntimeError, OverflowError):  # a tensor of several values raises a RuntimeError
         raise TypeError(f"{returned}. Return {wanted}.") from None
     if math.isinf(number):
         raise ValueError(f"{returned}, which cannot be used for training. Return {wanted}.")
@@ -125,14 +126,15 @@ def _number(value: Any, returned: str, wanted: str) -> float:
 
 def unanswered(outcome: Callable, texts: list[str]) -> list[bool] | None:
     """
-    In which answers the outcome function finds no answer at all, which is not to say that they are wrong.
+    Find the texts in which the outcome function finds no answer at all. This is not the same as a wrong answer.
 
     Args:
-        outcome (`Callable`): with a method `extract(text) -> str | None`, as [`MathVerifier`] has.
-        texts (`list[str]`): answers.
+        outcome (`Callable`):
+            The outcome function. It may have a method `extract(text) -> str | None`, like [`MathVerifier`].
+        texts (`list[str]`): The texts.
 
     Returns:
-        `list[bool]` of the texts' length, or `None` where the outcome function has no `extract`.
+        `list[bool]` or `None`: For each text whether it has no answer; `None` if there is no method `extract`.
     """
     extract = getattr(outcome, "extract", None)
     return None if extract is None else [call(extract, text) in (None, "") for text in texts]

@@ -1,4 +1,4 @@
-"""What a cell of a dataset becomes: a prompt or a gold answer; everything else is refused with its remedy."""
+"""Turn a cell of a dataset into a prompt or a gold answer. The error for any other cell says what to do."""
 
 import math
 import re
@@ -7,7 +7,7 @@ from decimal import Decimal
 from numbers import Integral, Number
 from typing import Any
 
-_ANSWERING = ("assistant", "tool")  # whose turns behind the problem are its solution
+_ANSWERING = ("assistant", "tool")  # messages of these roles after the problem are its solution
 
 _MESSAGES_AS_TEXT = re.compile(
     r"""\s*\[\s*\{\s*["'](?:role|content|from|value)["']\s*:"""
@@ -17,19 +17,19 @@ _MESSAGES_AS_TEXT = re.compile(
 
 
 def final_answer(solution: str) -> str:
-    """The gold answer of a solution in GSM8K's form, what follows the last `####`; any other text as it is."""
+    """The text after the last `####`, which is the answer in GSM8K's solutions. A text without `####` is unchanged."""
     return solution.rsplit("####", 1)[-1].strip()
 
 
 def only(value: Any) -> Any:
-    """The one item of a list of one."""
+    """The item of a list that has only one. Any other value is returned as it is."""
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     return value
 
 
 def kind(value: Any) -> str:
-    """What a cell holds, for an error."""
+    """What a cell holds, in the words of an error message."""
     if isinstance(value, list):
         return f"a list of {len(value)}"
     name = type(value).__name__
@@ -43,18 +43,19 @@ def _name_a_field(value: dict, column: str) -> str:
 
 def read_gold(value: Any, column: str) -> str | None:
     """
-    The gold answer that a cell holds, as text.
+    Read the gold answer in a cell, as text.
 
     Args:
-        value: a text (after GSM8K's `####`, see [`final_answer`]), a number, written out without an exponent, a list
-            of one of these, or null or NaN for a missing answer.
-        column (`str`): the cell's column, for the remedy.
+        value:
+            A text, of which the part after GSM8K's `####` counts (see [`final_answer`]); a number, which is written
+            without an exponent; or a list with one of these. Null and NaN mean that there is no answer.
+        column (`str`): The column of the cell, for the message.
 
     Returns:
-        `str`, or `None` for a missing answer.
+        `str` or `None`: The answer, or `None` if there is none.
 
     Raises:
-        `ValueError`: anything else, with the remedy.
+        `ValueError`: If the cell holds anything else.
     """
     value = only(value)
     if value is None or isinstance(value, str):
@@ -80,18 +81,19 @@ def read_gold(value: Any, column: str) -> str | None:
 
 def read_prompt(value: Any, column: str, conversational: bool = True) -> tuple[str | list[dict] | None, bool]:
     """
-    The prompt that a cell holds. An assistant's turn behind the last user's is the solution, and is cut off.
+    Read the prompt in a cell. The assistant's messages after the last user message are removed as the solution.
 
     Args:
-        value: a text, chat messages whose contents are texts, or a list of one text.
-        column (`str`): the cell's column, for the remedy.
-        conversational (`bool`): whether the prompt is to be chat messages or text.
+        value: A text, chat messages whose contents are texts, or a list with one text.
+        column (`str`): The column of the cell, for the message.
+        conversational (`bool`): Whether to return chat messages or text.
 
     Returns:
-        `tuple`: the prompt, `None` for null, and whether turns were cut off.
+        `tuple[str | list[dict] | None, bool]`: The prompt, which is `None` for null, and whether messages were
+        removed.
 
     Raises:
-        `ValueError`: anything else, with the remedy.
+        `ValueError`: If the cell holds anything else.
     """
     if not (isinstance(value, list) and value and isinstance(value[0], dict)):
         value = only(value)
@@ -131,6 +133,6 @@ def read_prompt(value: Any, column: str, conversational: bool = True) -> tuple[s
 
 
 def is_empty(prompt: str | list[dict] | None) -> bool:
-    """Whether a prompt states no problem but white space; null is another fault."""
+    """Whether a prompt is only white space. Null is not empty: it is reported as another mistake."""
     text = prompt[-1]["content"] if isinstance(prompt, list) else prompt
     return text is not None and not text.strip()

@@ -1,4 +1,4 @@
-"""Any dataset by configuration alone: a Hub name, a file or a folder becomes the columns `prompt` and `solution`."""
+"""Load problems from a dataset of the Hub, a file or a folder, as a dataset with the columns that TRL expects."""
 
 import logging
 import zlib
@@ -27,15 +27,15 @@ from .cells import is_empty, kind, only, read_gold, read_prompt
 logger = logging.getLogger(__name__)
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
-_PACKED = {".gz": None, ".bz2": None, ".xz": None, ".zst": "zstandard", ".lz4": "lz4"}  # and the package it needs
+_PACKED = {".gz": None, ".bz2": None, ".xz": None, ".zst": "zstandard", ".lz4": "lz4"}  # suffix -> package needed
 _UNREADABLE = (StopIteration, ValueError, OSError, EOFError, zlib.error, DatasetGenerationError)
 _MESSAGES = [{"role": Value("string"), "content": Value("string")}]
-# TRL may take these for the prompt's format, or they are names of a reward function's own arguments
+# TRL may read the format of the dataset from these columns, or passes arguments of these names to reward functions
 _READ_BY_TRL = ("chosen", "rejected", "completion", "messages", "prompts", "completions")
 
 
 def _file_format(path: Path) -> tuple[str, str] | None:
-    """The format and the compression that a file's name says, or `None`."""
+    """The format and the compression by a file's name, or `None` if the format is unknown."""
     *_, last = ["", *path.suffixes]
     packed = last.lower() if last.lower() in _PACKED else ""
     suffix = Path(path.stem).suffix if packed else last
@@ -43,18 +43,18 @@ def _file_format(path: Path) -> tuple[str, str] | None:
 
 
 def _is_saved(path: Path) -> bool:
-    """Whether `save_to_disk` wrote this folder."""
+    """Whether this folder was written by `save_to_disk`."""
     return (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
 
 
 def has_splits(name: str) -> bool:
-    """Whether a dataset has splits by name: all but one file, and one dataset that `save_to_disk` wrote."""
+    """Whether a dataset may have named splits. A file has none, and neither has a single saved dataset."""
     path = Path(name)
     return not path.is_file() and not (path / "state.json").is_file()
 
 
 def _load_file(name: str, split: str, columns: tuple[str, ...]) -> Dataset:
-    """A local file, which is one split whatever its name; slices such as `"train[:100]"` are the split's."""
+    """Load a local file. It counts as the whole split, whatever the split is called; slices are applied to it."""
     path = Path(name)
     if (known := _file_format(path)) is None:
         raise ValueError(
@@ -73,11 +73,11 @@ def _load_file(name: str, split: str, columns: tuple[str, ...]) -> Dataset:
             f"`dataset_name={name!r}` needs the package {_PACKED[packed]!r}. Install it (pip install "
             f"{_PACKED[packed]}), or unpack the file."
         )
-    options = {"converters": dict.fromkeys(columns, str)} if suffix == ".csv" else {}  # as written: 0.10, 007
+    options = {"converters": dict.fromkeys(columns, str)} if suffix == ".csv" else {}  # keeps 0.10 and 007 as written
     plain = split.split("[")[0]
     try:
         return load_dataset(_FORMATS[suffix], data_files={plain: str(path)}, split=split, **options)
-    except _UNREADABLE as error:  # an empty file is a bare StopIteration
+    except _UNREADABLE as error:  # an empty file raises a bare StopIteration
         raise ValueError(
             f"`dataset_name={name!r}` has no rows that can be read as {suffix}{packed} (split {split!r}). Check the "
             f"file. ({error.__cause__ or error})"
@@ -85,7 +85,7 @@ def _load_file(name: str, split: str, columns: tuple[str, ...]) -> Dataset:
 
 
 def _load_saved(name: str, split: str) -> Dataset:
-    """A folder that `save_to_disk` wrote."""
+    """Load a folder that `save_to_disk` wrote."""
     dataset = load_from_disk(name)
     if isinstance(dataset, DatasetDict):
         if split not in dataset:
@@ -125,14 +125,14 @@ def _load(name: str, config: str | None, split: str, columns: tuple[str, ...]) -
 
 
 def _item(feature: Any) -> Any:
-    """The feature of a list's items, of any depth."""
+    """The feature of the items of a list, which may be nested."""
     while hasattr(feature, "feature"):
         feature = feature.feature
     return feature
 
 
 def _cells(dataset: Dataset, name: str, field: str, column: str) -> tuple[list, Any]:
-    """The cells of a column, or of the nested field that a dotted name reaches, and what the column says they are."""
+    """The cells of a column, or of the nested field that a dotted name means, with the feature that describes them."""
     parts = column.split(".")
     tops = [".".join(parts[:i]) for i in range(len(parts), 0, -1)]
     top = next((top for top in tops if top in dataset.column_names), None)
@@ -156,7 +156,7 @@ def _cells(dataset: Dataset, name: str, field: str, column: str) -> tuple[list, 
 
 
 def _as_written(value: Any, feature: Any) -> Any:
-    """A label's name for its number, and 0.1 for a float32 that reads as 0.10000000149."""
+    """Turn the number of a label into its name, and a short float such as 0.10000000149 into 0.1."""
     value = only(value)
     if isinstance(feature, ClassLabel) and isinstance(value, int):
         return feature.names[value] if value >= 0 else None
@@ -165,7 +165,7 @@ def _as_written(value: Any, feature: Any) -> Any:
 
 
 def _read(cells: list, read: Callable, field: str, column: str, name: str) -> list:
-    """What `read` makes of the cells of a column; its errors get the field, the column and the row."""
+    """Apply `read` to the cells of a column. Its errors get the name of the field and the column, and the row."""
     values = []
     for i, cell in enumerate(cells):
         try:
@@ -186,32 +186,35 @@ def load_problems(
     max_rows: int | None = None,
 ) -> Dataset:
     """
-    Load problems in TRL's columns.
+    Load problems as a dataset with TRL's columns, `prompt` and `solution`.
 
     Args:
         name (`str`):
-            Name of a dataset on the Hub, path of a local json, jsonl, parquet or csv file (json, jsonl and csv also
-            compressed, e.g. `.jsonl.gz`), or of a folder that `save_to_disk` wrote.
-        problem_column (`str`), solution_column (`str`):
-            The columns that state the problem, as text or chat messages, and its gold answer, see [`read_gold`]. A
-            dotted name reaches a nested field: `"reward_model.ground_truth"`.
+            Name of a dataset on the Hub; path of a local json, jsonl, parquet or csv file; or path of a folder that
+            `save_to_disk` wrote. Files except parquet may be compressed, e.g. `.jsonl.gz`.
+        problem_column (`str`):
+            The column with the problem, as text or as chat messages. A dotted name means a nested field, e.g.
+            `"reward_model.ground_truth"`.
+        solution_column (`str`):
+            The column with the gold answer, see [`~ccpo.cells.read_gold`]. It may be a dotted name, too.
         split (`str`, defaults to `"train"`):
-            Split, e.g. `"train[:100]"`; a local file is one split whatever its name.
+            The split, e.g. `"train[:100]"`. A local file counts as the whole split, whatever the name.
         config (`str`, *optional*):
-            Configuration of a Hub dataset, e.g. `"main"` of GSM8K.
+            The configuration of a Hub dataset, e.g. `"main"` for GSM8K.
         conversational (`bool`, defaults to `True`):
-            Whether `prompt` is chat messages, for models with a chat template, or the plain text.
+            Whether `prompt` holds chat messages, for models with a chat template. Otherwise it holds plain text.
         max_rows (`int`, *optional*):
-            Keep the first rows only.
+            Keep only this many rows from the beginning. By default all are kept.
 
     Returns:
-        [`~datasets.Dataset`] with the columns `prompt`, `solution` (a string; null where there is none, which
-        makes a row unscorable) and the other columns as they were, but `messages`, `completion`, `chosen`, `rejected`,
-        which TRL would take for the prompt, and `prompts`, `completions`, which reward functions get from TRL.
+        [`~datasets.Dataset`]: Has the columns `prompt` and `solution`. `solution` is a string, or null if there is no
+        gold answer; such a row cannot be scored. Other columns are kept, except those that TRL would take for
+        something else: `messages`, `completion`, `chosen`, `rejected`, `prompts` and `completions`.
 
     Raises:
-        `FileNotFoundError`: a local path that is not there. `ValueError`: what cannot be loaded, a missing column, a
-        cell that is no problem or no answer, or no rows.
+        `FileNotFoundError`: If a local file does not exist.
+        `ValueError`: If the dataset cannot be loaded or has no rows, if a column is missing, or if a cell is not a
+            problem or not an answer.
     """
     if not name:
         raise ValueError("`dataset_name` is empty. Give the name of a dataset of the Hub, a file or a folder.")
