@@ -1,4 +1,4 @@
-"""Accuracy of a team, and of the team without each role, on held-out problems, with intervals."""
+"""Measure the accuracy of a team, and of the team without each role, on held-out problems."""
 
 import math
 from collections.abc import Callable
@@ -22,11 +22,11 @@ from .statistics import estimate
 @dataclass(frozen=True)
 class Proportion:
     """
-    A share of `total` trials with its 95 % Wilson interval.
+    The share of trials that succeeded, with its 95 % Wilson interval.
 
     Args:
-        successes (`int` or `float`): trials that succeeded; an answer of two texts may be right in part.
-        total (`int`): trials.
+        successes (`int` or `float`): How many succeeded. Not whole if an answer of several texts is partly right.
+        total (`int`): The number of trials.
     """
 
     successes: float
@@ -34,12 +34,12 @@ class Proportion:
 
     @property
     def value(self) -> float:
-        """The share; NaN of no trials."""
+        """The share, from 0 to 1. NaN if there are no trials."""
         return self.successes / self.total if self.total else math.nan
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson score interval (Wilson, 1927); (0, 1) of no trials."""
+        """The 95 % Wilson score interval (Wilson, 1927). (0, 1) if there are no trials."""
         if not self.total:
             return 0.0, 1.0
         z, n, p = 1.959964, self.total, self.value
@@ -55,19 +55,21 @@ class Proportion:
 @dataclass(frozen=True)
 class TeamEvaluation:
     """
-    How a team did.
+    The result of [`evaluate_team`].
 
     Args:
-        joint ([`Proportion`]): right team answers among the scorable.
-        solo ([`Proportion`], *optional*): right answers of the team without its first role.
-        leak ([`Proportion`]): texts that passed the leak guard and stated an answer.
-        unscorable (`int`): problems whose gold answer the outcome function could not read.
+        joint ([`Proportion`]): The right answers of the team, among those that can be scored.
+        solo ([`Proportion`], *optional*): The right answers of the team without its first role.
+        leak ([`Proportion`]): The texts that stated an answer although their role must not.
+        unscorable (`int`): The number of problems whose gold answer could not be read.
         no_answer ([`Proportion`], *optional*):
-            answers in which the outcome function's `extract`, if it has one, found no answer.
-        without (`dict[str, Proportion]`): for each role that can be removed, right answers of the team without it.
-        right (`tuple[float, ...]`): for each problem 1 where the team is right, 0 where not, NaN unscorable.
-        cut (`dict[str, Proportion]`): for each role that reads others, prompts with their texts in which
-            these were cut to fit, those of passes without a role too.
+            The answers in which no answer was found. `None` if the outcome function has no `extract`.
+        without (`dict[str, Proportion]`): For each role that can be removed, the right answers of the team without it.
+        right (`tuple[float, ...]`):
+            For each problem 1 if the team is right and 0 if it is wrong. NaN if it cannot be scored.
+        cut (`dict[str, Proportion]`):
+            For each role that reads others, the prompts in which their texts were cut to fit. Passes without a role
+            count, too.
     """
 
     joint: Proportion
@@ -82,7 +84,7 @@ class TeamEvaluation:
     def to_dict(self) -> dict[str, Any]:
         """Values and intervals, ready for JSON."""
         parts = {"joint": self.joint, "solo": self.solo, "leak": self.leak, "no_answer": self.no_answer}
-        if len(self.without) > 1:  # else it is `solo`
+        if len(self.without) > 1:  # with one it is the same as `solo`
             parts |= {f"without_{role}": share for role, share in self.without.items()}
         parts |= {f"{role}_cut": share for role, share in self.cut.items() if share.successes}
         return {
@@ -100,22 +102,25 @@ def evaluate_team(
     batch_size: int = 64,
 ) -> TeamEvaluation:
     """
-    One pass of the team for each problem, and one without each role that can be removed.
+    Evaluate a team once on each problem, and once without each role that can be removed.
+
+    [`evaluate`] does more: several samples for each problem, more arms, and saved samples.
 
     Args:
-        dataset ([`~datasets.Dataset`]): columns `prompt` and what `outcome` reads.
-        generate (`dict[str, Callable]`): a generator per role, e.g. [`TransformersGenerator`].
-        outcome (`Callable`): a TRL reward function, positive where an answer is right; asynchronous or not.
+        dataset ([`~datasets.Dataset`]): The problems, with the column `prompt` and the columns that `outcome` reads.
+        generate (`dict[str, Callable]`): Maps each role to its generator, e.g. a [`TransformersGenerator`].
+        outcome (`Callable`):
+            A TRL reward function, asynchronous or not. Its value is positive if an answer is right.
         topology (*optional*):
-            Who speaks, as [`~ccpo.team.topology.make_topology`] takes it; [`ThinkSolve`] by default.
-        batch_size (`int`, defaults to 64): problems at once.
+            The team, in any form that [`~ccpo.team.topology.make_topology`] takes. Defaults to [`ThinkSolve`].
+        batch_size (`int`, defaults to 64): How many problems are answered at once.
 
     Returns:
         [`TeamEvaluation`]
 
     Raises:
-        `ValueError`: arguments that cannot be, or a problem that does not fit a model's context by itself, before
-            anything is generated.
+        `ValueError`: If an argument is wrong, or if a problem alone does not fit into the context of a model. This is
+            checked before anything is generated.
     """
     topology = ThinkSolve() if topology is None else make_topology(topology)
     _check(dataset, batch_size)
@@ -180,17 +185,18 @@ def _check(dataset: Any, batch_size: Any) -> None:
 
 def paired_difference(before: TeamEvaluation, after: TeamEvaluation) -> tuple[float, tuple[float, float]]:
     """
-    How much more of the same problems a team gets right, with a 95 % bootstrap interval over the problems, of
-    [`~ccpo.evaluation.statistics.estimate`].
+    The change in accuracy between two evaluations of the same problems, with its 95 % bootstrap interval.
+
+    The interval is that of [`~ccpo.evaluation.statistics.estimate`].
 
     Args:
-        before, after ([`TeamEvaluation`]): of the same problems in the same order.
+        before, after ([`TeamEvaluation`]): Two evaluations of the same problems in the same order.
 
     Returns:
-        `tuple[float, tuple[float, float]]`: the mean difference and its interval; NaN where nothing is scorable.
+        `tuple[float, tuple[float, float]]`: The mean difference and its interval. NaN if nothing can be scored.
 
     Raises:
-        `ValueError`: evaluations of different problems.
+        `ValueError`: If the numbers of problems differ.
     """
     if len(before.right) != len(after.right):
         raise ValueError(

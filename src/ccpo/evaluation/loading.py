@@ -1,4 +1,8 @@
-"""Generators for the agents of a team: from saved folders or model ids, a base with several adapters loaded once."""
+"""
+Make generators for the roles of a team from saved folders or model ids.
+
+If several agents have adapters on one base, the base is loaded only once.
+"""
 
 import json
 import struct
@@ -15,7 +19,7 @@ from ..generation.bases import BASE_FILE, find_base, read_adapter
 from ..generation.local import HUB
 from ..team.topology import Topology, make_topology
 
-TEAM_FILE = "team.json"  # beside the agents' folders: who speaks, with which prompts, sampled how
+TEAM_FILE = "team.json"  # holds the topology with its prompts, and how each role is sampled
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken", "tekken.json")
 BACKENDS = ("transformers", "vllm")
 
@@ -25,10 +29,17 @@ BACKENDS = ("transformers", "vllm")
 
 def read_team(folder: str | Path) -> tuple[Topology, dict[str, dict[str, Any]], str | None]:
     """
-    A saved team's topology, how each role was sampled, and where its answers stand.
+    Read `team.json` in the folder of a saved team.
+
+    Args:
+        folder (`str` or `Path`): The folder.
+
+    Returns:
+        `tuple[Topology, dict[str, dict], str | None]`: The topology, for each role the arguments of its generator, and
+        the `answer_pattern` of the run's verifier.
 
     Raises:
-        `ValueError`: no such folder, or no readable team in it.
+        `ValueError`: If the folder has no such file, or if it cannot be read.
     """
     folder = Path(folder)
     file = folder / TEAM_FILE
@@ -58,15 +69,18 @@ def read_team(folder: str | Path) -> tuple[Topology, dict[str, dict[str, Any]], 
 
 def find_folders(folder: str | Path, topology: Topology, but: set[str]) -> dict[str, str]:
     """
-    Each agent's folder in that of a run; of one role, it is the run's own.
+    Find the folder of each agent in the folder of a run. For a team of one role it is the same folder.
 
     Args:
-        folder (`str` or `Path`): the run's.
-        topology ([`Topology`]): whose agents.
-        but (`set[str]`): agents that need none.
+        folder (`str` or `Path`): The folder of the run.
+        topology ([`Topology`]): The team.
+        but (`set[str]`): Agents that need no model.
+
+    Returns:
+        `dict[str, str]`: Maps each other agent to its folder.
 
     Raises:
-        `ValueError`: an agent without a folder, or a model that is not whole.
+        `ValueError`: If an agent has no folder, or if its model is incomplete.
     """
     folders = {}
     for agent in topology.agents:
@@ -85,7 +99,7 @@ def find_folders(folder: str | Path, topology: Topology, but: set[str]) -> dict[
 
 
 def find_defect(folder: Path) -> str | None:
-    """What a folder lacks to be loaded as a model, or an adapter; `None` if nothing can be seen to be missing."""
+    """What is missing in the folder of a model or an adapter, or `None` if it looks complete."""
     for file in sorted({*folder.glob("*config.json"), *folder.glob("tokenizer*.json")}):
         try:
             json.loads(file.read_text(encoding="utf-8"))
@@ -111,7 +125,7 @@ def find_defect(folder: Path) -> str | None:
 
 
 def _cut_short(file: Path) -> str | None:
-    """A safetensors file begins with where each tensor ends, so that its size is known."""
+    """The defect of a safetensors file whose size is wrong. Its header says where each tensor ends."""
     size = file.stat().st_size
     with open(file, "rb") as stream:
         try:
@@ -129,12 +143,12 @@ def _cut_short(file: Path) -> str | None:
 
 class SharedModel:
     """
-    A model that several agents play, each with an adapter of its own or with none; loaded when the first one speaks.
+    A base model that several agents use, each with its own adapter or with none. It is loaded at the first use.
 
     Args:
-        base (`str`): id or folder.
-        adapters (`dict[str, str]`): agent -> folder of its adapter.
-        options (`dict`): of `AutoModelForCausalLM.from_pretrained`.
+        base (`str`): The id or folder of the base.
+        adapters (`dict[str, str]`): Maps agents to the folders of their adapters.
+        options (`dict`): Options of `AutoModelForCausalLM.from_pretrained`.
     """
 
     def __init__(self, base: str, adapters: dict[str, str], options: dict):
@@ -142,7 +156,7 @@ class SharedModel:
 
     @cached_property
     def model(self) -> Any:
-        tokenizer = next(iter(self.adapters.values()), self.base)  # of no use here, but loaded
+        tokenizer = next(iter(self.adapters.values()), self.base)  # not used here, but `_load` loads one
         model = TransformersGenerator(self.base, tokenizer, model_init_kwargs=self.options)._load()[0]
         for agent, folder in self.adapters.items():
             if isinstance(model, PeftModel):
@@ -154,13 +168,13 @@ class SharedModel:
 
 class Player:
     """
-    A [`SharedModel`] as one agent plays it, for [`TransformersGenerator`]: its adapter is on, or none is.
+    A [`SharedModel`] as one agent uses it: with this agent's adapter, or with none. For [`TransformersGenerator`].
 
     Args:
-        shared ([`SharedModel`]): the model.
-        agent (`str`): whose.
-        name (`str`): folder or id of the agent's model.
-        tokenizer_options (`dict`): how its tokenizer is loaded.
+        shared ([`SharedModel`]): The model.
+        agent (`str`): The agent.
+        name (`str`): The folder or id of the agent's model.
+        tokenizer_options (`dict`): Options for loading its tokenizer.
     """
 
     def __init__(self, shared: SharedModel, agent: str, name: str, tokenizer_options: dict[str, Any]):
@@ -205,19 +219,23 @@ def make_generators(
     **overrides: Any,
 ) -> dict[str, Callable]:
     """
-    A generator for each role. Roles of one model that are sampled alike have the same one, and its calls.
+    Make a generator for each role. Roles with the same model and the same settings share one.
 
     Args:
-        topology ([`Topology`]): who speaks.
-        models (`Mapping[str, str]`): agent -> id or folder of its model.
-        given (`Mapping[str, Callable]`): role or agent -> a generator in place of a model.
-        sampling (`Mapping`): role -> arguments of its generator.
-        backend (`str`): `"transformers"`, or `"vllm"` for its offline engine.
-        seed (`int`, *optional*): of the samples, one for the team.
-        overrides: arguments of every generator.
+        topology ([`Topology`]): The team.
+        models (`Mapping[str, str]`): Maps each agent to the id or folder of its model.
+        given (`Mapping[str, Callable]`): Maps a role or agent to a generator that is used instead of a model.
+        sampling (`Mapping`): Maps each role to the arguments of its generator.
+        backend (`str`, defaults to `"transformers"`): `"transformers"`, or `"vllm"` for vLLM's offline engine.
+        seed (`int`, *optional*): A seed for the samples of the whole team.
+        overrides: Arguments of all generators, which win over `sampling`.
+
+    Returns:
+        `dict[str, Callable]`: Maps each role to its generator.
 
     Raises:
-        `ValueError`: a generator of nobody, an agent with neither model nor generator, or an unknown backend.
+        `ValueError`: If `given` or `models` names an unknown role or agent, if an agent has neither a model nor a
+            generator, or if the backend is unknown.
     """
     if backend not in BACKENDS:
         raise ValueError(f"`backend` must be one of {list(BACKENDS)}, got {backend!r}.")
@@ -240,18 +258,18 @@ def make_generators(
             generators[role] = generate
             continue
         options = {**sampling.get(role, {}), **overrides}
-        if backend == "vllm":  # whose engine keeps prefixes by itself: `enable_prefix_caching` of `model_init_kwargs`
+        if backend == "vllm":  # vLLM caches prefixes itself, see `enable_prefix_caching` in `model_init_kwargs`
             options.pop("prefix_caching", None)
         who, make = playing[topology.agent_of(role)]
         key = repr((who, sorted(options.items(), key=str)))
-        if key not in made:  # agents that are alike would draw alike from one seed
+        if key not in made:  # each gets another seed, so that equal agents do not draw equal texts
             made[key] = make(seed=None if seed is None else 1000 * seed + len(made), **options)
         generators[role] = made[key]
     return generators
 
 
 def _bases(models: Mapping[str, str]) -> dict[str, tuple[str, dict | None]]:
-    """Agent -> the base that it plays, and its adapter's configuration; `None` of a whole model."""
+    """Maps each agent to its base and the configuration of its adapter, which is `None` without an adapter."""
     found = {}
     for agent, name in models.items():
         adapter = read_adapter(name)
@@ -260,7 +278,7 @@ def _bases(models: Mapping[str, str]) -> dict[str, tuple[str, dict | None]]:
 
 
 def _players(models: Mapping[str, str], init: dict) -> dict[str, tuple[Any, Callable]]:
-    """Agent -> which weights it speaks with, and what makes a generator of them."""
+    """Maps each agent to a value that identifies its weights, and to a function that makes its generator."""
     bases, shared, playing = _bases(models), {}, {}
     for agent, (base, _) in bases.items():
         if base not in shared:
@@ -274,7 +292,7 @@ def _players(models: Mapping[str, str], init: dict) -> dict[str, tuple[Any, Call
 
 
 def _engines(models: Mapping[str, str], init: dict) -> dict[str, tuple[Any, Callable]]:
-    """As [`_players`], with vLLM: an engine for each base, which share the device's memory."""
+    """Like [`_players`], for vLLM. There is one engine for each base, and they share the memory of the device."""
     bases, playing = _bases(models), {}
     for agent, (base, adapter) in bases.items():
         ranks = [own["r"] for b, own in bases.values() if b == base and own]

@@ -1,4 +1,4 @@
-"""[`evaluate`]: a team against its arms, on benchmarks, with intervals; interrupted, it goes on where it was."""
+"""[`evaluate`] compares a team with its arms on benchmarks. An evaluation that was interrupted can be continued."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -41,34 +41,39 @@ def evaluate(
     settings: Mapping[str, Any] | None = None,
 ) -> dict[str, BenchmarkResult]:
     """
-    Evaluate a team and its arms on benchmarks, k samples for each problem.
+    Evaluate a team and its arms on benchmarks, with k samples for each problem.
 
-    Every batch of an arm is kept when it is drawn. Called again, what is kept is not drawn again; arms and benchmarks
-    may be added. With [`TransformersGenerator`] a batch has a seed of its own, so that an evaluation that was
-    interrupted ends in the same table as one that was not. Generators with `reseed` are left at the last batch's seed.
+    An arm is a way to answer, such as the team without one role. Each batch of samples is saved when it is complete.
+    If `evaluate` is called again with the same folder, saved batches are not generated again, and arms and benchmarks
+    may be added. With [`TransformersGenerator`] each batch has its own seed, so that an interrupted evaluation ends
+    with the same table as an uninterrupted one. Generators that have a method `reseed` keep the last batch's seed.
 
     Args:
-        team ([`Team`], `str` or `Path`): the team, or a run's folder.
-        benchmarks: name -> problems in TRL's columns; or benchmarks, see [`~ccpo.evaluation.benchmarks`].
+        team ([`Team`], `str` or `Path`): The team, or the folder of a run.
+        benchmarks:
+            Names or files, as for [`~ccpo.evaluation.benchmarks.find_benchmark`], or a mapping from names to datasets
+            with TRL's columns.
         output_dir (`str` or `Path`):
-            Gets `results.json`, `results.md` and `samples.parquet`; while it runs, `samples/`, a file for each batch.
-        k (`int`, defaults to 1): samples for each problem.
-        arms, single, swaps: see [`~ccpo.evaluation.arms.build_arms`].
-        batch_size (`int`, defaults to 64): problems at once, each k times.
-        seed (`int`, defaults to 0): of the samples, and of the bootstrap.
-        max_problems (`int`, *optional*): the first problems of each benchmark only.
-        conversational (`bool`, defaults to `True`): whether benchmarks by name are chat messages.
+            The folder for `results.json`, `results.md` and `samples.parquet`. Its subfolder `samples/` has a file for
+            each batch.
+        k (`int`, defaults to 1): The number of samples for each problem.
+        arms, single, swaps: As for [`~ccpo.evaluation.arms.build_arms`].
+        batch_size (`int`, defaults to 64): How many problems are answered at once, each of them k times.
+        seed (`int`, defaults to 0): The seed of the samples and of the bootstrap.
+        max_problems (`int`, *optional*): Use only this many problems from the beginning of each benchmark.
+        conversational (`bool`, defaults to `True`): Whether benchmarks given by name are asked as chat messages.
         settings (`Mapping`, *optional*):
-            What else the samples depend on, such as the options of a generator of your own: samples of others are
-            refused.
+            Anything else on which the samples depend, such as the options of your own generator. If saved samples have
+            other settings, an error is raised.
 
     Returns:
-        `dict[str, BenchmarkResult]`: benchmark -> result.
+        `dict[str, BenchmarkResult]`: Maps each benchmark to its result.
 
     Raises:
-        `ValueError`: an unknown benchmark or arm, a number too low, problems that cannot be asked or judged, or a
-            folder with samples of other settings, or another process than the main one; before anything is drawn.
-        `OSError`: the folder cannot be written any more.
+        `ValueError`: If a benchmark or arm is unknown, if a number is too low, if problems cannot be asked or judged,
+            if the folder has samples with other settings, or if this is not the main process. All this is checked
+            before anything is generated.
+        `OSError`: If a file cannot be written.
     """
     numbers = {"k": k, "batch_size": batch_size, "seed": seed, "max_problems": max_problems}
     for name, value in numbers.items():
@@ -80,7 +85,7 @@ def evaluate(
                 f"`{name}` must be an integer of at least {least}, got {value!r}. Set it to {least} or more."
             )
     process = PartialState()
-    if not process.is_main_process:  # all would write the same files
+    if not process.is_main_process:  # or else several processes would write the same files
         raise ValueError(
             f"`evaluate` is called in process {process.process_index} of {process.num_processes}. Call it "
             "only in the main process (`if PartialState().is_main_process:`), or run one process."
@@ -90,7 +95,7 @@ def evaluate(
     chosen = build_arms(team, arms, single=single, swaps=swaps)
     samples, sizes = Samples(output_dir), Sizes(k, batch_size, seed)
     known: dict[int, Any] = {}
-    mine = {"settings": dict(settings)} if settings else {}  # apart: theirs may have the names of ours
+    mine = {"settings": dict(settings)} if settings else {}  # nested, because names may be the same as ours
     depends = {name: {**mine, **describe_team(arm.team, known)} for name, arm in chosen.items()}
     drawn = {
         name: {arm: Draws(samples, name, data, chosen[arm], sizes, depends[arm], fine=arm == VOTES) for arm in chosen}
@@ -100,7 +105,8 @@ def evaluate(
     for name, data in problems.items():
         _check(name, data, [arm for arm in chosen.values() if None in kept[name, arm.name]])
     results = {}
-    total = k * sum(map(len, problems.values())) * (len(chosen) - (VOTES in chosen))  # votes are counted when known
+    # The number of votes is not known yet and is added later
+    total = k * sum(map(len, problems.values())) * (len(chosen) - (VOTES in chosen))
     done = sum(number or 0 for (_, arm), numbers in kept.items() for number in numbers if arm != VOTES)
     with tqdm(total=total, initial=done, desc="Evaluating", unit="sample", smoothing=0.05) as bar:
         for name, own in drawn.items():
@@ -194,7 +200,7 @@ def _check(name: str, data: Dataset, arms: Sequence[Arm]) -> None:
 def _draw(
     own: dict[str, Draws], chosen: Mapping[str, Arm], kept: Mapping[tuple[str, str], list[int | None]], bar: tqdm
 ) -> dict[str, str]:
-    """Draw all arms of a benchmark; which ones cannot be, and why."""
+    """Draw the samples of all arms of a benchmark. Maps each arm that is left out to the reason."""
     left_out, joint = {}, own[JOINT]
     for arm, draws in own.items():
         bar.set_postfix_str(f"{draws.name}, {arm}")
@@ -216,12 +222,12 @@ def _draw(
 
 
 def _after(draws: Draws, kept: Mapping[tuple[str, str], list[int | None]], batch: int) -> list[tuple]:
-    """The spans of the batches behind one, and how many samples of each are kept."""
+    """The spans of the batches after one, and how many samples of each are saved."""
     return list(zip(draws.spans, kept[draws.name, draws.arm.name], strict=True))[batch + 1 :]
 
 
 def _why_not(own: Mapping[str, Draws], arm: Arm) -> str | None:
-    """Why an arm cannot be; `None` if it can."""
+    """The reason why an arm must be left out, or `None`."""
     joint = own[JOINT]
     if arm.reads == "other" and joint.other_problem(0) is None:
         return "there is no other problem from which to take a text"

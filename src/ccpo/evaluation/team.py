@@ -1,4 +1,4 @@
-"""[`Team`]: a team that answers, from the folder of a run, from models, or from endpoints."""
+"""[`Team`]: a team that answers problems. It is made from the folder of a run, from models, or from endpoints."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,21 +19,24 @@ from ..verifier.clusters import cluster_answers, plurality
 from ..verifier.math_verifier import MathVerifier
 from .loading import find_folders, make_generators, read_team
 
-# Role, problem's place, a piece of its text, and the completion once that is whole -> whether the text is enough.
+# Takes a role, the index of a problem, a new piece of text, and the completion if it is complete, else `None`. If it
+# returns `True`, the text ends.
 Hear = Callable[[str, int, str, Completion | None], bool]
 
 
 @dataclass(frozen=True)
 class TeamAnswer:
     """
-    What a team said about one problem.
+    What a team wrote about one problem.
 
     Attributes:
-        text (`str`): the answer that a user is shown: the last role's text; of a vote, the earliest of the plurality.
-        role (`str`): whose text that is.
-        texts (`dict[str, str]`): role -> what it wrote, in the order in which they spoke.
-        prompts (`dict[str, str | list[dict]]`): role -> what it was asked.
-        completions (`dict[str, Completion]`): role -> its text with tokens, and whether it was cut.
+        text (`str`):
+            The answer that is shown to a user: the text of the last role that answers, or after a vote the first text
+            of the largest cluster of equal answers.
+        role (`str`): The role that wrote it.
+        texts (`dict[str, str]`): Maps each role to what it wrote, in the order in which they spoke.
+        prompts (`dict[str, str | list[dict]]`): Maps each role to its prompt.
+        completions (`dict[str, Completion]`): Maps each role to its text with numbers of tokens.
     """
 
     text: str
@@ -44,23 +47,25 @@ class TeamAnswer:
 
     @property
     def tokens(self) -> int | None:
-        """Tokens of all roles' texts; `None` where a generator does not tell."""
+        """The number of tokens of all texts together; `None` if a generator does not report it."""
         counts = [completion.tokens for completion in self.completions.values()]
         return None if None in counts else sum(counts)
 
 
 class Recorder:
     """
-    A generator that remembers what it drew beside the texts.
+    A generator that keeps the completions of another generator, with their numbers of tokens.
 
     Args:
-        generate (`Callable`): prompts -> texts; with a method `generate`, prompts -> [`Completion`], tokens are known.
-        roles (`list[str]`): who speaks with it, for the errors.
-        hear (`Callable`, *optional*): as for [`Team.answer`].
+        generate (`Callable`):
+            The other generator. Numbers of tokens are known if it has a method `generate` that returns
+            [`~ccpo.generation.Completion`]s.
+        roles (`list[str]`): The roles for which it writes, for messages.
+        hear (`Callable`, *optional*): As for [`Team.answer`].
 
     Attributes:
-        completions (`list[Completion]`): one for each prompt that it has had, in their order.
-        speaking (`list[str]`): the roles that the next call is of, each with as many prompts.
+        completions (`list[Completion]`): A completion for each prompt so far, in their order.
+        speaking (`list[str]`): The roles of the next call, each with the same number of prompts.
     """
 
     def __init__(self, generate: Callable, roles: list[str], hear: Hear | None = None):
@@ -84,7 +89,7 @@ class Recorder:
         return [completion.text for completion in made]
 
     def __getattr__(self, name: str) -> Any:
-        if name not in ("prompt_limit", "count_tokens"):  # what prompts are made to fit with
+        if name not in ("prompt_limit", "count_tokens"):  # these are used to make prompts fit
             raise AttributeError(name)
         with self._naming_roles():
             found = getattr(self.inner, name)
@@ -108,14 +113,14 @@ class Team:
     A team that answers problems.
 
     Args:
-        topology ([`Topology`]): who speaks, and with which prompts.
-        generate (`Mapping[str, Callable]`): role -> generator; roles of one model may have the same one.
+        topology ([`Topology`]): The roles, who reads whose texts, and the prompts.
+        generate (`Mapping[str, Callable]`): Maps each role to its generator. Roles may have the same one.
         outcome (`Callable`, *optional*):
-            Says where an answer stands, for the leak guard, and in a vote which answers are equal; an evaluation
-            judges by it. A TRL reward function, [`MathVerifier`] by default.
+            A TRL reward function. It finds the answer in a text for the leak guard, compares answers in a vote, and
+            judges answers in an evaluation. Defaults to [`MathVerifier`].
 
     Raises:
-        `ValueError`: a role without a generator.
+        `ValueError`: If a role has no generator.
     """
 
     def __init__(self, topology: Topology, generate: Mapping[str, Callable], outcome: Callable | None = None):
@@ -139,26 +144,29 @@ class Team:
         **overrides: Any,
     ) -> "Team":
         """
-        The team that a run saved.
+        Load a team that a run saved. The models are loaded when they are first used.
 
         Args:
             folder (`str` or `Path`):
-                A run's `output_dir`, or a checkpoint: `team.json` and a folder for each agent; of one role alone, its
-                model stands beside `team.json`.
+                The run's `output_dir`, or one of its checkpoints. It holds `team.json` and a folder for each agent. A
+                team of one role has its model in the same folder as `team.json`.
             generate (`Mapping[str, Callable]`, *optional*):
-                Role or agent -> a generator in place of the saved model, such as an [`OpenAIGenerator`].
-            outcome (`Callable`, *optional*): as for [`Team`]; by default a [`MathVerifier`] that reads answers as the
-                run's did.
-            backend (`str`, defaults to `"transformers"`): or `"vllm"`, its offline engine.
-            seed (`int`, *optional*): of the samples, one for the team.
+                Maps a role or agent to a generator that replaces the saved model, such as an [`OpenAIGenerator`].
+            outcome (`Callable`, *optional*):
+                As for [`Team`]. Defaults to a [`MathVerifier`] with the `answer_pattern` of the run.
+            backend (`str`, defaults to `"transformers"`): `"transformers"`, or `"vllm"` for vLLM's offline engine.
+            seed (`int`, *optional*): A seed for the samples of the whole team.
             overrides:
-                Arguments of [`TransformersGenerator`] (or [`VLLMGenerator`]) that replace how the run sampled:
-                `temperature`, `top_p`, `top_k`, `max_new_tokens`, `model_init_kwargs`, `generation_kwargs`,
-                `chat_template_kwargs`, and others.
+                Arguments of [`TransformersGenerator`] (or [`VLLMGenerator`]) that replace the settings of the run,
+                such as `temperature`, `top_p`, `top_k`, `max_new_tokens`, `model_init_kwargs`, `generation_kwargs` and
+                `chat_template_kwargs`.
+
+        Returns:
+            [`Team`]
 
         Raises:
-            `ValueError`: no such folder, no team in it, an agent whose model is missing or not whole, or a generator
-                of nobody.
+            `ValueError`: If the folder does not exist or has no team, if an agent's model is missing or incomplete, or
+                if `generate` names an unknown role.
         """
         topology, sampling, answer_pattern = read_team(folder)
         given = dict(generate or {})
@@ -180,16 +188,20 @@ class Team:
         **sampling: Any,
     ) -> "Team":
         """
-        A team of models that no run has saved together.
+        Make a team of any models, e.g. of models that were not trained together.
 
         Args:
-            models (`str` or `Mapping[str, str]`): agent -> id or folder; or one for all agents.
-            topology: who speaks, as [`~ccpo.team.topology.make_topology`] takes it: a [`Topology`], or its kind.
-            generate, outcome, backend, seed: as for [`from_pretrained`].
-            sampling: arguments of every generator.
+            models (`str` or `Mapping[str, str]`):
+                The id or folder of a model for all agents, or a mapping from each agent to its model.
+            topology: The team, in any form that [`~ccpo.team.topology.make_topology`] takes, e.g. `"think_solve"`.
+            generate, outcome, backend, seed: As for [`from_pretrained`].
+            sampling: Arguments of all generators, e.g. `temperature`.
+
+        Returns:
+            [`Team`]
 
         Raises:
-            `ValueError`: a topology that cannot be, or an agent without a model.
+            `ValueError`: If the topology is wrong, or if an agent has no model.
         """
         topology, given = make_topology(topology), dict(generate or {})
         if isinstance(models, str | Path):
@@ -203,15 +215,16 @@ class Team:
         Answer problems.
 
         Args:
-            problems (`list`, or one): texts or chat messages, as the dataset's `prompt` was in training.
-            batch_size (`int`, defaults to 64): problems at once.
+            problems (`list`, or one problem):
+                Texts or chat messages, in the same form as the dataset's column `prompt` in training.
+            batch_size (`int`, defaults to 64): How many problems are answered at once.
 
         Returns:
-            `list[TeamAnswer]` in the order of the problems; one [`TeamAnswer`] for one problem.
+            `list[TeamAnswer]`: The answers, in the order of the problems. For one problem a single [`TeamAnswer`].
 
         Raises:
-            `ValueError`: a problem that does not fit a model's context by itself, or a `batch_size` below 1.
-            `TypeError`: what is neither a text nor chat messages.
+            `ValueError`: If a problem alone does not fit into the context of a model, or if `batch_size` is below 1.
+            `TypeError`: If a problem is neither a text nor chat messages.
         """
         if _is_one(problems):
             return self([problems], batch_size=batch_size)[0]
@@ -229,16 +242,20 @@ class Team:
         hear: Hear | None = None,
     ) -> list[TeamAnswer]:
         """
-        One batch.
+        Answer one batch of problems.
 
         Args:
-            problems (`list`): texts or chat messages.
-            given (`Mapping[str, list[Completion]]`, *optional*): role -> what it has said already about each.
+            problems (`list`): Texts or chat messages.
+            given (`Mapping[str, list[Completion]]`, *optional*):
+                Maps a role to texts for these problems. The role is not asked, and these are taken as what it wrote.
             hear (`Callable`, *optional*):
-                Is told what is said while it is said: role, the problem's place, a piece of the role's text, `None`;
-                returns whether that is enough of this text. When the text is whole: role, place, `""` and the
-                [`Completion`]. Pieces come from generators that can be watched (`generate(prompts, watch=…)`), maybe
-                on several threads.
+                Called while a text is written, with the role, the index of the problem, the new piece of text and
+                `None`. If it returns `True`, the text ends. When the text is complete, it is called with `""` and the
+                [`~ccpo.generation.Completion`]. Only generators that can be watched (`generate(prompts, watch=…)`)
+                give pieces. They may call it on several threads.
+
+        Returns:
+            `list[TeamAnswer]`: The answers, in the order of the problems.
         """
         given = dict(given or {})
         speakers: dict[int, list[str]] = {}
@@ -267,7 +284,7 @@ class Team:
     def _read(
         self, episodes: Episodes, drawn: Mapping[str, list[Completion]], given: Mapping[str, list[Completion]]
     ) -> list[TeamAnswer]:
-        """The answers of a batch in which every role spoke once for each problem."""
+        """The answers of a batch in which each role wrote one text for each problem."""
         roles, said = self.topology.role_names, episodes.said
         shown = [self.topology.answer_roles[-1]] * len(episodes.prompts)
         if self.topology.answer == "vote":
@@ -288,12 +305,12 @@ class Team:
 
 
 def _spoken_for(topology: Topology, given: Mapping[str, Callable]) -> set[str]:
-    """The agents all of whose roles have a generator."""
+    """The agents that need no model, because all of their roles have a generator."""
     return {
         agent for agent in topology.agents if agent in given or all(role in given for role in topology.roles_of(agent))
     }
 
 
 def _is_one(problems: Any) -> bool:
-    """Whether it is one problem: a text, or the messages of one conversation."""
+    """Whether this is a single problem: a text, or the messages of one conversation."""
     return isinstance(problems, str) or (len(problems) > 0 and isinstance(problems[0], Mapping))
