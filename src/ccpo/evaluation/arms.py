@@ -1,4 +1,8 @@
-"""What a team is compared with: the team as it is, without a role, with another's text, and a single policy."""
+"""
+Arms: the ways to answer that an evaluation compares.
+
+They are the team as it is, the team without a role or with another text in its place, and a single model.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,11 +20,11 @@ JOINT, SINGLE, VOTES = "joint", "single", "self_consistency"
 @dataclass(frozen=True)
 class Said:
     """
-    What the joint team said, sample by sample.
+    What the joint team wrote, sample by sample.
 
     Args:
-        own (`list[TeamAnswer]`): about the same problems.
-        other (`list[TeamAnswer]`): about another problem each; empty where there is none.
+        own (`list[TeamAnswer]`): Its answers to the same problems.
+        other (`list[TeamAnswer]`): Its answers to another problem for each; empty if they are not needed.
     """
 
     own: list[TeamAnswer]
@@ -30,13 +34,13 @@ class Said:
 @dataclass(frozen=True)
 class Arm:
     """
-    One way to answer.
+    A way to answer.
 
     Args:
-        name (`str`): what the tables call it.
-        team ([`Team`]): who answers.
-        draw (`Callable`): prompts, and what the joint team said about them -> answers.
-        reads (`str`, *optional*): `"own"` or `"other"`, which of [`Said`] it reads, if any.
+        name (`str`): Its name in the tables.
+        team ([`Team`]): The team that answers.
+        draw (`Callable`): Takes prompts and what the joint team wrote ([`Said`] or `None`). Returns answers.
+        reads (`str`, *optional*): Which part of [`Said`] it needs, `"own"` or `"other"`. By default none.
     """
 
     name: str
@@ -53,25 +57,29 @@ def build_arms(
     swaps: Mapping[str, Callable] | None = None,
 ) -> dict[str, Arm]:
     """
-    The arms of a team, by name, the joint one first.
+    Build the arms of a team.
 
-    - `joint`: the team.
-    - `without_<role>`: the team without the role; who reads it gets its `prompt_without`. Of a vote, what the others
-      said, counted without the voter: nothing is drawn for it.
-    - `ablated_<role>`: the role says nothing, and who reads it gets its usual prompt: the ablation of the CCPO paper.
-    - `swapped_<role>`: the role says what it said about another problem; later roles speak anew.
-    - `replaced_<role>`: another generator speaks in the role.
-    - `single`: one policy alone.
-    - `self_consistency`: the vote of as many of its answers as have the joint team's tokens.
+    - `joint`: the team as it is.
+    - `without_<role>`: the team without the role. Roles that read it are asked with `prompt_without`. In a team that
+      votes, the other votes are counted again, and nothing is generated.
+    - `ablated_<role>`: the role says nothing, and roles that read it are asked as usual. This is the ablation of the
+      CCPO paper.
+    - `swapped_<role>`: the role says what it said about another problem, and later roles write anew.
+    - `replaced_<role>`: another generator plays the role.
+    - `single`: one model alone.
+    - `self_consistency`: a majority vote of several answers of that model, as many as have the joint team's tokens.
 
     Args:
-        team ([`Team`]): the team.
-        names (`Sequence[str]`, *optional*): which arms, by default all that can be. `joint` is always there.
-        single ([`Team`], *optional*): of one role, for `single` and `self_consistency`.
-        swaps (`Mapping[str, Callable]`, *optional*): role -> a generator, for `replaced_<role>`.
+        team ([`Team`]): The team.
+        names (`Sequence[str]`, *optional*): The arms to build, besides `joint`. By default all that are possible.
+        single ([`Team`], *optional*): A team of one role, which `single` and `self_consistency` need.
+        swaps (`Mapping[str, Callable]`, *optional*): Maps roles to other generators, which `replaced_<role>` needs.
+
+    Returns:
+        `dict[str, Arm]`: Maps each name to its arm. `joint` comes first.
 
     Raises:
-        `ValueError`: an arm that cannot be, with those that can.
+        `ValueError`: If an arm is not possible. The message names those that are.
     """
     topology = team.topology
     arms = [Arm(JOINT, team, lambda prompts, _: team.answer(prompts))]
@@ -96,7 +104,7 @@ def build_arms(
     if single is not None:
         if len(single.topology.roles) != 1:
             raise ValueError(f"`single` must be a team of one role, got {list(single.topology.role_names)}.")
-        single = Team(single.topology, single.generate, team.outcome)  # all arms have one judge
+        single = Team(single.topology, single.generate, team.outcome)  # all arms are judged by the same function
         arms += [_plain_arm(SINGLE, single), _plain_arm(VOTES, single)]
     known = {arm.name: arm for arm in arms}
     wanted = list(known) if names is None else [JOINT, *names]
@@ -110,18 +118,23 @@ def build_arms(
             f"`arms` (the ways in which the team is asked) has {unknown}, which this team does not have. It has "
             f"{list(known)}.{hint}"
         )
-    if VOTES in wanted:  # the single policy's tokens say how many votes
+    if VOTES in wanted:  # the number of votes depends on the tokens of `single`
         wanted.append(SINGLE)
     return {name: arm for name, arm in known.items() if name in wanted}
 
 
 def alone(topology: Topology) -> Topology:
     """
-    One role by itself, as the team asks it: the first that answers and reads nobody, as in a vote; else the role that
-    answers, without all others.
+    The team of one role that answers alone, with a prompt of the given team.
+
+    It is the first role that answers and reads nobody, as in a vote. If there is none, it is the role that answers,
+    with all other roles removed.
+
+    Args:
+        topology ([`Topology`]): The team.
 
     Raises:
-        `ValueError`: the team does not say how a role answers alone.
+        `ValueError`: If the team has no prompt for a role that answers alone.
     """
     if topology.is_solo:
         return topology
@@ -141,18 +154,20 @@ def single_policy(
     topology: Topology, sampling: Mapping[str, Mapping[str, Any]], prompt: str | None = None
 ) -> tuple[Topology, dict[str, Any]]:
     """
-    One policy in the place of a team: who is asked, and sampled how, with room for all that the team writes.
+    A team of one role for comparison with a team, and how it is sampled.
+
+    It may write as many tokens as all roles of the team together.
 
     Args:
-        topology ([`Topology`]): the team.
-        sampling (`Mapping`): role -> arguments of its generator.
-        prompt (`str`, *optional*): template of the role that answers; by default the role is asked as [`alone`] says.
+        topology ([`Topology`]): The team.
+        sampling (`Mapping`): Maps each role to the arguments of its generator.
+        prompt (`str`, *optional*): The prompt template of the role that answers. By default that of [`alone`].
 
     Returns:
-        `tuple[Topology, dict]`: of one role of the team, and the arguments of its generator.
+        `tuple[Topology, dict]`: The team of one role, and the arguments of its generator.
 
     Raises:
-        `ValueError`: a prompt without the problem, or none where the team does not say how a role answers alone.
+        `ValueError`: If the prompt lacks the problem, or if it is not given and [`alone`] finds none.
     """
     name = topology.answer_roles[-1]
     given = Role(name, agent=topology.agent_of(name), prompt=prompt)
@@ -173,7 +188,7 @@ def _plain_arm(name: str, team: Team) -> Arm:
 
 
 def _can_leave(topology: Topology, role: str) -> bool:
-    """Whether a vote can be counted without one of its voters."""
+    """Whether a vote can be counted without this voter."""
     is_read = any(role in other.reads for other in topology.roles)
     return role in topology.answer_roles and len(topology.answer_roles) > 1 and not is_read
 
@@ -198,6 +213,6 @@ def _ablate(team: Team, role: str, prompts: list[Prompt]) -> list[TeamAnswer]:
 
 
 def _swap(team: Team, role: str, prompts: list[Prompt], said: Said) -> list[TeamAnswer]:
-    """Roles before it stay as they spoke."""
+    """Let a role say what it said about other problems. The texts of the roles before it are kept."""
     before = team.topology.role_names[: team.topology.role_names.index(role)]
     return team.answer(prompts, {**{name: _of(name, said.own) for name in before}, role: _of(role, said.other)})

@@ -1,4 +1,4 @@
-"""Which problems: benchmarks by name, or any file by its columns."""
+"""Load benchmarks by name, or any file by the names of its columns."""
 
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,18 +14,19 @@ from ..data import load_problems
 @dataclass(frozen=True)
 class Benchmark:
     """
-    Where a benchmark's problems are.
+    A benchmark: where its problems are, and in which columns.
 
     Args:
-        name (`str`): what the tables call it.
-        dataset (`str`): id on the Hub, or a local file or folder.
-        config (`str`, *optional*): configuration of a Hub dataset.
-        split (`str`, defaults to `"test"`): split.
-        problem_column, solution_column (`str`): as for [`~ccpo.data.load_problems`].
-        context_column (`str`, *optional*): a text that goes before the problem.
+        name (`str`): Its name in the tables.
+        dataset (`str`): The id of a dataset on the Hub, or a local file or folder.
+        config (`str`, *optional*): The configuration of a Hub dataset.
+        split (`str`, defaults to `"test"`): The split.
+        problem_column (`str`), solution_column (`str`): As for [`~ccpo.data.load_problems`].
+        context_column (`str`, *optional*): A column with a text that is put before the problem.
         options_column (`str`, *optional*):
-            texts to choose from, which are lettered; the solution is a number from 0, or a letter.
-        source (`str`): where the problems come from.
+            For multiple choice: a column with the options, which get letters. The solution is then the number of an
+            option, counted from 0, or its letter.
+        source (`str`): Where the problems come from.
     """
 
     name: str
@@ -39,7 +40,7 @@ class Benchmark:
     source: str = ""
 
 
-# By the columns that their pages on the Hub show. They were tried on local folders of these columns, not on the Hub.
+# The columns are those on the datasets' pages on the Hub. They were tried with local copies, not with the Hub itself.
 BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
@@ -70,15 +71,18 @@ BENCHMARKS = {
 
 def find_benchmark(given: Any) -> Benchmark:
     """
-    A benchmark of what was given.
+    Find a benchmark by what a user gave.
 
     Args:
         given (`Benchmark` or `str`):
-            One; its name, whatever the case and the blanks; `name=path` for a local copy with the same columns; or
-            `path:problem_column:solution_column` of any local file.
+            A benchmark; the name of a known one (case and spaces do not matter); `name=path` for a local copy of a
+            known one, with the same columns; or `path:problem_column:solution_column` for any local file.
+
+    Returns:
+        [`Benchmark`]
 
     Raises:
-        `ValueError`: an unknown name, with the known ones, or an empty path or column.
+        `ValueError`: If the name is unknown, or if a path or column is empty.
     """
     if isinstance(given, Benchmark):
         return given
@@ -100,15 +104,18 @@ def find_benchmark(given: Any) -> Benchmark:
 
 def load_benchmark(given: Any, *, conversational: bool = True) -> tuple[str, Dataset]:
     """
-    A benchmark's name and problems, in TRL's columns.
+    Load the problems of a benchmark, with TRL's columns.
 
     Args:
-        given: see [`find_benchmark`].
-        conversational (`bool`, defaults to `True`): whether prompts are chat messages.
+        given: As for [`find_benchmark`].
+        conversational (`bool`, defaults to `True`): Whether prompts are chat messages.
+
+    Returns:
+        `tuple[str, Dataset]`: The name of the benchmark, and its problems.
 
     Raises:
-        `ValueError`: an unknown benchmark, a missing column, or rows that are no problems.
-        `FileNotFoundError`: a local path that is not there.
+        `ValueError`: If the benchmark is unknown, if a column is missing, or if a row is not a problem.
+        `FileNotFoundError`: If a local file does not exist.
     """
     benchmark = find_benchmark(given)
     columns = {"problem_column": benchmark.problem_column, "solution_column": benchmark.solution_column}
@@ -121,7 +128,7 @@ def load_benchmark(given: Any, *, conversational: bool = True) -> tuple[str, Dat
 
 
 def _lettered(benchmark: Benchmark, row: dict, number: int) -> dict:
-    """The problem with its context and its options, and the letter of the one that is right."""
+    """Add context and lettered options to the problem of a row, and turn its solution into a letter."""
     prompt, changed = row["prompt"], {}
     text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
     if benchmark.context_column is not None and row[benchmark.context_column] is not None:
@@ -146,7 +153,7 @@ def _lettered(benchmark: Benchmark, row: dict, number: int) -> dict:
 
 
 def _letter(benchmark: Benchmark, number: int, solution: str, letters: str) -> str:
-    """The letter of the right option, of its number or of itself."""
+    """The letter of the right option, given its number or its letter."""
     said = solution.strip().strip("().").upper()
     found = letters[int(said) : int(said) + 1] if said.isdecimal() else said
     if len(found) != 1 or found not in letters:

@@ -1,4 +1,4 @@
-"""A team as the command line names it: a run's folder, or models and a topology, with endpoints and sampling."""
+"""Options of the command line that name a team: the folder of a run, or models, a topology and endpoints."""
 
 import argparse
 from errno import ENAMETOOLONG
@@ -12,13 +12,13 @@ from ..team.topology import Topology, make_topology
 from .loading import BACKENDS, TEAM_FILE, read_team
 from .team import Team
 
-# Options of transformers' GenerationConfig -> what vLLM's endpoint calls them; the first is every endpoint's
+# Options of transformers' GenerationConfig and their names in vLLM's endpoint. All endpoints have the first one.
 NAMES_OF_ENDPOINTS = {"stop_strings": "stop", "min_p": "min_p", "repetition_penalty": "repetition_penalty"}
 SAMPLING = ("temperature", "top_p", "top_k", "max_new_tokens")
 
 
 def add_team_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that [`load_team`] reads, and `--text`."""
+    """Add the options that [`load_team`] reads, and `--text`."""
     add = parser.add_argument
     add("team", nargs="?", help="the folder of a run, which holds team.json and a folder for each agent")
     add(
@@ -44,7 +44,7 @@ def add_team_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def read_pairs(name: str, given: list[str]) -> dict[str, str]:
-    """`ROLE=VALUE` as a mapping."""
+    """Read values of the form `ROLE=VALUE` as a mapping. Raises a `ValueError` for any other form."""
     pairs = [pair.partition("=")[::2] for pair in given]
     if bad := [pair for pair, (role, value) in zip(given, pairs, strict=True) if not role or not value]:
         raise ValueError(f"`--{name}` must be ROLE=VALUE, got {bad}.")
@@ -55,7 +55,7 @@ def read_pairs(name: str, given: list[str]) -> dict[str, str]:
 
 
 def read_text(given: str) -> str | None:
-    """What a file of this name holds; `None` if there is none, as of a text too long to be a name."""
+    """The content of the file of this name, or `None` if there is no such file."""
     try:
         return Path(given).read_text(encoding="utf-8") if Path(given).is_file() else None
     except OSError as error:
@@ -65,7 +65,7 @@ def read_text(given: str) -> str | None:
 
 
 def read_topology(given: str) -> Topology:
-    """A team from a kind, from YAML, or from a file of it."""
+    """Make a topology from the name of a kind, from YAML, or from a YAML file."""
     text = read_text(given)
     try:
         return make_topology(yaml.safe_load(given if text is None else text))
@@ -74,7 +74,7 @@ def read_topology(given: str) -> Topology:
 
 
 def make_endpoint(role: str, place: str, sampling: dict[str, Any]) -> OpenAIGenerator:
-    """The generator of `MODEL@URL`, sampled as the role is."""
+    """Make the generator for `MODEL@URL`, with the sampling of the role."""
     model, _, url = place.rpartition("@")
     if not model or "://" not in url:
         raise ValueError(
@@ -97,12 +97,18 @@ def make_endpoint(role: str, place: str, sampling: dict[str, Any]) -> OpenAIGene
 
 
 def chosen_sampling(options: argparse.Namespace) -> dict[str, Any]:
-    """What was chosen in place of the run's sampling."""
+    """The sampling options that are set on the command line."""
     return {name: getattr(options, name) for name in SAMPLING if getattr(options, name) is not None}
 
 
 def load_team(options: argparse.Namespace, common: dict[str, Any]) -> tuple[Team, dict]:
-    """The team, and how each of its roles is sampled: as in the run but for what was chosen."""
+    """
+    Load the team that the command line names.
+
+    Returns:
+        `tuple[Team, dict]`: The team, and for each role how it is sampled: as in the run, with the options of the
+        command line on top.
+    """
     chosen = chosen_sampling(options)
     if (options.team is None) == (options.models is None and options.topology is None):
         raise ValueError("Give either the folder of a run, or `--models` and `--topology`.")

@@ -1,4 +1,4 @@
-"""What samples depend on, in plain values: generators with their models' weights, and outcome functions."""
+"""Describe in plain values what samples depend on: generators, the weights of their models, and outcome functions."""
 
 import json
 import os
@@ -16,20 +16,21 @@ from ..team.answers import reader_of
 from .loading import Player
 from .team import Team
 
-# Of a generator, what its samples do not depend on, or what is nobody's business.
+# Fields of a generator that are left out, because its samples do not depend on them or because they are secret.
 _LEFT_OUT = {"api_key", "seed", "max_concurrency", "max_retries", "timeout", "model", "processing_class"}
-_CHUNK, _CHUNKS = 1 << 16, 16  # bytes of a long file that are read, and at how many places
+_CHUNK, _CHUNKS = 1 << 16, 16  # of a long file, so many bytes are read at about so many places
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "*config.json", "tokenizer*.json", "chat_template*", BASE_FILE)
-_WHERE = {"token", "cache_dir", "local_files_only"}  # of `model_init_kwargs`: from where, not what
+_WHERE = {"token", "cache_dir", "local_files_only"}  # of `model_init_kwargs`: where the model comes from
 
 
 def describe_team(team: Team, known: dict[int, Any] | None = None) -> dict[str, Any]:
     """
-    Who speaks in a team, each with what, and what judges it.
+    Describe a team: its topology, its generators and its outcome function.
 
     Args:
-        team ([`Team`]): the team.
-        known (`dict`, *optional*): id of a generator -> its description, so that several teams' are made once.
+        team ([`Team`]): The team.
+        known (`dict`, *optional*):
+            Maps the `id` of each generator to its description, so that several teams can share them.
     """
     known = {} if known is None else known
     generators = {role: team.generate[role] for role in team.topology.role_names}
@@ -43,8 +44,10 @@ def describe_team(team: Team, known: dict[int, Any] | None = None) -> dict[str, 
 
 def describe_generator(generate: Callable) -> dict[str, Any]:
     """
-    A generator's kind, model and options. Of a model's folder or object there is a checksum under `weights`: a folder
-    into which another run was saved is another model. Of a callable of one's own its name is all that is known.
+    Describe a generator: its kind, model and options.
+
+    A local model has a checksum under `weights`, so that another model in the same folder is noticed. A user's own
+    callable is described only by its name.
     """
     name = getattr(generate, "__qualname__", type(generate).__qualname__)
     if not isinstance(generate, OpenAIGenerator | TransformersGenerator | VLLMGenerator):
@@ -61,13 +64,13 @@ def describe_generator(generate: Callable) -> dict[str, Any]:
 
 
 def describe_outcome(outcome: Callable) -> dict[str, Any]:
-    """An outcome function's name, and where it looks for answers."""
+    """Describe an outcome function: its name, and the pattern by which it finds answers."""
     name = getattr(outcome, "__name__", type(outcome).__name__)
     return {"name": name, "answer_pattern": reader_of(outcome).pattern}
 
 
 def identity(value: Any) -> Any:
-    """A description without the paths of what has a checksum: a folder by another name is the same model."""
+    """A description without the paths of models that have a checksum, because a folder may be moved or renamed."""
     if isinstance(value, Mapping):
         moved = {"model", "tokenizer", "base"} if "weights" in value else set()
         return {key: identity(item) for key, item in value.items() if key not in moved}
@@ -75,7 +78,7 @@ def identity(value: Any) -> Any:
 
 
 def find_difference(was: Any, now: Any, name: str = "") -> tuple[str, Any, Any] | None:
-    """The first place at which two descriptions differ, `generators.writer.top_p`, with both values."""
+    """The first place where two descriptions differ, e.g. `generators.writer.top_p`, with both values."""
     if isinstance(was, Mapping) and isinstance(now, Mapping):
         for key in {**was, **now}:
             found = find_difference(was.get(key), now.get(key), f"{name}.{key}" if name else key)
@@ -86,7 +89,7 @@ def find_difference(was: Any, now: Any, name: str = "") -> tuple[str, Any, Any] 
 
 
 def plain(value: Any) -> Any:
-    """As JSON has it; what it does not have, as text."""
+    """The value as JSON can represent it. Everything else becomes text."""
     return json.loads(json.dumps(value, default=str))
 
 
@@ -108,7 +111,7 @@ def _describe_model(model: Any) -> dict[str, Any]:
 
 
 def _describe_tokenizer(tokenizer: Any) -> dict[str, Any]:
-    """A tokenizer's name; of an object also a checksum of what it makes of prompts."""
+    """Describe a tokenizer by its name. An object also has a checksum of its rules, template and vocabulary."""
     if tokenizer is None or isinstance(tokenizer, str):
         return {} if tokenizer is None else {"tokenizer": tokenizer}
     backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -126,7 +129,7 @@ def _checksums(names: Any) -> dict[str, Any]:
 
 
 def checksum(folder: Path) -> int:
-    """Of a model's folder: names and sizes of its files, and what stands at some places of each."""
+    """A checksum of a model's folder: of the names and sizes of its files, and of some parts of each."""
     files = sorted({file for pattern in _WEIGHTS for file in folder.glob(pattern) if file.is_file()})
     found = 0
     for file in files:

@@ -1,4 +1,4 @@
-"""The samples of one arm on one benchmark: drawn batch by batch, or read where they are drawn already."""
+"""Generate the samples of one arm on one benchmark batch by batch, or read those that are saved."""
 
 import json
 import math
@@ -20,12 +20,12 @@ from .samples import Samples, make_row, read_answer
 from .team import TeamAnswer
 
 LIGHT = ("problem", "sample", "answer", "outcome", "right", "no_answer", "leaked", "truncated", "tokens")
-FINEST = 8  # parts of the last batch of votes: each makes up for what those before it missed
+FINEST = 8  # parts of the last batch of votes; each corrects the number of tokens of the parts before it
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is drawn: `k` samples for each problem, `batch_size` problems at once, and the seed of all."""
+    """The size of an evaluation: `k` samples for each problem, `batch_size` problems at once, and the seed."""
 
     k: int
     batch_size: int
@@ -38,15 +38,16 @@ class Draws:
     The samples of an arm on a benchmark.
 
     Args:
-        samples ([`Samples`]): where they are kept.
-        name (`str`), data ([`~datasets.Dataset`]): the benchmark.
-        arm ([`Arm`]): who answers.
-        sizes ([`Sizes`]): how many.
-        settings (`Mapping`): what else they depend on, the description of the arm's team among it.
-        fine (`bool`): whether the last problems are drawn in parts of a batch.
+        samples ([`Samples`]): The folder in which they are saved.
+        name (`str`): The name of the benchmark.
+        data ([`~datasets.Dataset`]): The problems of the benchmark.
+        arm ([`Arm`]): The arm.
+        sizes ([`Sizes`]): How many samples there are.
+        settings (`Mapping`): What else the samples depend on, such as the description of the arm's team.
+        fine (`bool`, defaults to `False`): Whether the last problems are drawn in smaller batches.
 
     Attributes:
-        rows (`list[dict]`): of each sample, what the tables need.
+        rows (`list[dict]`): For each sample the values that the tables need.
     """
 
     samples: Samples
@@ -62,7 +63,7 @@ class Draws:
         size, problems = self.sizes.batch_size, len(self.data)
         starts = list(range(0, problems, size))
         if self.fine:
-            tail = max(0, problems - size) // size * size  # where the last `batch_size` problems begin, or before
+            tail = max(0, problems - size) // size * size  # the start of the batch in which the last `size` begin
             starts += range(tail, problems, max(1, min(size, problems) // FINEST))
         starts = sorted(set(starts))
         self.spans = list(zip(starts, [*starts[1:], problems], strict=True))
@@ -71,16 +72,16 @@ class Draws:
         self.prompts = list(self.data["prompt"])
 
     def settings_of(self, batch: int) -> dict[str, Any]:
-        """What a batch's samples depend on."""
+        """The settings on which the samples of a batch depend."""
         start, end = self.spans[batch]
-        columns = self.data.with_format("arrow")[start:end].to_pydict()  # all of them: the outcome gets them
+        columns = self.data.with_format("arrow")[start:end].to_pydict()  # all, because the outcome gets them
         gold = columns.pop("solution", None)
         others = sorted((name, values) for name, values in columns.items() if name != "prompt")
         checksum = crc32(repr((self.prompts[start:end], gold, *others)).encode("utf-8", "replace"))
         return {**self.common, "problems": f"rows {start} to {end - 1}, checksum {checksum}"}
 
     def kept(self) -> list[int | None]:
-        """How many samples of each batch are drawn already; `None` of one that is not."""
+        """The number of saved samples of each batch; `None` if a batch is not saved."""
         return [
             self.samples.count(self.name, self.arm.name, batch, self.settings_of(batch))
             for batch in range(len(self.spans))
@@ -88,8 +89,16 @@ class Draws:
 
     def draw(self, batch: int, numbers: list[int], joint: "Draws | None", bar: tqdm) -> None:
         """
-        Draw a batch, unless it is kept, `numbers[i]` samples of its i-th problem; what is drawn is kept. Of endpoints,
-        which may fail on the way, as many samples are kept at a time as have requests in flight.
+        Generate and save a batch, unless it is saved already.
+
+        Endpoints may fail in the middle of a batch. So a batch is saved in parts then, each of as many samples as
+        there may be open requests.
+
+        Args:
+            batch (`int`): The index of the batch.
+            numbers (`list[int]`): For each of its problems the number of samples.
+            joint ([`Draws`] or `None`): The samples of the joint team, which some arms read.
+            bar (`tqdm`): The progress bar.
         """
         place, part = (self.name, self.arm.name, batch), (self.name, f"{self.arm.name}.part", batch)
         settings = self.settings_of(batch)
@@ -110,7 +119,7 @@ class Draws:
         self.rows += self.samples.read(*place, LIGHT)
 
     def answers(self, places: list[tuple[int, int]]) -> list[TeamAnswer]:
-        """What was said in some samples, given as (problem, sample), of an arm with k samples of each problem."""
+        """The answers of some samples, given as pairs (problem, sample). The arm has k samples of each problem."""
         size, k, batches = self.sizes.batch_size, self.sizes.k, {}
         found = []
         for problem, sample in places:
@@ -121,7 +130,7 @@ class Draws:
         return found
 
     def other_problem(self, problem: int) -> int | None:
-        """The next problem with another prompt; the first ones follow the last. `None` if there is none."""
+        """The next problem with another prompt, or `None` if there is none. The first problem follows the last."""
         total = len(self.prompts)
         order = ((problem + n) % total for n in range(1, total))
         return next((i for i in order if self.prompts[i] != self.prompts[problem]), None)
@@ -133,7 +142,7 @@ class Draws:
         return Said(joint.answers(places), joint.answers(others))
 
     def _judged(self, batch: int, places: list[tuple[int, int]], joint: "Draws | None", before: int) -> list[dict]:
-        """The rows of some places of a batch, with `before` others of it drawn."""
+        """Generate and judge some samples of a batch, of which `before` others exist already. Returns their rows."""
         start, end = self.spans[batch]
         said = self._said(places, joint)
         self._reseed(f"{batch}+{before}" if before else f"{batch}")
@@ -166,7 +175,7 @@ class Draws:
         return list({id(g): g for g in self.arm.team.generate.values()}.values())
 
     def _reseed(self, where: str) -> None:
-        """Every batch begins at a seed of its own, so that what comes after one that is kept is the same."""
+        """Give each batch its own seed, so that it does not depend on whether earlier ones were generated or read."""
         for i, generate in enumerate(self._generators()):
             if hasattr(generate, "reseed"):
                 generate.reseed(crc32(f"{self.sizes.seed}/{self.name}/{self.arm.name}/{where}/{i}".encode()))
@@ -181,11 +190,11 @@ def _leaked(topology: Topology, answer: TeamAnswer, reader: Any) -> float | None
     return sum(guarded) / len(guarded) if guarded else None
 
 
-# ---- As many votes as make a given number of tokens ----
+# ---- How many votes have a given number of tokens ----
 
 
 def tokens_of(draws: Draws) -> list[list[int]] | None:
-    """Tokens of the samples of each problem; `None` where a generator does not tell."""
+    """The number of tokens of each sample, by problem; `None` if a generator does not report it."""
     counts: list[list[int]] = [[] for _ in range(len(draws.data))]
     for row in draws.rows:
         if row["tokens"] is None:
@@ -195,22 +204,25 @@ def tokens_of(draws: Draws) -> list[list[int]] | None:
 
 
 def mean_tokens(draws: Draws) -> float | None:
-    """Tokens of a sample; `None` where a generator does not tell."""
+    """The mean number of tokens of a sample; `None` if a generator does not report it."""
     counts = tokens_of(draws)
     return None if counts is None else sum(map(sum, counts)) / max(1, sum(map(len, counts)))
 
 
 def votes_of(votes: Draws, batch: int, joint: Draws, single: Draws) -> list[int]:
     """
-    How many answers of the single policy each problem of a batch gets, for all so far to have the joint team's tokens.
+    The number of votes for each problem of a batch, so that all votes so far have as many tokens as the joint team.
 
-    The joint team's are those of one sample, its mean over the k. What earlier batches had too much or too little,
-    this one has less or more. Every problem gets an answer.
+    The tokens of the joint team are those of one sample, the mean over its k samples. If earlier batches had too many
+    tokens, this one gets fewer votes, and the other way round. Each problem gets at least one.
 
     Args:
-        votes ([`Draws`]): with the batches before.
-        batch (`int`): which one.
-        joint, single ([`Draws`]): complete.
+        votes ([`Draws`]): The votes, with all batches before this one.
+        batch (`int`): The index of the batch.
+        joint ([`Draws`]), single ([`Draws`]): The complete samples of the joint team and of the single model.
+
+    Returns:
+        `list[int]`: The number of votes for each problem.
     """
     start, end = votes.spans[batch]
     wanted = sum(sum(counts) / len(counts) for counts in tokens_of(joint)[:end])

@@ -1,4 +1,4 @@
-"""Verdicts on what a team said: of each text that answers, and of the team by its topology's rule."""
+"""Judge what a team wrote: each text that answers, and the team's answer by the rule of its topology."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,16 +16,16 @@ def judge_texts(
     outcome: Callable, prompts: Sequence[Prompt], columns: Mapping[str, list], parts: Sequence[Sequence[str]]
 ) -> torch.Tensor:
     """
-    Outcomes of texts, in one call.
+    Judge texts with one call of the outcome function.
 
     Args:
-        outcome (`Callable`): a TRL reward function.
-        prompts (`list`): the dataset's, length n.
-        columns (`Mapping[str, list]`): its other columns.
-        parts (`list[list[str]]`): each has a text for every prompt.
+        outcome (`Callable`): A TRL reward function.
+        prompts (`list`): The n prompts of the dataset.
+        columns (`Mapping[str, list]`): The dataset's other columns.
+        parts (`list[list[str]]`): Lists of texts, each with a text for every prompt.
 
     Returns:
-        `torch.Tensor` of float64 of shape `(parts, n)`: NaN unscorable.
+        `torch.Tensor` of float64 of shape `(parts, n)`: the outcomes. NaN if a text cannot be scored.
     """
     texts: list[Any] = [text for part in parts for text in part]
     if prompts and not isinstance(prompts[0], str):
@@ -39,16 +39,16 @@ def judge_team(
     topology: Topology, outcome: Callable, texts: Mapping[str, Sequence[str]], own: Mapping[str, torch.Tensor]
 ) -> torch.Tensor:
     """
-    How much of the team's answer is right, by its rule: 0 or 1 where one text is the answer.
+    How much of the team's answer is right, from 0 to 1, by the rule of its topology.
 
     Args:
-        topology ([`Topology`]): has the rule.
-        outcome (`Callable`): in a vote, says which answers are equal.
-        texts (`Mapping[str, list[str]]`): role of the answer -> its n texts.
-        own (`Mapping[str, torch.Tensor]`): role of the answer -> their outcomes `(n,)`.
+        topology ([`Topology`]): The team.
+        outcome (`Callable`): The outcome function. It compares answers if the team votes.
+        texts (`Mapping[str, list[str]]`): Maps each role that answers to its n texts.
+        own (`Mapping[str, torch.Tensor]`): Maps each role that answers to the outcomes of these texts, `(n,)`.
 
     Returns:
-        `torch.Tensor` of shape `(n,)`: NaN unscorable.
+        `torch.Tensor` of shape `(n,)`: 0 or 1 if one text is the answer. NaN if it cannot be scored.
     """
     clusters = None
     if topology.answer == "vote":

@@ -1,4 +1,4 @@
-"""What samples say: how each arm did, and how much better the joint team is than each other arm."""
+"""Compute the results of an evaluation from its samples: each arm, and its difference to the joint team."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,24 +12,28 @@ from ..verifier.clusters import cluster_answers
 from .arms import JOINT, VOTES, Arm
 from .statistics import Difference, Estimate, avg_at_k, compare, estimate, pass_at_k
 
-WITHIN = 0.05  # of the joint team's tokens, for self-consistency to be of equal cost
+WITHIN = 0.05  # self-consistency has equal cost if its tokens differ by at most this share from the joint team's
 
 
 @dataclass(frozen=True)
 class ArmResult:
     """
-    How one arm did on one benchmark.
+    The result of one arm on one benchmark.
 
     Attributes:
         right (`torch.Tensor` of shape `(P, k)`):
-            How much of each answer is right, NaN unscorable; of self-consistency `(P, 1)`, the vote's.
+            How much of each answer is right, from 0 to 1. NaN if it cannot be scored. Self-consistency has one column,
+            for the result of the vote.
         avg ([`Estimate`]): avg@k over the problems.
         passes (`dict[int, Estimate]`): pass@1, pass@2, pass@4, … and pass@k.
-        maj ([`Estimate`], *optional*): maj@k, where a sample is one answer and the outcome function can compare them.
+        maj ([`Estimate`], *optional*):
+            maj@k. `None` if a sample has several answers, or if the outcome function cannot compare answers.
         rates (`dict[str, float]`):
-            Means over samples, NaN where unknown: `leak` (texts that pass the leak guard and stated an answer),
-            `no_answer` (answers in which none was found), `truncated` (a text was cut at the limit), `unscorable`.
-        tokens (`float`): generated for each problem by one sample, of self-consistency by its votes; NaN unknown.
+            Means over samples, NaN if unknown: `leak` (texts that stated an answer although their role must not),
+            `no_answer` (answers in which none was found), `truncated` (samples with a text that was cut at its longest
+            length) and `unscorable`.
+        tokens (`float`):
+            The tokens that one sample of a problem generates, for self-consistency all its votes. NaN if unknown.
     """
 
     right: torch.Tensor = field(repr=False)
@@ -43,15 +47,18 @@ class ArmResult:
 @dataclass(frozen=True)
 class BenchmarkResult:
     """
-    One benchmark: its arms by name, and the joint arm less each other one, Holm-corrected together.
+    The results of all arms on one benchmark.
 
     Attributes:
-        k (`int`): samples for each problem.
-        arms (`dict[str, ArmResult]`), differences (`dict[str, Difference]`): by the arm's name.
-        help, hurt (`dict[str, Estimate]`):
-            For each arm, the chance that a joint sample is right and the arm's wrong, and the other way round.
-        left_out (`dict[str, str]`): arm -> why it could not be.
-        token_ratio (`float`): tokens of self-consistency over the joint team's; NaN without that arm.
+        k (`int`): The number of samples for each problem.
+        arms (`dict[str, ArmResult]`): Maps each arm to its result.
+        differences (`dict[str, Difference]`):
+            Maps each other arm to the joint team's result minus its own. Holm's correction is over all of them.
+        help (`dict[str, Estimate]`):
+            For each arm, the chance that a sample of the team is right and one of the arm is wrong.
+        hurt (`dict[str, Estimate]`): The chance of the opposite.
+        left_out (`dict[str, str]`): Maps each arm that was left out to the reason.
+        token_ratio (`float`): The tokens of self-consistency divided by the joint team's. NaN without that arm.
     """
 
     k: int
@@ -67,7 +74,7 @@ class BenchmarkResult:
 
     @property
     def equal_cost(self) -> bool:
-        """Whether self-consistency has the joint team's tokens within 5 %."""
+        """Whether the tokens of self-consistency differ by at most 5 % from the joint team's."""
         return abs(self.token_ratio - 1) <= WITHIN
 
 
@@ -82,15 +89,16 @@ def summarize(
     left_out: Mapping[str, str] | None = None,
 ) -> BenchmarkResult:
     """
-    The result of a benchmark's samples.
+    Compute the result of a benchmark from its samples.
 
     Args:
-        rows (`Mapping[str, list[dict]]`): arm -> its samples.
-        arms (`Mapping[str, Arm]`): the arms.
-        problems (`int`), k (`int`): P, and samples for each.
-        outcome (`Callable`): with `extract` and `equal` there is maj@k.
-        seed (`int`, defaults to 0): of the bootstrap.
-        left_out (`Mapping[str, str]`, *optional*): arm -> why it is not there.
+        rows (`Mapping[str, list[dict]]`): Maps each arm to its samples.
+        arms (`Mapping[str, Arm]`): The arms.
+        problems (`int`): P, the number of problems.
+        k (`int`): The number of samples for each problem.
+        outcome (`Callable`): The outcome function. maj@k needs its methods `extract` and `equal`.
+        seed (`int`, defaults to 0): The seed of the bootstrap.
+        left_out (`Mapping[str, str]`, *optional*): Maps each arm that was left out to the reason.
     """
     found = {name: _arm(arms[name], own, problems, outcome, seed) for name, own in rows.items()}
     joint = found[JOINT].right
@@ -99,9 +107,9 @@ def summarize(
         if name == JOINT:
             continue
         pairs[name] = (avg_at_k(joint), avg_at_k(arm.right))
-        if arms[name].reads:  # sample by sample: they have texts in common
+        if arms[name].reads:  # compared sample by sample, because these have texts in common
             first, second = joint, arm.right
-        else:  # all pairs of samples
+        else:  # compared over all pairs of samples
             first, second = (values.unsqueeze(1) for values in pairs[name])
         help_[name] = estimate((first * (1 - second)).nanmean(dim=1), seed=seed)
         hurt[name] = estimate(((1 - first) * second).nanmean(dim=1), seed=seed)
@@ -112,9 +120,9 @@ def _arm(arm: Arm, rows: Sequence[dict], problems: int, outcome: Callable, seed:
     by_problem: list[list[dict]] = [[] for _ in range(problems)]
     for row in rows:
         by_problem[row["problem"]].append(row)
-    several = arm.team.topology.answer == "mean"  # a sample is of several answers, of which none is the team's
+    several = arm.team.topology.answer == "mean"  # a sample has several answers, and none is the team's alone
     majority = None if several else majority_right(by_problem, outcome)
-    if arm.name == VOTES:  # one answer for each problem, the vote's
+    if arm.name == VOTES:  # one answer for each problem, that of the vote
         right = majority.unsqueeze(1)
     else:
         right = torch.tensor([[_number(row["right"]) for row in group] for group in by_problem], dtype=torch.float64)
@@ -136,21 +144,24 @@ def _arm(arm: Arm, rows: Sequence[dict], problems: int, outcome: Callable, seed:
 
 
 def can_compare(outcome: Callable) -> bool:
-    """Whether an outcome function can tell which answers are equal."""
+    """Whether an outcome function can compare answers."""
     return all(callable(getattr(outcome, name, None)) for name in ("extract", "equal"))
 
 
 def majority_right(by_problem: Sequence[Sequence[dict]], outcome: Callable) -> torch.Tensor | None:
     """
-    How right the vote of each problem's samples is, by the rule of a vote: the mean outcome of the largest cluster of
-    equal answers, of several largest their mean; 0 where nobody answers.
+    How much of the majority vote of each problem's samples is right.
+
+    It is the share of right answers in the largest cluster of equal answers. If several clusters are largest, it is
+    their mean. It is 0 if no sample has an answer.
 
     Args:
-        by_problem (`list[list[dict]]`): the samples of each problem, with `answer` and `outcome`.
-        outcome (`Callable`): says which answers are equal.
+        by_problem (`list[list[dict]]`): The samples of each problem, with `answer` and `outcome`.
+        outcome (`Callable`): The outcome function, which compares answers.
 
     Returns:
-        `torch.Tensor` of shape `(P,)`, NaN unscorable; `None` where the outcome function cannot compare answers.
+        `torch.Tensor` of shape `(P,)`, or `None` if the outcome function cannot compare answers. NaN if the answer
+        cannot be scored.
     """
     if not can_compare(outcome):
         return None

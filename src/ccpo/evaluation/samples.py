@@ -1,4 +1,4 @@
-"""The samples of an evaluation on the disk: a file for each batch that is done, so that none is drawn twice."""
+"""Save the samples of an evaluation, in a file for each complete batch, so that none is generated twice."""
 
 import json
 import math
@@ -15,7 +15,7 @@ from ..generation import Completion
 from .description import find_difference
 from .team import TeamAnswer
 
-_SETTINGS = b"ccpo_settings"  # in a file's metadata
+_SETTINGS = b"ccpo_settings"  # a key in the metadata of a file
 _KEPT = "What was drawn so far is kept. Free some space, and the same evaluation continues from there"
 _SCHEMA = pa.schema(
     [
@@ -27,32 +27,32 @@ _SCHEMA = pa.schema(
         ("solution", pa.string()),
         ("answer", pa.string()),
         ("answer_role", pa.string()),
-        ("outcome", pa.float64()),  # of the answer that is shown; null where it is unscorable
-        ("right", pa.float64()),  # how much of the team's answer is right
-        ("no_answer", pa.float64()),  # share of its answers in which none was found
-        ("leaked", pa.float64()),  # share of its texts that pass the leak guard and stated an answer
-        ("truncated", pa.bool_()),  # whether a text was cut at the limit
+        ("outcome", pa.float64()),  # that of the answer that is shown; null if it cannot be scored
+        ("right", pa.float64()),  # how much of the team's answer is right, from 0 to 1
+        ("no_answer", pa.float64()),  # share of the answers in which none was found
+        ("leaked", pa.float64()),  # share of the guarded texts that stated an answer
+        ("truncated", pa.bool_()),  # whether a text was cut at its longest length
         ("tokens", pa.int64()),
-        ("texts", pa.string()),  # JSON: role -> what it wrote
-        ("prompts", pa.string()),  # JSON: role -> what it was asked
-        ("completions", pa.string()),  # JSON: role -> tokens, truncated
+        ("texts", pa.string()),  # JSON: maps each role to what it wrote
+        ("prompts", pa.string()),  # JSON: maps each role to its prompt
+        ("completions", pa.string()),  # JSON: maps each role to its numbers of tokens and whether it was cut
     ]
 )
 
 
 class OtherSamplesError(ValueError):
-    """The folder has samples of another evaluation."""
+    """Raised if a folder has samples of an evaluation with other settings."""
 
 
 class Samples:
     """
-    The folder of an evaluation. Every file says what its samples depend on: who asks for others is refused.
+    The folder of an evaluation. Each file also holds the settings on which its samples depend.
 
     Args:
-        folder (`str` or `Path`): made if it is not there.
+        folder (`str` or `Path`): The folder. It is created if it does not exist.
 
     Raises:
-        `ValueError`: a file is in its place, or it cannot be written.
+        `ValueError`: If the folder cannot be created.
     """
 
     def __init__(self, folder: str | Path):
@@ -65,15 +65,16 @@ class Samples:
             ) from error
 
     def file(self, benchmark: str, arm: str, batch: int) -> Path:
-        """Where a batch's samples are, once they are drawn."""
+        """The file of a batch, which exists when its samples are complete."""
         return self.folder / "samples" / f"{file_name(benchmark)}-{arm}-{batch:05d}.parquet"
 
     def count(self, benchmark: str, arm: str, batch: int, settings: Mapping[str, Any]) -> int | None:
         """
-        How many samples of a batch there are; `None` where they are still to be drawn.
+        The number of saved samples of a batch, or `None` if it has not been generated yet.
 
         Raises:
-            `OtherSamplesError`: samples of other settings. `ValueError`: a file that is none of ours.
+            `OtherSamplesError`: If the saved samples have other settings.
+            `ValueError`: If the file cannot be read.
         """
         file = self.file(benchmark, arm, batch)
         if not file.is_file():
@@ -97,7 +98,7 @@ class Samples:
         return metadata.num_rows
 
     def read(self, benchmark: str, arm: str, batch: int, columns: Sequence[str] | None = None) -> list[dict]:
-        """A batch's rows, of a file that is there."""
+        """The rows of a batch that is saved. Raises a `ValueError` if the file is damaged."""
         file = self.file(benchmark, arm, batch)
         try:
             return pq.read_table(file, columns=columns and list(columns)).to_pylist()
@@ -105,14 +106,14 @@ class Samples:
             raise ValueError(f"{file} is damaged ({error}). Delete it, and its samples are drawn again.") from error
 
     def write(self, benchmark: str, arm: str, batch: int, settings: Mapping[str, Any], rows: Sequence[dict]) -> None:
-        """Keep a batch's rows: the file is whole or not there."""
+        """Save the rows of a batch. The file is written in one step."""
         schema = _SCHEMA.with_metadata({_SETTINGS: json.dumps(settings)})
         sink = pa.BufferOutputStream()
         pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), sink)
         write_whole(self.file(benchmark, arm, batch), sink.getvalue().to_pybytes(), _KEPT)
 
     def gather(self, files: Sequence[Path], target: Path) -> None:
-        """Write one file of all the samples, in the order of the files."""
+        """Join several files of samples, in their order, into one file."""
         unfinished = _unfinished(target)
         try:
             with pq.ParquetWriter(unfinished, _SCHEMA) as writer:
@@ -126,24 +127,24 @@ class Samples:
 
 
 def make_row(answer: TeamAnswer, **values: Any) -> dict:
-    """A sample as a row of the table; NaN is null."""
+    """Turn a sample into a row of the table, with null for NaN."""
     said = {role: {k: v for k, v in asdict(c).items() if k != "text"} for role, c in answer.completions.items()}
     cut = [completion.truncated for completion in answer.completions.values()]
     numbers = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in values.items()}
     return {
         **numbers,
-        "answer": answer.text.encode("utf-8", "replace").decode(),  # half a surrogate pair is no text
+        "answer": answer.text.encode("utf-8", "replace").decode(),  # half a surrogate pair cannot be saved
         "answer_role": answer.role,
         "truncated": True if True in cut else None if None in cut else False,
         "tokens": answer.tokens,
         "texts": json.dumps(answer.texts),
         "prompts": json.dumps(answer.prompts),
-        "completions": json.dumps(said, default=lambda number: number.item()),  # NumPy's, of a generator of one's own
+        "completions": json.dumps(said, default=lambda number: number.item()),  # a user's generator may use NumPy
     }
 
 
 def read_answer(row: Mapping[str, Any]) -> TeamAnswer:
-    """The answer of a row."""
+    """Turn a row of the table back into an answer."""
     texts, prompts, said = (json.loads(row[name]) for name in ("texts", "prompts", "completions"))
     completions = {role: Completion(texts[role], **values) for role, values in said.items()}
     return TeamAnswer(row["answer"], row["answer_role"], texts, prompts, completions)
@@ -151,14 +152,15 @@ def read_answer(row: Mapping[str, Any]) -> TeamAnswer:
 
 def write_whole(file: Path, content: bytes, remedy: str = "Free some space, or give another place") -> None:
     """
-    Write a file in one step: it is whole or not there.
+    Write a file in one step, so that it is never incomplete.
 
     Args:
-        file (`Path`), content (`bytes`): where, and what.
-        remedy (`str`, *optional*): for the error.
+        file (`Path`): The file.
+        content (`bytes`): Its content.
+        remedy (`str`, *optional*): What to do if it cannot be written, for the message.
 
     Raises:
-        `OSError`: it cannot be written, such as on a full disk.
+        `OSError`: If the file cannot be written, e.g. because the disk is full.
     """
     unfinished = _unfinished(file)
     try:
@@ -179,5 +181,5 @@ def _cannot_write(file: Path, error: OSError, remedy: str) -> OSError:
 
 
 def file_name(name: str) -> str:
-    """What stands for a benchmark's name in the names of its files."""
+    """A benchmark's name in a form that can be part of a file name."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
