@@ -1,1 +1,1 @@
-"""The subclass of TRL's trainer, and what only it needs."""
+"""[`MultiAgentGRPOTrainer`], a subclass of TRL's trainer, and the modules that only it needs."""

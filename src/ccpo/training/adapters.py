@@ -1,4 +1,4 @@
-"""One adapter for each agent on one base: made, kept as a reference, loaded, and merged into the base."""
+"""One adapter for each agent on one base: create, load and merge adapters, and keep the start as a reference."""
 
 import copy
 import warnings
@@ -25,7 +25,7 @@ from ..generation.bases import BASE_FILE
 from .policies import activate, adapters_of, policy_of
 from .starts import match_dtypes
 
-REFERENCE = "{agent}:ref"  # an adapter as it was at the start; no agent's name has a colon
+REFERENCE = "{agent}:ref"  # the name of an adapter as it was at the start; agents' names have no colon
 
 
 def add_agent_adapters(
@@ -37,19 +37,22 @@ def add_agent_adapters(
     reference: bool = False,
 ) -> None:
     """
-    Replace the adapter "default", and others that the model has, by one for each agent. A frozen agent that does not
-    start from an adapter plays the base.
+    Replace all adapters of a model by one for each agent.
+
+    A frozen agent that does not start from an adapter uses the base and gets no adapter.
 
     Args:
-        model (`PeftModel`): as TRL made it ready.
-        agents (`tuple[str, ...]`): the topology's agents.
-        frozen (`tuple[str, ...]`): those that are not trained.
-        weights (`dict`, *optional*): configuration and weights of the agents that start from an adapter.
-        fresh (`PeftConfig`, *optional*): of the other agents' adapters; by default like "default".
-        reference (`bool`): whether an adapter that there was is kept beside as [`REFERENCE`].
+        model (`PeftModel`): The model as TRL prepared it, with the adapter "default".
+        agents (`tuple[str, ...]`): The agents of the topology.
+        frozen (`tuple[str, ...]`): The agents that are not trained.
+        weights (`dict`, *optional*):
+            Maps each agent that starts from an adapter to the configuration and the weights of that adapter.
+        fresh (`PeftConfig`, *optional*): The configuration of the other adapters. Defaults to that of "default".
+        reference (`bool`, defaults to `False`):
+            Whether a copy of each starting adapter is kept under the name [`REFERENCE`].
 
     Raises:
-        `ValueError`: an agent with the name of a module of the model, or weights that are not of the configuration.
+        `ValueError`: If an agent has the name of a module of the model, or if weights do not fit their configuration.
     """
     weights = weights or {}
     own = [agent for agent in agents if agent in weights or agent not in frozen]
@@ -78,7 +81,7 @@ def add_agent_adapters(
 
 
 def _add_adapter(model: PeftModel, name: str, config: PeftConfig, saved: dict[str, torch.Tensor] | None) -> None:
-    with warnings.catch_warnings():  # that "a" is a part of "lora_", which does no harm: names are set off by dots
+    with warnings.catch_warnings():  # PEFT warns that "a" is a part of "lora_"; dots separate names, so it is harmless
         warnings.filterwarnings("ignore", "Adapter name .* should not be contained in the prefix")
         model.add_adapter(name, config)
     match_dtypes(model, "default", name)
@@ -95,13 +98,13 @@ def _add_adapter(model: PeftModel, name: str, config: PeftConfig, saved: dict[st
 
 class StartReference:
     """
-    The policy of an agent as it was at its start, where it started from an adapter, as TRL's `ref_model`.
+    TRL's `ref_model` for an agent that started from an adapter: the policy as it was at the start.
 
-    TRL's own reference of such a model is a copy of the adapter named "ref", which is one for a model.
+    TRL's own reference of such a model is a copy of the adapter named "ref". A model can have only one of these.
 
     Args:
-        trainer ([`~trl.GRPOTrainer`]): of the model with all adapters.
-        agent (`str`): whose.
+        trainer ([`~trl.GRPOTrainer`]): The trainer, whose model has all adapters.
+        agent (`str`): The agent.
     """
 
     def __init__(self, trainer: GRPOTrainer, agent: str):
@@ -114,12 +117,12 @@ class StartReference:
 
 def load_sharded_adapters(model: PeftModel, folder: Path, agents: tuple[str, ...]) -> None:
     """
-    Load the adapters that [`save_policies`] wrote into a model sharded by FSDP2; in place, bit for bit.
+    Load the adapters that [`save_policies`] wrote into a model that FSDP2 has split over processes.
 
-    accelerate keeps the active adapter only, under no name.
+    This is needed because accelerate saves only the active adapter, without its name. The model is changed in place.
 
     Raises:
-        `ValueError`: the folder has other weights than the adapter.
+        `ValueError`: If the folder has other weights than the adapter.
     """
     for agent in adapters_of(model, agents):
         saved = load_peft_weights(str(folder / agent), device="cpu")
@@ -139,17 +142,19 @@ def load_sharded_adapters(model: PeftModel, folder: Path, agents: tuple[str, ...
 
 def merge_adapters(model: nn.Module, folder: Path, agents: tuple[str, ...], args: Any) -> None:
     """
-    Replace the adapters that [`~ccpo.training.policies.save_policies`] wrote by the models that they make of their
-    base, which is loaded from where it came from. An agent that plays the base gets the base.
+    Replace saved adapters by whole models, with each adapter merged into its base.
+
+    The adapters are those that [`~ccpo.training.policies.save_policies`] wrote. The base is loaded again from its
+    original place. For an agent without an adapter, the base itself is saved.
 
     Args:
-        model (`nn.Module`): the policies.
-        folder (`Path`): where the agents' folders are.
-        agents (`tuple[str, ...]`): the topology's agents.
-        args ([`MultiAgentGRPOConfig`]): configuration.
+        model (`nn.Module`): The policies.
+        folder (`Path`): The folder that holds the agents' folders.
+        agents (`tuple[str, ...]`): The agents of the topology.
+        args ([`MultiAgentGRPOConfig`]): The configuration.
     """
     plugin = args.deepspeed_plugin
-    # A model loaded under ZeRO-3 would be sharded over the processes, and this is one process.
+    # With ZeRO-3 the model would be split over the processes, but only one process runs this.
     whole = plugin.zero3_init_context_manager(enable=False) if plugin is not None else nullcontext()
     kwargs = {"revision": (args.model_init_kwargs or {}).get("revision"), "trust_remote_code": args.trust_remote_code}
     with whole:

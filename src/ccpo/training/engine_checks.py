@@ -1,4 +1,4 @@
-"""What can be known to be wrong before any model loads: how texts are drawn, and vLLM's engines."""
+"""Checks of generation settings and of vLLM's engines, before a model loads."""
 
 import os
 from typing import Any
@@ -14,8 +14,8 @@ from .sampling_mixin import stops_of
 
 
 def check_drawing(args: MultiAgentGRPOConfig, topology: Topology) -> None:
-    """Prefix caching and stop strings, with what they do not go with."""
-    plugin = args.deepspeed_plugin  # of `args.deepspeed` or of `accelerate launch`
+    """Raise a `ValueError` if prefix caching or stop strings are used with a setting that does not support them."""
+    plugin = args.deepspeed_plugin  # from `args.deepspeed` or from `accelerate launch`
     sharded = args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
     for field, wrong, why in (
         (
@@ -51,7 +51,7 @@ def check_engines(
     allocators: list[CreditAllocator],
     peft_config: Any,
 ) -> None:
-    """Engines that can be built, and told apart."""
+    """Raise a `ValueError` if the vLLM engines cannot be built, or if two agents would use the same server."""
     agents = topology.agents
     for agent, model in models.items():
         if not isinstance(model, str) and not get_config_model_id(model.config):
@@ -117,7 +117,7 @@ def check_engines(
 
 
 def _engine_config(model: Any, args: MultiAgentGRPOConfig) -> dict[str, Any]:
-    """What of a model's configuration an engine is built for."""
+    """The parts of a model's configuration on which the structure of an engine depends."""
     if isinstance(model, str):
         revision = (args.model_init_kwargs or {}).get("revision")
         model = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)

@@ -1,4 +1,8 @@
-"""vLLM for several agents, through TRL's `VLLMGeneration`: whose engine is which, and when it gets its weights."""
+"""
+vLLM engines for several agents, built with TRL's `VLLMGeneration`.
+
+This module decides which agent uses which engine, and when an engine gets new weights.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +30,16 @@ SERVER_KEYS = ("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "
 
 
 def has_engine_per_agent(args: Any, agents: tuple[str, ...]) -> bool:
-    """Whether every agent has an engine: separate policies, unless one engine gets each agent's weights in turn."""
+    """Whether each agent has its own engine. If not, all agents take turns in one."""
     return len(agents) > 1 and args.policy_sharing == "separate" and args.vllm_engine_per_role
 
 
 def engine_settings(args: Any, agent: str, topology: Topology) -> dict[str, Any]:
     """
-    What is an agent's engine's alone: its server and ports, or its share of the GPU's memory.
+    The settings that belong to one agent's engine: its server and ports, or its share of the GPU's memory.
 
-    `vllm_gpu_memory_utilization` is for all engines together, in equal parts unless `role_kwargs` says otherwise.
+    `vllm_gpu_memory_utilization` is for all engines together. Each gets an equal part unless `role_kwargs` says
+    otherwise.
     """
     names = (*SERVER_KEYS, "vllm_gpu_memory_utilization")
     own = {name: args.for_agent(agent, topology.roles_of(agent), name) for name in names}
@@ -45,24 +50,25 @@ def engine_settings(args: Any, agent: str, topology: Topology) -> dict[str, Any]
 
 def engine_kwargs(args: Any, agent: str, topology: Topology, calls: dict[str, int]) -> dict[str, Any]:
     """
-    The arguments of `VLLMGeneration` in which an agent's engine differs from TRL's, which is for one role's rows.
+    The arguments of `VLLMGeneration` in which an agent's engine differs from TRL's, which has the rows of one role.
 
-    `calls` says how many texts for each row an agent's largest call has.
+    `calls` maps each agent to the number of texts for each row in its largest call.
     """
     own = has_engine_per_agent(args, topology.agents)
     settings = engine_settings(args, agent, topology) if own else {}
-    rows = args.per_device_train_batch_size * args.vllm_tensor_parallel_size * args.steps_per_generation  # TRL's
+    rows = args.per_device_train_batch_size * args.vllm_tensor_parallel_size * args.steps_per_generation  # as in TRL
     texts = calls[agent] if own else max(calls.values())
     settings = {name.removeprefix("vllm_"): value for name, value in settings.items()}
-    # vLLM reserves memory by this number, and has no more tokens than 4096 in a batch: what exceeds it queues.
+    # vLLM reserves memory by this number. It has at most 4096 tokens in a batch, and further texts wait.
     return settings | {"max_num_seqs": max(rows, min(rows * texts, MAX_SEQUENCES))}
 
 
 def texts_in_a_call(topology: Topology, args: Any) -> dict[str, int]:
     """
-    Agent -> how many texts for each row its largest call has: those of one level, removals and ratings counted.
+    Maps each agent to the number of texts for each row in its largest call.
 
-    With one shared policy a call holds all agents' texts.
+    A call has the texts of roles that write at the same time, with passes without a role and ratings. If all agents
+    share a policy, it has the texts of all of them.
     """
     branches, names = topology.branches(args.num_solves), topology.role_names
     size = {name: math.prod(branches[: i + 1]) for i, name in enumerate(names)}
@@ -75,7 +81,7 @@ def texts_in_a_call(topology: Topology, args: Any) -> dict[str, int]:
     for agent in topology.agents:
         roles = names if shared else topology.roles_of(agent)
         levels = {topology.levels[name] for name in roles}
-        # A role's later ones speak without each role before it, in one call with it.
+        # A call also has the texts that a role writes without each of the roles before it.
         removed = {
             name: passes * len([k for k in names[: names.index(name)] if topology.removable(k)]) for name in roles
         }
@@ -88,7 +94,7 @@ def texts_in_a_call(topology: Topology, args: Any) -> dict[str, int]:
 
 @contextmanager
 def as_first_engine(topology: Topology, args: Any) -> Iterator[None]:
-    """TRL builds its one engine inside `GRPOTrainer.__init__`: meanwhile, with the first agent's arguments."""
+    """Let TRL build its engine with the arguments of the first agent, within this context."""
     build = grpo_trainer.VLLMGeneration
     if not topology.is_solo:
         calls = texts_in_a_call(topology, args)
@@ -103,19 +109,21 @@ def as_first_engine(topology: Topology, args: Any) -> Iterator[None]:
 
 class AgentEngines:
     """
-    The engines of all agents, and whose weights each holds.
+    The engines of all agents, and which agent's weights each engine has.
 
-    Weights are pushed when an agent is to generate and its engine holds older ones, or another agent's.
+    Weights are pushed to an engine when an agent is about to generate and the engine has older weights, or those of
+    another agent.
 
     Args:
-        first (`VLLMGeneration`): the first agent's engine, which TRL has built.
-        topology ([`Topology`]), args ([`MultiAgentGRPOConfig`]): who there is, and how engines are shared.
-        tokenizers (`dict[str, PreTrainedTokenizerBase]`): per agent.
-        policy (`Callable[[str], nn.Module]`): the model of an agent as it is now.
-        is_main_process (`bool`): whether this process warns.
+        first (`VLLMGeneration`): The engine of the first agent, which TRL has built.
+        topology ([`Topology`]): The team.
+        args ([`MultiAgentGRPOConfig`]): Says how engines are shared.
+        tokenizers (`dict[str, PreTrainedTokenizerBase]`): Maps each agent to its tokenizer.
+        policy (`Callable[[str], nn.Module]`): Returns the current model of an agent.
+        is_main_process (`bool`): Whether this process logs warnings.
 
     Attributes:
-        pushes (`dict[str, int]`): how often each agent's weights were pushed.
+        pushes (`dict[str, int]`): Maps each agent to the number of times its weights were pushed.
     """
 
     def __init__(
@@ -130,8 +138,8 @@ class AgentEngines:
         self.args, self.topology, self.tokenizers, self.policy = args, topology, tokenizers, policy
         self.agents = topology.agents
         self.pushes = dict.fromkeys(self.agents, 0)
-        self._changed = set(self.agents)  # whose weights moved since they were pushed
-        self._held: dict[int, str] = {}  # engine -> whose weights it has
+        self._changed = set(self.agents)  # agents whose weights have changed since they were pushed
+        self._held: dict[int, str] = {}  # maps each engine to the agent whose weights it has
         self.engines = dict.fromkeys(self.agents, first)
         if has_engine_per_agent(args, self.agents):
             calls = texts_in_a_call(topology, args)
@@ -148,13 +156,13 @@ class AgentEngines:
                 )
 
     def _build_like(self, first: VLLMGeneration, agent: str, calls: dict[str, int]) -> VLLMGeneration:
-        """An engine with the arguments that TRL gave the first one, but for what is the agent's."""
+        """Build an engine with the arguments of the first one, except for those that belong to this agent."""
         kwargs = {name: getattr(first, name) for name in inspect.signature(type(first)).parameters}
         kwargs |= {"model": self.policy(agent), "processing_class": self.tokenizers[agent]}
         return type(first)(**kwargs | engine_kwargs(self.args, agent, self.topology, calls))
 
     def _check_log_probs(self, agent: str) -> None:
-        """Warn, as TRL does of its server, of one whose log-probabilities are of another distribution."""
+        """Warn if an agent's server returns log-probabilities of another distribution, as TRL does for its server."""
         if self.args.vllm_mode == "server" and self.args.vllm_importance_sampling_correction:
             mode = self.engines[agent].vllm_client.get_server_info()["model_config"]["logprobs_mode"]
             if mode != "processed_logprobs":
@@ -167,16 +175,16 @@ class AgentEngines:
                 )
 
     def mark_changed(self, agents: set[str] | None = None) -> None:
-        """An optimizer step moves these agents; all where none is named."""
+        """Note that an optimizer step changes the weights of these agents, by default of all."""
         self._changed |= set(self.agents) if agents is None or self.args.policy_sharing == "shared" else agents
 
     def prepare(self, agent: str, settings: dict[str, Any]) -> VLLMGeneration:
-        """The agent's engine with a role's sampling `settings` and the newest weights."""
+        """Return the agent's engine with the sampling `settings` of a role and the newest weights."""
         engine, shared = self.engines[agent], self.args.policy_sharing == "shared"
         engine.model, engine.processing_class = self.policy(agent), self.tokenizers[agent]
         vars(engine).update(settings)
         owner = self.agents[0] if shared else agent
-        asleep = getattr(engine, "_llm_weights_sleeping", False)  # without any weights
+        asleep = getattr(engine, "_llm_weights_sleeping", False)  # it has no weights then
         if asleep or self._held.get(id(engine)) != owner or owner in self._changed:
             plays_base = self.args.policy_sharing == "adapters" and agent not in engine.model.peft_config
             with (_base_alone if plays_base else _base_kept)(engine.model):
@@ -189,7 +197,7 @@ class AgentEngines:
 
 @contextmanager
 def _base_alone(model: PeftModel) -> Iterator[None]:
-    """Push the base of adapters as it is: meanwhile nothing happens where TRL has PEFT add the adapter to it."""
+    """Let TRL push the base without an adapter: within this context, PEFT adds no adapter to it."""
     vars(model).update(dict.fromkeys(("merge_adapter", "unmerge_adapter"), lambda: None))
     try:
         yield
@@ -200,10 +208,11 @@ def _base_alone(model: PeftModel) -> Iterator[None]:
 @contextmanager
 def _base_kept(model: nn.Module) -> Iterator[None]:
     """
-    Keep the base of an adapter to the bit: to push, TRL has PEFT add the adapter to it and subtract it again.
+    Restore the base of an adapter exactly after a push.
 
-    A copy of the adapted layers waits in the CPU's memory meanwhile. Under ZeRO-3 PEFT works on gathered copies, which
-    are thrown away.
+    To push, TRL lets PEFT add the adapter to the base and subtract it again, which leaves rounding errors. So a copy
+    of these layers is kept in the CPU's memory meanwhile. With ZeRO-3 this is not needed, because PEFT works on
+    gathered copies, which are thrown away.
     """
     kept = []
     if isinstance(model, PeftModel):

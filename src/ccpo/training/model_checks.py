@@ -1,4 +1,4 @@
-"""What can be known to be wrong of several models before any is prepared: their weights, and their tokenizers."""
+"""Checks of the models and tokenizers of several agents, before a model is prepared for training."""
 
 from itertools import combinations
 from typing import Any
@@ -10,16 +10,17 @@ from transformers import AutoConfig
 
 def check_weights(models: dict[str, Any], frozen: tuple[str, ...] = (), adapters_only: bool = False) -> None:
     """
-    Refuse model objects that have weights in common.
+    Check that different model objects have no weights in common.
 
     Args:
-        models (`dict`): per agent; ids and folders are loaded later. One object of several agents is one model, which
-            the trainer copies or shares.
-        frozen (`tuple[str, ...]`): agents that are never updated: they may share weights with each other.
-        adapters_only (`bool`): whether only objects with adapters count: the base is to be one for all.
+        models (`dict`):
+            Maps each agent to its model. Ids and folders are loaded later and not checked. Several agents may have
+            the same object, which the trainer copies or shares.
+        frozen (`tuple[str, ...]`): Agents that are never updated. They may share weights with each other.
+        adapters_only (`bool`, defaults to `False`): Whether to check only objects with adapters.
 
     Raises:
-        `ValueError`: with the agents.
+        `ValueError`: If two objects have common weights.
     """
     kind = PeftModel if adapters_only else nn.Module
     objects = {agent: model for agent, model in models.items() if isinstance(model, kind)}
@@ -36,16 +37,17 @@ def check_weights(models: dict[str, Any], frozen: tuple[str, ...] = (), adapters
 
 def check_tokens(models: dict[str, Any], tokenizers: dict[str, Any], args: Any) -> None:
     """
-    Refuse a tokenizer that has no end, or whose ids have no row in its model's embeddings.
+    Check that each tokenizer has an end-of-sequence token, and that its model has embeddings for its tokens.
 
-    Its tokens added later may be more than the rows, as long as neither text nor training uses them.
+    Tokens that were added later may lack embeddings, as long as neither texts nor training use them.
 
     Args:
-        models (`dict`), tokenizers (`dict`): per agent.
-        args ([`MultiAgentGRPOConfig`]): how configurations are loaded.
+        models (`dict`): Maps each agent to its model.
+        tokenizers (`dict`): Maps each agent to its tokenizer.
+        args ([`MultiAgentGRPOConfig`]): Says how configurations are loaded.
 
     Raises:
-        `ValueError`: with the agent and the numbers.
+        `ValueError`: If a tokenizer does not fit its model.
     """
     revision = (args.model_init_kwargs or {}).get("revision")
     for agent, tokenizer in tokenizers.items():

@@ -1,4 +1,9 @@
-"""What a run must have in common with the checkpoint that it continues, and what transformers and TRL lose of it."""
+"""
+What is needed to continue a run from a checkpoint.
+
+A run must have the same settings as the checkpoint. Some of its state is not saved by transformers and TRL, and is
+saved here.
+"""
 
 import json
 from collections import deque
@@ -12,7 +17,7 @@ from trl.trainer.utils import get_callable_name
 from ..team.topology import Topology
 from .policies import policy_of
 
-# Arguments that decide which rows come when, whose turn it is and how a buffered batch is cut.
+# Arguments that decide in which order rows come, whose turn it is, and how a generation batch is split.
 _SAME_ARGUMENTS = (
     "policy_sharing",
     "advantage_estimator",
@@ -35,12 +40,12 @@ _SAME_ARGUMENTS = (
     "seed",
 )
 _SPECIAL_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
-# The special tokens become the tokenizer's when training starts.
+# Training sets the special tokens to those of the tokenizer.
 _NOT_THE_MODEL = ("architectures", "dtype", "transformers_version", "use_cache", *_SPECIAL_TOKENS)
 
 
 def run_settings(trainer: GRPOTrainer) -> dict[str, Any]:
-    """What a run must have in common with the checkpoint that it continues, by name."""
+    """The settings, by name, that a run must have in common with the checkpoint that it continues."""
     accelerator, dataset = trainer.accelerator, trainer.train_dataset
     backend = str(accelerator.distributed_type.value)
     if trainer.is_deepspeed_enabled:
@@ -70,7 +75,7 @@ def run_settings(trainer: GRPOTrainer) -> dict[str, Any]:
 
 
 def _team_settings(topology: Topology) -> dict[str, Any]:
-    """Who speaks, reads whom and is asked what, each setting by itself: what differs is named alone."""
+    """The settings of a team, one by one, so that a message can name the one that differs."""
     names = ("reads", "agent", "branches", "judged", "states_answer")
     return {
         "topology": topology.kind,
@@ -83,14 +88,14 @@ def _team_settings(topology: Topology) -> dict[str, Any]:
 
 
 def _model_settings(trainer: GRPOTrainer, agent: str) -> dict[str, Any]:
-    """The configuration of an agent's model and adapter, without where it came from."""
+    """The configuration of an agent's model and adapter, without the place from which they were loaded."""
     model = policy_of(trainer.accelerator.unwrap_model(trainer.model), agent)
     settings = json.loads(model.config.to_json_string(use_diff=False))
     settings = {key: value for key, value in settings.items() if key not in _NOT_THE_MODEL and key[0] != "_"}
     adapters = getattr(model, "peft_config", {})
     adapter = adapters.get(agent, adapters.get("default"))
     adapter = adapter.to_dict() if adapter is not None else {}
-    tokenizer = getattr(trainer.tokenizers[agent], "tokenizer", trainer.tokenizers[agent])  # a processor has one
+    tokenizer = getattr(trainer.tokenizers[agent], "tokenizer", trainer.tokenizers[agent])  # that of a processor
     settings["tokenizer"] = {name: getattr(tokenizer, name) for name in _SPECIAL_TOKENS} | {"tokens": len(tokenizer)}
     settings["adapter"] = {
         key: sorted(value) if isinstance(value, set) else value
@@ -102,8 +107,10 @@ def _model_settings(trainer: GRPOTrainer, agent: str) -> dict[str, Any]:
 
 def run_state(trainer: GRPOTrainer) -> dict[str, Any]:
     """
-    This process's part of what `Trainer` and TRL lose: the place in the generation batch and in the schedule, the
-    rollouts still to be trained on, metrics and losses not logged yet, and the allocators' state.
+    The state of this process that `Trainer` and TRL do not save.
+
+    It is the place in the generation batch and in the schedule, the texts that are still to be trained on, metrics and
+    losses that are not logged yet, and the state of the credit schemes.
     """
     batch = trainer.args.steps_per_generation * trainer.num_iterations
     groups, moments = trainer.optimizer.param_groups, trainer.optimizer.state
@@ -112,7 +119,7 @@ def run_state(trainer: GRPOTrainer) -> dict[str, Any]:
             {g.get("agent") or "" for g in groups if any(p in moments for p in g["params"])}
         ),
         "step": trainer._step,
-        "buffered_inputs": trainer._buffered_inputs if trainer._step % batch else None,  # else it generates anew
+        "buffered_inputs": trainer._buffered_inputs if trainer._step % batch else None,  # `None`: all were used
         "metrics": _plain(trainer._metrics),
         "logs": _plain({name: values for name, values in trainer._logs.items() if name != "images"}),
         "loss": trainer._tr_loss.item(),
@@ -122,7 +129,7 @@ def run_state(trainer: GRPOTrainer) -> dict[str, Any]:
 
 
 def load_run_state(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
-    """Put back what [`run_state`] took, once the training loop has set itself up."""
+    """Restore what [`run_state`] returned, after the training loop has been set up."""
     trainer._step, batches, device = state["step"], state["buffered_inputs"], trainer.accelerator.device
     trainer._buffered_inputs = batches and [
         {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
@@ -137,15 +144,15 @@ def load_run_state(trainer: GRPOTrainer, state: dict[str, Any]) -> None:
                 trainer._logs[name][column].extend(rows)
         else:
             trainer._logs[name].extend(values)
-    trainer._tr_loss += state["loss"]  # of steps before the checkpoint that are still to be logged
-    trainer._total_loss_scalar -= state["loss"]  # `train_loss` is about the steps of this call
+    trainer._tr_loss += state["loss"]  # the loss of steps before the checkpoint that is not logged yet
+    trainer._total_loss_scalar -= state["loss"]  # `train_loss` counts only the steps of this call
     trainer._globalstep_last_logged = state["last_logged_step"]
     for allocator, values in zip(trainer.allocators, state["allocators"], strict=True):
         allocator.load_state_dict(values)
 
 
 def _plain(value: Any) -> Any:
-    """Containers and scalars as `torch.load(weights_only=True)` reads them; other objects as their text."""
+    """Turn a value into containers and scalars that `torch.load(weights_only=True)` reads; other objects into text."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | deque):

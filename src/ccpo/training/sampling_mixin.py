@@ -1,4 +1,4 @@
-"""How a policy samples, beyond what TRL passes on: stop strings and prefix caching."""
+"""[`SamplingMixin`]: stop strings and prefix caching, which TRL does not pass on."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,15 +15,13 @@ from .policies import AgentPolicies
 
 class SamplingMixin:
     """
-    Over a [`~trl.GRPOTrainer`]: stop strings with every backend, and a common prefix that is read once.
+    Part of the trainer: stop strings with every backend, and a common prefix that is computed only once.
 
-    Overrides:
-
-    - `_generate_single_turn`: transformers gets the tokenizer that it needs for stop strings, and what fills a batch
-      up behind one is cut off. TRL counts such completions as ended.
+    It overrides `_generate_single_turn`. transformers gets the tokenizer, which it needs for stop strings. The padding
+    after a stop string is cut off, and TRL counts such completions as ended.
     """
 
-    stop_strings: tuple[str, ...] = ()  # of the role, while the trainer is one
+    stop_strings: tuple[str, ...] = ()  # those of the active role
 
     def _init_sampling(self) -> None:
         self.stop_strings = stops_of(self.args.generation_kwargs)
@@ -43,13 +41,13 @@ class SamplingMixin:
             return super()._generate_single_turn(prompt_ids, *args, **kwargs)
         with self._tokenizer_given():
             completion_ids, log_probs = super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        if not self.use_vllm:  # which ends them there itself, and its log-probabilities, too
+        if not self.use_vllm:  # vLLM already ends completions and their log-probabilities at a stop string
             cut = zip(completion_ids, prompt_ids, strict=True)
             completion_ids = [cut_at_stop(ids, self._tokenizer, self.stop_strings, before)[0] for ids, before in cut]
         return self._with_ends(prompt_ids, completion_ids) if self.topology.is_solo else completion_ids, log_probs
 
     def _with_ends(self, prompt_ids: list[list[int]], completion_ids: list[list[int]]) -> list[list[int]]:
-        """The completions, those that a stop string has ended as such that TRL counts as ended."""
+        """The completions. Those that a stop string has ended are marked, so that TRL counts them as ended."""
 
         def ended(before: list[int], ids: list[int]) -> bool:
             before, last = [*before, *ids[:-1]], ids[-1:]
@@ -64,7 +62,7 @@ class SamplingMixin:
 
     @contextmanager
     def _tokenizer_given(self) -> Iterator[None]:
-        """transformers' `generate` gets the tokenizer: TRL does not pass it."""
+        """Pass the tokenizer to transformers' `generate` within this context, because TRL does not pass it."""
         active = self.model.policies[self.model.active_agent] if isinstance(self.model, AgentPolicies) else self.model
         model = _base(active)
         before = vars(model).get("generate")
@@ -79,12 +77,12 @@ class SamplingMixin:
 
 
 def stops_of(generation_kwargs: dict[str, Any] | None) -> tuple[str, ...]:
-    """The stop strings among the options of a backend; vLLM calls them `stop`."""
+    """The stop strings among the options of a backend. vLLM calls them `stop`."""
     options = generation_kwargs or {}
     given = options.get("stop_strings") or options.get("stop") or ()
     return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _base(policy: nn.Module) -> nn.Module:
-    """The model itself, of one with adapters."""
+    """The model without the wrapper that PEFT puts around it for adapters."""
     return policy.get_base_model() if isinstance(policy, PeftModel) else policy

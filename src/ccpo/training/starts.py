@@ -1,4 +1,4 @@
-"""Agents that start from an adapter which there is already: a folder that a run saved, or a `PeftModel`."""
+"""Agents that start from an existing adapter: a folder that a run saved, or a `PeftModel`."""
 
 import copy
 import os
@@ -18,7 +18,7 @@ from transformers.utils import cached_file
 from transformers.utils.peft_utils import find_adapter_config_file
 from trl.trainer.utils import create_model_from_path, get_config_model_id
 
-# What says where and by which versions an adapter was made, and not what it is.
+# Fields that say where an adapter comes from and by which versions it was made. They do not change the adapter.
 _NOT_THE_ADAPTER = (
     "auto_mapping",
     "base_model_name_or_path",
@@ -34,13 +34,13 @@ _QUIET = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for
 @dataclass(frozen=True)
 class Start:
     """
-    Where an agent begins: an adapter that there is already.
+    An existing adapter from which an agent starts.
 
     Attributes:
-        base (`str` or `PreTrainedModel`): what it stands on.
-        config (`PeftConfig`): its configuration.
-        source (`str` or `PeftModel`): the folder or id with its weights, or the object that has it.
-        name (`str`): its name in the object.
+        base (`str` or `PreTrainedModel`): The base model of the adapter.
+        config (`PeftConfig`): The configuration of the adapter.
+        source (`str` or `PeftModel`): The folder or id with its weights, or the object that holds it.
+        name (`str`): The name of the adapter in that object.
     """
 
     base: Any
@@ -50,18 +50,18 @@ class Start:
 
     @property
     def origin(self) -> str:
-        """Where it came from, in words."""
+        """Where the adapter comes from, in words."""
         if isinstance(self.source, str):
             return self.source
         return f"an object on {get_config_model_id(self.base.config) or 'a base in memory'}"
 
     @property
     def is_trainable(self) -> bool:
-        """Whether it may be trained: a folder's may, an object's unless it was loaded for inference or frozen."""
+        """Whether the adapter may be trained. In an object it may not if it was loaded for inference or frozen."""
         if isinstance(self.source, str):
             return True
         on = [name for name, parameter in self.source.named_parameters() if parameter.requires_grad]
-        # Of an object's adapters only the active one has gradients.
+        # Only the active adapter of an object has gradients.
         return any(f".{self.name}." in f"{name}." for name in on) or bool(on and not self.config.inference_mode)
 
 
@@ -70,16 +70,19 @@ class Start:
 
 def read_start(agent: str, model: Any, peft_config: PeftConfig | None = None) -> Start | None:
     """
-    The adapter from which an agent starts; `None` where its model is a whole one. Loads no model.
+    Find the adapter from which an agent starts. No model is loaded.
 
     Args:
-        agent (`str`): whose.
-        model (`str`, `PreTrainedModel` or `PeftModel`): as given to the trainer.
-        peft_config (`PeftConfig`, *optional*): as given; of the same kind as the adapter.
+        agent (`str`): The agent.
+        model (`str`, `PreTrainedModel` or `PeftModel`): Its model, as given to the trainer.
+        peft_config (`PeftConfig`, *optional*): As given to the trainer. It must agree with the adapter.
+
+    Returns:
+        [`Start`], or `None` if the model has no adapter.
 
     Raises:
-        `ValueError`: an adapter that cannot be read or trained, another `peft_config`, or an object of several
-            adapters of which none has the agent's name.
+        `ValueError`: If the adapter cannot be read or trained, if `peft_config` differs from it, or if an object has
+            several adapters and none has the agent's name.
     """
     where = f"`model` of {agent!r}"
     if isinstance(model, PeftModel):
@@ -119,21 +122,24 @@ def read_start(agent: str, model: Any, peft_config: PeftConfig | None = None) ->
 def _has_adapter(model: str) -> bool:
     try:
         return find_adapter_config_file(model) is not None
-    except OSError:  # neither a folder nor what an id looks like
+    except OSError:  # neither a folder nor a valid id
         return False
 
 
 def read_starts(models: dict[str, Any], sharing: str, peft_config: PeftConfig | None) -> dict[str, Start]:
     """
-    Agent -> the adapter from which it starts, of those that do; with `"adapters"`, all on one base.
+    Find the adapters from which agents start.
 
     Args:
-        models (`dict`): per agent, as given.
-        sharing (`str`): `policy_sharing`.
-        peft_config (`PeftConfig`, *optional*): as given.
+        models (`dict`): Maps each agent to its model, as given to the trainer.
+        sharing (`str`): The field `policy_sharing`. With `"adapters"` all adapters must have the same base.
+        peft_config (`PeftConfig`, *optional*): As given to the trainer.
+
+    Returns:
+        `dict[str, Start]`: Maps each agent that starts from an adapter to it.
 
     Raises:
-        `ValueError`: with the agent, what was given and the remedy.
+        `ValueError`: If an adapter cannot be used, or if adapters do not fit together.
     """
     found = {agent: read_start(agent, model, peft_config) for agent, model in models.items()}
     starts = {agent: start for agent, start in found.items() if start is not None}
@@ -154,17 +160,17 @@ def read_starts(models: dict[str, Any], sharing: str, peft_config: PeftConfig | 
             f"`policy_sharing='adapters'` needs adapters of the same kind on the base, got {kinds}. Use 'separate'."
         )
     loaded = next((model for model in bases.values() if isinstance(model, nn.Module)), None)
-    if loaded is not None:  # a base that is there already is not loaded again
+    if loaded is not None:  # use a base that is already loaded
         starts = {agent: replace(start, base=loaded) for agent, start in starts.items()}
     return starts
 
 
 def config_of_fresh(starts: dict[str, Start], fresh: list[str]) -> PeftConfig | None:
     """
-    The configuration of adapters that begin anew beside saved ones, where none was given: that of the saved.
+    The configuration of new adapters if none was given: that of the saved adapters of the other agents.
 
     Raises:
-        `ValueError`: the saved ones are of several.
+        `ValueError`: If the saved adapters have different configurations.
     """
     configs = [start.config for start in starts.values()]
     if not configs:
@@ -179,7 +185,11 @@ def config_of_fresh(starts: dict[str, Start], fresh: list[str]) -> PeftConfig | 
 
 
 def differences(given: PeftConfig, saved: PeftConfig) -> dict[str, tuple]:
-    """Field -> its two values, of the fields in which two adapters differ; `target_modules` still in words pass."""
+    """
+    Maps each field in which two configurations differ to its two values.
+
+    `target_modules` given in words, such as `"all-linear"`, is not compared, because only the model gives its meaning.
+    """
     one, two = ({name: _plain(value) for name, value in vars(config).items()} for config in (given, saved))
     if type(given) is not type(saved):
         return {"peft_type": (one["peft_type"], two["peft_type"])}
@@ -188,7 +198,7 @@ def differences(given: PeftConfig, saved: PeftConfig) -> dict[str, tuple]:
 
 
 def _in_words(config: PeftConfig) -> bool:
-    """Whether PEFT reads in the model which modules are meant."""
+    """Whether PEFT must look into the model to know which modules are meant."""
     return getattr(config, "target_modules", None) in (None, "all-linear")
 
 
@@ -209,7 +219,7 @@ def _name(base: Any) -> str:
 
 
 def tokenizer_folder(start: Start | None) -> str | None:
-    """The adapter's folder or id where it has a tokenizer of its own."""
+    """The folder or id of an adapter if it contains a tokenizer, else `None`."""
     if start is None or not isinstance(start.source, str):
         return None
     return start.source if cached_file(start.source, "tokenizer_config.json", **_QUIET) is not None else None
@@ -220,16 +230,19 @@ def tokenizer_folder(start: Start | None) -> str | None:
 
 def load_start(start: Start, args: Any, quantization_config: Any, peft_config: PeftConfig | None) -> PeftModel:
     """
-    The adapter on its base, to be trained, under the name "default": what [`~trl.GRPOTrainer`] takes for a model.
+    Load an adapter on its base for training, under the name "default", which [`~trl.GRPOTrainer`] expects.
 
     Args:
-        start ([`Start`]): where from; an object is changed in place.
-        args ([`MultiAgentGRPOConfig`]): how models are loaded.
-        quantization_config (*optional*): of the base.
-        peft_config (`PeftConfig`, *optional*): as given, held against the adapter's where only the model can say.
+        start ([`Start`]): The adapter. An object is changed in place.
+        args ([`MultiAgentGRPOConfig`]): Says how models are loaded.
+        quantization_config (*optional*): The quantisation of the base.
+        peft_config (`PeftConfig`, *optional*): As given to the trainer, to compare what only the model can tell.
+
+    Returns:
+        `PeftModel`
 
     Raises:
-        `ValueError`: `peft_config` says `target_modules` in words that mean other modules.
+        `ValueError`: If `target_modules` of `peft_config`, given in words, means other modules than the adapter has.
     """
     if isinstance(start.source, PeftModel):
         model = _as_default(start.source, start.name)
@@ -239,16 +252,16 @@ def load_start(start: Start, args: Any, quantization_config: Any, peft_config: P
             kwargs = {"trust_remote_code": args.trust_remote_code, **(args.model_init_kwargs or {})}
             kwargs.setdefault("revision", start.config.revision or "main")
             kwargs |= {} if quantization_config is None else {"quantization_config": quantization_config}
-            if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):  # as TRL
+            if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):  # as in TRL
                 kwargs["device_map"] = None
             base = create_model_from_path(base, **kwargs)
         quantized = getattr(base, "is_loaded_in_4bit", False) or getattr(base, "is_loaded_in_8bit", False)
-        # TRL's choice: in ZeRO-3 the parameters of one module must have one dtype.
+        # As in TRL: with ZeRO-3 all parameters of a module must have the same dtype.
         autocast = quantized or plugin is None or plugin.zero_stage != 3
         model = PeftModel.from_pretrained(base, start.source, is_trainable=True, autocast_adapter_dtype=autocast)
     if peft_config is not None and _in_words(peft_config):
         probe = copy.deepcopy(peft_config)
-        model.add_adapter("ref", probe)  # PEFT puts the modules' names in
+        model.add_adapter("ref", probe)  # PEFT replaces the words by the names of modules
         model.delete_adapter("ref")
         if differ := differences(probe, start.config):
             raise _differs("the agent", differ)
@@ -256,7 +269,7 @@ def load_start(start: Start, args: Any, quantization_config: Any, peft_config: P
 
 
 def _as_default(model: PeftModel, name: str) -> PeftModel:
-    """An object with the one adapter "default": of several, or under another name."""
+    """Keep only one adapter of an object, and name it "default"."""
     if name != "default":
         weights = get_peft_model_state_dict(model, adapter_name=name)
         if "default" in model.peft_config:
@@ -272,7 +285,7 @@ def _as_default(model: PeftModel, name: str) -> PeftModel:
 
 
 def weights_of(start: Start) -> dict[str, torch.Tensor]:
-    """The adapter's weights by name, without the adapter's name in them."""
+    """The weights of the adapter. Their names do not contain the adapter's name."""
     if isinstance(start.source, str):
         return load_peft_weights(start.source, device="cpu")
     state = get_peft_model_state_dict(start.source, adapter_name=start.name)
@@ -280,7 +293,7 @@ def weights_of(start: Start) -> dict[str, torch.Tensor]:
 
 
 def match_dtypes(model: PeftModel, one: str, other: str) -> None:
-    """Give an adapter's parameters the dtypes of another's: TRL's choice for QLoRA and ZeRO-3."""
+    """Give the parameters of one adapter the dtypes of another's. TRL chose those for QLoRA and ZeRO-3."""
     dtypes = {name: p.dtype for name, p in model.named_parameters() if f".{one}." in f"{name}."}
     first = next(iter(dtypes.values()), None)
     for name, parameter in model.named_parameters():

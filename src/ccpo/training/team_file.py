@@ -1,4 +1,4 @@
-"""What is saved of a team beside its models: who speaks, with which prompts, sampled how, and where answers stand."""
+"""Write `team.json`: the topology with its prompts, the sampling of each role, and how answers are found."""
 
 import json
 from pathlib import Path
@@ -13,14 +13,15 @@ from .sampling_mixin import stops_of
 
 def generator_options(args: Any, role: str, agent: str) -> dict[str, Any]:
     """
-    How a role samples in training, as arguments of [`TransformersGenerator`].
+    The sampling of a role in training, as arguments of [`TransformersGenerator`].
 
     Args:
-        args ([`MultiAgentGRPOConfig`]): the configuration.
-        role (`str`), agent (`str`): whose.
+        args ([`MultiAgentGRPOConfig`]): The configuration.
+        role (`str`): The role.
+        agent (`str`): The agent that plays the role.
     """
     sampling = args.sampling_of(role, agent)
-    if args.use_vllm:  # whose other options transformers does not know
+    if args.use_vllm:  # transformers does not know vLLM's other options
         stops = list(stops_of(sampling)) or None
         sampling = {name: sampling[name] for name in (*SAMPLING, "max_new_tokens")} | {"stop_strings": stops}
     options = {name: sampling.pop(name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
@@ -30,13 +31,13 @@ def generator_options(args: Any, role: str, agent: str) -> dict[str, Any]:
 
 def write_team(folder: Path, topology: Topology, args: Any, outcome: Any) -> None:
     """
-    Write `team.json`: the topology, and under `run` what is needed to use it as it was trained.
+    Write `team.json`: the topology, and under `run` what is needed to use the team as in training.
 
     Args:
-        folder (`Path`): where the agents' folders are.
-        topology ([`Topology`]): the team.
-        args ([`MultiAgentGRPOConfig`]): has each role's sampling.
-        outcome (`Callable`): knows where answers stand.
+        folder (`Path`): The folder that holds the agents' folders.
+        topology ([`Topology`]): The team.
+        args ([`MultiAgentGRPOConfig`]): The configuration, which has the sampling of each role.
+        outcome (`Callable`): The outcome function, which may have a pattern that finds answers.
     """
     sampling = {role: generator_options(args, role, topology.agent_of(role)) for role in topology.role_names}
     run = {"sampling": sampling, "answer_pattern": reader_of(outcome).pattern}
