@@ -1,4 +1,4 @@
-"""[`AdvantagesMixin`]: from outcomes to credit, and from credit to advantages."""
+"""[`AdvantagesMixin`] turns outcomes into credit, and credit into advantages."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -17,15 +17,15 @@ from .collection import Rollout
 
 
 class AdvantagesMixin:
-    """Over a trainer of several roles: rewards of each role's texts, and the estimator's advantages in TRL's place."""
+    """Part of the trainer: computes the rewards of each role's texts, and replaces TRL's advantages."""
 
     def _init_role_rewards(self, role_rewards: dict[str, list] | None) -> None:
         """
-        Read the rewards of one role's own.
+        Read the argument `role_rewards` of the trainer.
 
         Raises:
-            `ValueError`: an unknown role or one that is not trained, what is no function, or a credit that gives
-                advantages, with which no reward can be summed.
+            `ValueError`: If a role is unknown or not trained, if an item is not a function, or if the credit scheme
+                gives advantages, to which no reward can be added.
         """
         self._role_rewards: dict[str, list[tuple[Callable, float]]] = {}
         given = {} if role_rewards is None else role_rewards
@@ -59,7 +59,7 @@ class AdvantagesMixin:
             self._role_rewards[role] = pairs
 
     def _rewards_of(self, role: str) -> dict[str, Any]:
-        """The attributes in which TRL keeps its reward functions' names and weights, as this role has them."""
+        """The role's values for the attributes in which TRL keeps names and weights of reward functions."""
         own = self._role_rewards.get(role, [])
         weights = torch.tensor([weight for _, weight in own], dtype=self.reward_weights.dtype)
         return {
@@ -69,7 +69,7 @@ class AdvantagesMixin:
         }
 
     def _allocate(self, rollout: Rollout, inputs: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Rewards `(P, N, F)` of each role over the global batch, a column per allocator and per reward of its own."""
+        """The rewards `(P, N, F)` of each role over all processes: a column for each scheme and each own reward."""
         columns = [
             _checked(allocator.__name__, allocator.allocate(outcomes), outcomes)
             for allocator, outcomes in zip(self.allocators, rollout.evidence, strict=True)
@@ -81,7 +81,7 @@ class AdvantagesMixin:
         return rewards
 
     def _own_rewards(self, role: str, rollout: Rollout, inputs: list[dict[str, Any]]) -> torch.Tensor:
-        """What a role's own reward functions say of its texts, gathered, `(W·n, E)`."""
+        """The values of a role's own reward functions for its texts, of all processes, `(W·n, E)`."""
         said = rollout.episodes.said[role]
         rows = [inputs[row] for row in said.rows]
         chat = is_conversational(inputs[0])
@@ -104,9 +104,9 @@ class AdvantagesMixin:
         return gather(torch.tensor(values, device=self.accelerator.device).T.contiguous())
 
     def _combine(self, rewards: torch.Tensor, role: str | None = None) -> torch.Tensor:
-        """The weighted sum over the last axis, as TRL does it: NaN only where every column is."""
+        """The weighted sum over the last axis, as in TRL. NaN only if all columns are NaN."""
         weights = self.reward_weights if role is None else self._role_state[role]["reward_weights"]
-        weights = weights[: rewards.shape[-1]]  # while the trainer is a role, it has weights of the role's own, too
+        weights = weights[: rewards.shape[-1]]  # while a role is active, its own rewards have weights, too
         return self._sum(rewards, weights)
 
     @staticmethod
@@ -116,10 +116,10 @@ class AdvantagesMixin:
 
     def _set_advantages(self, output: dict, role: str, rewards: torch.Tensor, rollout: Rollout) -> torch.Tensor:
         """
-        The estimator's advantages in place of TRL's, which are `"group"`'s.
+        Replace TRL's advantages, which are those of the estimator `"group"`.
 
         Returns:
-            `torch.Tensor` of shape `(P, N)`: the role's advantages over the global batch.
+            `torch.Tensor` of shape `(P, N)`: The role's advantages over the batch of all processes.
         """
         estimator = self.args.advantage_estimator
         shared = self._shared(rollout, role)  # (P, N)
@@ -134,10 +134,10 @@ class AdvantagesMixin:
                 seen.values[role]
                 - removal_baseline(seen.without[role], shared.shape[1], getattr(allocator, "baseline", "group"))
                 for allocator, seen in zip(self.allocators, rollout.outcomes, strict=True)
-            ]  # NaN where one of the two is: what an outcome function cannot score is no difference
+            ]  # NaN if one of the two is NaN, because then there is no difference
             delta = self._combine(torch.stack(deltas, dim=-1))
             advantages = estimate_advantages(delta, estimator, baseline=torch.zeros_like(delta))
-            if role in self._role_rewards:  # which the team without the role says nothing of: against their own mean
+            if role in self._role_rewards:  # passes without the role have none, so the mean of its own is subtracted
                 own = rewards[..., len(self.allocators) :]
                 weights = self._role_state[role]["reward_weights"][len(self.allocators) :]
                 own = self._sum(own, weights)
@@ -158,15 +158,15 @@ class AdvantagesMixin:
         return advantages
 
     def _shared(self, rollout: Rollout, role: str) -> torch.Tensor:
-        """What shared credit gives a role's texts, `(P, N)`."""
+        """The rewards of a role's texts by shared credit, `(P, N)`."""
         return self._combine(torch.stack([outcomes.values[role] for outcomes in rollout.outcomes], dim=-1))
 
     def _local(self, values: torch.Tensor) -> torch.Tensor:
-        """This process's part of values over the global batch, `(P, N)` -> `(P * N / W,)`."""
+        """The part of this process in values over all W processes, `(P, N)` -> `(P * N / W,)`."""
         return values.reshape(self.accelerator.num_processes, -1)[self.accelerator.process_index].clone()
 
     def _estimate_solo(self, output: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """One role on the dataset's prompts: TRL's output, with the advantages of another estimator if asked for."""
+        """TRL's output for a team of one role, with the advantages of another estimator if one is set."""
         if self.args.advantage_estimator != "group":
             group = self.num_generations if self.model.training else self.num_generations_eval
             rewards = self._combine(self._rewards_per_func).view(-1, group)
@@ -183,10 +183,10 @@ class AdvantagesMixin:
 
 def _checked(name: str, credit: Any, outcomes: TeamOutcomes) -> Mapping[str, torch.Tensor]:
     """
-    What a scheme's `allocate` returned, if it can be credit: another shape would give texts each other's.
+    Check what a scheme's `allocate` returned, because with a wrong shape texts would get the credit of others.
 
     Raises:
-        `ValueError`: with the scheme, the role, what is wrong and what it should be.
+        `ValueError`: If a role is missing, or if its rewards have a wrong shape or type.
     """
     if not isinstance(credit, Mapping):
         raise ValueError(f"`allocate` of `{name}` must return a mapping from roles to tensors, got {credit!r:.80}.")

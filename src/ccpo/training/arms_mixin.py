@@ -1,4 +1,4 @@
-"""[`ArmsMixin`]: the evaluation's arms during training, with the policies as they are."""
+"""[`ArmsMixin`] runs the other arms of an evaluation during training, with the current policies."""
 
 import copy
 from collections import defaultdict
@@ -11,17 +11,21 @@ from ..team.rollout import Episodes, run_team
 
 
 class ArmsMixin:
-    """Over a trainer of several roles: how the team does if a role is silent, or speaks of another problem."""
+    """Part of the trainer: measures the accuracy of the team if a role says nothing, or speaks of another problem."""
 
     def _evaluate_arms(self, inputs: list[dict[str, Any]], episodes: Episodes, group: int) -> dict[str, float]:
         """
-        Metrics of a batch, `credit/ablated_<role>_accuracy` and `credit/swapped_<role>_accuracy` if `eval_arms` names
-        them, for each role that another reads. The roles before it stay as they spoke.
+        Compute `credit/ablated_<role>_accuracy` and `credit/swapped_<role>_accuracy`, as `eval_arms` names them.
+
+        There is one for each role that another role reads. The texts of the roles before it are kept.
 
         Args:
-            inputs (`list[dict]`): this process's rows.
-            episodes ([`~ccpo.team.rollout.Episodes`]): what the team said about them.
-            group (`int`): rows of a prompt.
+            inputs (`list[dict]`): The rows of this process.
+            episodes ([`~ccpo.team.rollout.Episodes`]): What the team wrote about them.
+            group (`int`): The number of rows of a prompt.
+
+        Returns:
+            `dict[str, float]`: The metrics of the batch.
         """
         topology, accuracies = self.topology, {}
         read = [role for role in topology.role_names if any(role in other.reads for other in topology.roles)]
@@ -37,7 +41,7 @@ class ArmsMixin:
         return accuracies
 
     def _of_another_problem(self, role: str, episodes: Episodes, group: int) -> list[str] | None:
-        """What a role said about the next other problem of all processes' batch; `None` if there is none."""
+        """What a role said about the next other problem in the batch of all processes; `None` if there is none."""
         said, state, size = episodes.said[role], self.accelerator, group * episodes.texts_per_row(role)
         own = [(repr(episodes.prompts[row]), text) for row, text in zip(said.rows, said.texts, strict=True)]
         everyone = gather_object(own)
@@ -51,7 +55,7 @@ class ArmsMixin:
         return [text for _, text in moved][state.process_index * len(own) : (state.process_index + 1) * len(own)]
 
     def _accuracy(self, inputs: list[dict[str, Any]], before: Episodes, given: dict, group: int) -> float:
-        """The share of right answers where some roles' texts are given, and nothing else is logged of it."""
+        """The share of right answers if the texts of some roles are given. Nothing is logged."""
         topology, generators = self.topology, self._generators()
         episodes = run_team(
             topology, before.prompts, generators, branches=self.branches, given=given, reader=before.reader

@@ -1,4 +1,8 @@
-"""A generation batch as TRL shuffles and splits it: a row per episode, whatever number of texts a role has in it."""
+"""
+Arrange a generation batch so that TRL can shuffle and split it.
+
+It has a row for each episode, however many texts a role has in it.
+"""
 
 import torch
 

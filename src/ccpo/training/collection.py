@@ -1,4 +1,4 @@
-"""[`CollectionMixin`]: one generation batch of the trainer, the team's pass with the policies in training."""
+"""[`CollectionMixin`] runs the team on a generation batch with the policies in training, and has it judged."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -26,18 +26,20 @@ from .numbers import LENGTHS
 @dataclass
 class Rollout:
     """
-    One pass of the team: this process's texts and samples, and the outcomes of the global batch.
+    What the team wrote about one batch: the texts of this process, and the outcomes of all processes.
 
     Attributes:
-        episodes ([`~ccpo.team.rollout.Episodes`]): what was said.
-        samples (`dict[str, list]`): role -> the token ids of its texts.
-        outcomes (`list[TeamOutcomes]`): by each of the F outcome functions, with the evidence of its scheme.
+        episodes ([`~ccpo.team.rollout.Episodes`]): What the team wrote.
+        samples (`dict[str, list]`): Maps each role to the token ids of its texts.
+        outcomes (`list[TeamOutcomes]`): The outcomes by each of the F outcome functions, with the evidence for its
+            scheme.
         extras (`dict[str, list]`):
-            Columns of the completions table, a row per leaf: the dataset's `solution`, and what outcome functions log.
+            More columns of the completions table, with a row for each leaf: the dataset's `solution`, and what outcome
+            functions log.
         counted (`dict[str, list[bool] | None]`):
-            Removed role -> which passes of all processes count; `None` where all do.
-        shown (`frozenset[str]`): the roles without which the team was seen for the metrics alone.
-        arms (`dict[str, float]`): metrics of an evaluation's other arms.
+            Maps each removed role to whether each pass of all processes counts. `None` means that all count.
+        shown (`frozenset[str]`): The roles without which the team was run only for the metrics.
+        arms (`dict[str, float]`): The metrics of an evaluation's other arms.
     """
 
     episodes: Episodes
@@ -50,7 +52,7 @@ class Rollout:
 
     @property
     def evidence(self) -> list[TeamOutcomes]:
-        """The outcomes with what credit may look at."""
+        """The outcomes without the passes that were run only for the metrics."""
         kept = [
             {removed: values for removed, values in seen.without.items() if removed not in self.shown}
             for seen in self.outcomes
@@ -60,19 +62,19 @@ class Rollout:
 
 class CollectionMixin:
     """
-    Over a trainer of several roles: runs the team on a batch, has it judged, and gathers what the credit of this step
-    uses. Nothing else is drawn.
+    Part of the trainer: runs the team on a batch, has it judged, and gathers what the credit of this step needs.
 
-    Overrides `_tokenize_prompts`: with one role, whose generation is TRL's, a chat template gets what it takes.
+    It overrides `_tokenize_prompts`, which TRL uses if the team has one role. Messages that a chat template refuses
+    are then changed to a form that it accepts.
     """
 
     def _roll_out(self, inputs: list[dict[str, Any]], in_turn: tuple[str, ...]) -> Rollout:
         """
-        One pass of the team, its outcomes over the global batch, and what else the credit of this step uses.
+        Run the team on a batch, judge it over all processes, and collect what else the credit of this step needs.
 
         Args:
-            inputs (`list[dict]`): this process's rows.
-            in_turn (`tuple[str, ...]`): the roles trained from this batch.
+            inputs (`list[dict]`): The rows of this process.
+            in_turn (`tuple[str, ...]`): The roles that are trained from this batch.
         """
         clock, topology = self._clock, self.topology
         training = self.model.training
@@ -82,7 +84,7 @@ class CollectionMixin:
         generators = self._generators()
         reader = reader_of(self.allocators[self._judge()].outcome)
         if not training:
-            clock.tokens["eval"].clear()  # of an evaluation that failed
+            clock.tokens["eval"].clear()  # an earlier evaluation may have failed
         tokens = clock.tokens["train" if training else "eval"]
 
         @contextmanager
@@ -110,7 +112,7 @@ class CollectionMixin:
                 around=around,
             )
         drawing = [arm for arm in clock.arms if arm not in (RATING, VERIFY, UPDATE)]
-        clock.split("draw", {arm: tokens[arm] for arm in drawing if arm in tokens})  # what prompts took to build
+        clock.split("draw", {arm: tokens[arm] for arm in drawing if arm in tokens})  # the time for building prompts
         asked = {id(generator): len(generator.samples) for generator in generators.values()}
         samples = {
             role: generators[role].samples[said.start : said.start + len(said.texts)]
@@ -127,7 +129,7 @@ class CollectionMixin:
         return Rollout(episodes, samples, outcomes, extras, valid, frozenset(shown - needed), arms)
 
     def _seen_without(self, in_turn: tuple[str, ...]) -> tuple[set[str], set[str]]:
-        """The roles without which the credit of this step, or an evaluation, sees the team; and the metrics alone."""
+        """The roles without which the team is run for credit or an evaluation, and those only for the metrics."""
         topology, names = self.topology, self.topology.role_names
         removable = {name for name in names if topology.is_chain and topology.removable(name)}
         needed: set[str] = set()
@@ -143,11 +145,11 @@ class CollectionMixin:
         return needed, removable if self.model.training and self._shows_removals() else set()
 
     def _shows_removals(self) -> bool:
-        """Whether `removal_eval_steps` have gone by since the last generation batch in which they had."""
+        """Whether passes without a role are run for the metrics now, by `removal_eval_steps`."""
         args, period = self.args, self.args.removal_eval_steps
         if period is None:
             return False
-        # Batch n begins in step n·micro // accumulation: the one before this step's is what counts.
+        # Batch n begins in step n·micro // accumulation. Compare with the step in which the last batch began.
         micro, accumulation = args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps
         step = self.state.global_step
         before = (-(-step * accumulation // micro) - 1) * micro // accumulation
@@ -156,7 +158,7 @@ class CollectionMixin:
     def _removals(
         self, rows: int, group: int, removed: set[str]
     ) -> tuple[dict[str, Passes], dict[str, list[bool] | None]]:
-        """The passes without each of the roles; and, spread over the processes, which of all processes' count."""
+        """The passes without each of the roles in this process, and which passes of all processes count."""
         names, passes, valid = self.topology.role_names, {}, {}
         for name in (name for name in names if name in removed):
             place = names.index(name)
@@ -173,7 +175,7 @@ class CollectionMixin:
         return passes, valid
 
     def _generators(self) -> dict[str, PolicyGenerator]:
-        """Role -> generator; roles of one policy that sample in one way have one, whose calls they share."""
+        """Maps each role to its generator. Roles of one policy with equal sampling share a generator and its calls."""
         generators: dict[str, PolicyGenerator] = {}
         made: dict[str, PolicyGenerator] = {}
         for role in self.topology.role_names:
@@ -181,14 +183,14 @@ class CollectionMixin:
         return generators
 
     def _policy_key(self, role: str, length: bool = True) -> str:
-        """Equal for roles whose texts one call can draw: of one policy, sampled in one way and to one length."""
+        """A key that is equal for roles whose texts one call can draw: same policy, same sampling, same length."""
         agent = self.topology.agent_of(role)
         policy = "shared" if self.args.policy_sharing == "shared" else agent
         sampling = self.args.sampling_of(role, agent)
         return repr((policy, sorted((k, v) for k, v in sampling.items() if length or k not in LENGTHS)))
 
     def _ask_alone(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The rows as one role alone is asked them, with its prompt if it has one; the solutions go to the table."""
+        """Build the rows for a team of one role, with its prompt if it has one. Solutions go to the table."""
         (role,) = self.topology.roles
         if self.log_completions and "solution" in inputs[0]:
             self._pending_extra_logs["solution"].extend(as_text(row["solution"]) for row in inputs)
@@ -202,7 +204,7 @@ class CollectionMixin:
         return render_prompts(prompts, super()._tokenize_prompts, f"role {self.roles[0]!r}", self.folded)
 
     def _judge(self) -> int:
-        """Of several reward functions, the first whose outcomes are right or wrong: what "accuracy" means."""
+        """The index of the first reward function that judges answers as right or wrong. Accuracies use it."""
         return next((f for f, allocator in enumerate(self.allocators) if allocator.strict_outcomes), 0)
 
     def _outcomes(
@@ -216,8 +218,10 @@ class CollectionMixin:
         roles: tuple[str, ...] | None = None,
     ) -> tuple[list[TeamOutcomes], dict[str, list]]:
         """
-        What the outcome functions say, asked once for all: the texts of the judged roles, or of those named, and those
-        without a role.
+        Judge the texts of the judged roles (or of `roles`) and of passes without a role, with one call in all.
+
+        Returns:
+            `tuple[list[TeamOutcomes], dict[str, list]]`: The outcomes by each outcome function, and what these log.
         """
         topology, state = self.topology, self.accelerator
         judged = {(None, role): episodes.said[role] for role in roles or topology.judged}
@@ -243,7 +247,7 @@ class CollectionMixin:
             part, count = values[:, start : start + len(said.texts)], len(said.texts)
             if removed is None:
                 own[role] = part.reshape(-1, group * episodes.texts_per_row(role), values.size(-1))  # (P, N_j, F)
-                if role == topology.role_names[-1]:  # the table has a row for each leaf
+                if role == topology.role_names[-1]:  # because the table has a row for each leaf
                     extras = {name: column[start : start + count] for name, column in pending.items()}
             else:
                 without[removed][role] = self._by_prompt(part, removed, episodes, valid[removed], group)
@@ -256,7 +260,7 @@ class CollectionMixin:
     def _by_prompt(
         self, values: torch.Tensor, removed: str, episodes: Episodes, valid: list[bool] | None, group: int
     ) -> torch.Tensor:
-        """Outcomes of passes without a role, `(W, m, F)` -> `(P, S, F)`, or `(P, contexts, S, F)`."""
+        """Arrange outcomes of passes without a role by prompt: `(W, m, F)` -> `(P, S, F)` or `(P, contexts, S, F)`."""
         values = values.flatten(0, 1)
         if valid is not None:
             values = values[torch.tensor(valid)]
@@ -293,7 +297,11 @@ class CollectionMixin:
     def _answers_without(
         self, removed: str, values: dict[str, torch.Tensor], f: int, own: dict[str, torch.Tensor], group: int
     ) -> dict[str, torch.Tensor]:
-        """Outcomes of the roles of the answer without a role; who stays as it spoke has one in all of a context."""
+        """
+        The outcomes of the roles that answer, in passes without a role.
+
+        A role whose text is kept has the same outcome in all passes of a context.
+        """
         contexts = group * math.prod(self.branches[: self.topology.role_names.index(removed)])
         return {
             role: values[role][..., f]
@@ -310,13 +318,14 @@ class CollectionMixin:
         in_turn: tuple[str, ...],
         group: int,
     ) -> None:
-        """Ask for the ratings that a scheme needs, and put them among its outcomes."""
+        """Ask for the ratings that a scheme needs, and add them to its outcomes."""
         topology, state = self.topology, self.accelerator
         for allocator, seen in zip(self.allocators, outcomes, strict=True):
             if not allocator.evidence(topology, in_turn).ratings:
                 continue
             verdicts = seen.team.reshape(state.num_processes, -1)[state.process_index]
-            # The last role first: an engine in common holds its weights. Lengths are of texts, not of ratings.
+            # The last role comes first, because a common engine has its weights. Lengths are ignored, as ratings have
+            # a length of their own.
             raters, made = {}, {}
             for role in reversed(topology.role_names):
                 raters[role] = made.setdefault(self._policy_key(role, length=False), generators[role])
@@ -326,7 +335,7 @@ class CollectionMixin:
 
 
 def _ids(generator: PolicyGenerator, said: Texts) -> list[list[int]]:
-    """The completions' token ids of texts; none of texts that were given."""
+    """The token ids of texts that a generator drew. Texts that were given have none."""
     if not said.prompts:
         return [[] for _ in said.texts]
     return [ids for _, ids, _ in generator.samples[said.start : said.start + len(said.texts)]]

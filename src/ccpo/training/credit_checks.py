@@ -1,4 +1,4 @@
-"""What can be known to be wrong before any model loads: the credit, and what `role_kwargs` says of whom."""
+"""Checks of the credit schemes and of the names in `role_kwargs`, before a model loads."""
 
 from collections.abc import Collection
 from types import SimpleNamespace
@@ -18,17 +18,17 @@ def check_credit(
     evaluates: bool,
 ) -> None:
     """
-    Refuse schemes that do not go with the team, the estimator, each other or the number of passes.
+    Check that the credit schemes work with the team, the estimator, each other and the number of passes.
 
     Args:
-        allocators (`list`): the schemes.
-        topology ([`Topology`]): the team.
-        args ([`MultiAgentGRPOConfig`]): estimator, texts and removals.
-        trained (`tuple[str, ...]`): the agents that are trained.
-        evaluates (`bool`): whether there is anything to evaluate on.
+        allocators (`list`): The schemes.
+        topology ([`Topology`]): The team.
+        args ([`MultiAgentGRPOConfig`]): The configuration.
+        trained (`tuple[str, ...]`): The agents that are trained.
+        evaluates (`bool`): Whether there is a dataset for evaluation.
 
     Raises:
-        `ValueError`: with field, value and remedy.
+        `ValueError`: If they do not work together.
     """
     branches = topology.branches(args.num_solves)
     check_sum(allocators)
@@ -52,11 +52,13 @@ def announce_placebos(
     own: Collection[str],
 ) -> None:
     """
-    Say of each credit where it is provably shared credit up to a factor for each prompt.
+    Warn for each scheme whose credit is provably shared credit up to a factor for each prompt.
 
     Args:
-        allocators, topology, args, trained: as for [`check_credit`].
-        own (`Collection[str]`): roles with rewards of their own; the std of a sum divides no factor out.
+        allocators, topology, args, trained: As for [`check_credit`].
+        own (`Collection[str]`):
+            Roles that have rewards of their own. Their standard deviation is that of a sum, so it does not remove the
+            factor.
     """
     roles = [role for agent in trained for role in topology.roles_of(agent)]
     branches = topology.branches(args.num_solves)
@@ -70,14 +72,14 @@ def announce_placebos(
         if args.skip_uninformative_solos:
             found = dict.fromkeys(found, "1")
         if found:
-            allocator._warned.discard("placebo")  # of a run before
+            allocator._warned.discard("placebo")  # an earlier run may have warned
             also = " `skip_uninformative_solos=True` saves the passes without these roles"
             also += ", as it does in this run." if args.skip_uninformative_solos else "."
             allocator.announce_placebo(found, args.advantage_estimator, also)
 
 
 def _check_drop_in(allocator: CreditAllocator, topology: Topology) -> None:
-    """What a scheme is told of the team is for TRL's own trainer: this one knows its team, and all roles speak."""
+    """Refuse arguments that are only for TRL's own trainer, such as partners: this trainer has all roles itself."""
     given = [name for name in allocator.drop_in_fields if getattr(allocator, name) is not None]
     given += ["topology"] if allocator._has_topology and allocator.topology != topology else []
     if given:
@@ -88,7 +90,7 @@ def _check_drop_in(allocator: CreditAllocator, topology: Topology) -> None:
 
 
 def _check_evidence(allocator: CreditAllocator, topology: Topology, trained: tuple[str, ...]) -> None:
-    """What a scheme asks to see can be shown."""
+    """Raise a `ValueError` if the evidence that a scheme asks for cannot be collected."""
     evidence = allocator.evidence(topology, tuple(role for agent in trained for role in topology.roles_of(agent)))
     removals, names = evidence.removals, list(topology.role_names)
     if isinstance(removals, str) or (unknown := [role for role in removals if role not in names]):
@@ -107,7 +109,7 @@ def _check_evidence(allocator: CreditAllocator, topology: Topology, trained: tup
 def _check_removals(
     allocator: CreditAllocator, topology: Topology, args: MultiAgentGRPOConfig, trained: tuple[str, ...]
 ) -> None:
-    """The team can be asked without every role whose credit needs it."""
+    """Raise a `ValueError` if the credit of a role needs the team without it, and the team cannot run so."""
     roles = tuple(role for agent in trained for role in topology.roles_of(agent))
     needed = set(allocator.evidence(topology, roles).removals)
     if args.advantage_estimator == "counterfactual":
@@ -146,7 +148,7 @@ def _check_paired(
 def _check_idle(
     allocators: list[CreditAllocator], topology: Topology, args: MultiAgentGRPOConfig, evaluates: bool
 ) -> None:
-    """Fields of passes without a role are refused where no pass is ever drawn, whoever is trained."""
+    """Refuse settings of passes without a role if no such pass is ever run, whichever agents are trained."""
     in_evaluation = topology.is_chain and any(map(topology.removable, topology.role_names))
     seen = evaluates and "without" in args.eval_arms or args.removal_eval_steps is not None
     if args.removal_eval_steps is not None and not in_evaluation:
@@ -155,7 +157,7 @@ def _check_idle(
             f"of the team {list(topology.role_names)}. Leave it out."
         )
     draws = args.advantage_estimator == "counterfactual" or (seen and in_evaluation)
-    # CCPO with the bonus switched off is a setting of one that draws.
+    # CCPO with its bonus switched off is accepted, too, because with a bonus it would run such passes.
     if draws or any(isinstance(allocator, CounterfactualCredit) for allocator in allocators):
         return
     if any(allocator.evidence(topology, topology.role_names).removals for allocator in allocators):
@@ -176,10 +178,10 @@ def _check_idle(
 
 def check_role_kwargs(args: MultiAgentGRPOConfig, topology: Topology) -> None:
     """
-    `role_kwargs` names roles and agents that there are, and gives a role nothing that is its agent's.
+    Check the names in `role_kwargs`.
 
     Raises:
-        `ValueError`: with the name, the key and the remedy.
+        `ValueError`: If a name is not a role or an agent, or if a role has a setting that belongs to its agent.
     """
     names = list(dict.fromkeys([*topology.role_names, *topology.agents]))
     given = args.role_kwargs or {}

@@ -1,4 +1,4 @@
-"""What a field of a configuration may hold at all: YAML and Python give values of any type."""
+"""Check the types of configuration fields, because YAML and Python may give values of any type."""
 
 import contextlib
 import json
@@ -32,7 +32,7 @@ _NOT_NEGATIVE = ("beta", "epsilon", "epsilon_high")
 
 
 class _MappingLoader(yaml.SafeLoader):
-    """YAML as it is written on a command line: `1e-6` is a number there, and `None` is nothing."""
+    """Reads YAML from the command line, with `1e-6` as a number and `None` as null."""
 
 
 _EXPONENT = re.compile(r"[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$")
@@ -42,15 +42,18 @@ _MappingLoader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile("None$
 
 def read_mapping(name: str, text: str, parsed: bool = False) -> dict[str, Any] | str:
     """
-    A mapping from the command line: JSON, which is left to TRL unless `parsed`, or YAML, `{a: {temperature: 0.8}}`.
+    Read a mapping from the command line, in JSON or in YAML such as `{a: {temperature: 0.8}}`.
 
     Args:
-        name (`str`): the field, for the error.
-        text (`str`): what was given.
-        parsed (`bool`, defaults to `False`): whether JSON is read, too.
+        name (`str`): The name of the field, for the message.
+        text (`str`): The text.
+        parsed (`bool`, defaults to `False`): Whether to read JSON, too. Otherwise TRL reads it later.
+
+    Returns:
+        `dict` or `str`: The mapping, or the text if it is JSON for TRL or no mapping.
 
     Raises:
-        `ValueError`: text that is neither.
+        `ValueError`: If the text is neither JSON nor YAML.
     """
     with contextlib.suppress(ValueError):
         given = json.loads(text)
@@ -68,14 +71,15 @@ def read_mapping(name: str, text: str, parsed: bool = False) -> dict[str, Any] |
 
 def check_scalars(arguments: Any) -> None:
     """
-    Refuse lists and mappings, and scalars of another kind, where a dataclass of arguments has one scalar.
+    Check the fields of a dataclass that hold a single text, number or truth value.
 
     Args:
-        arguments (dataclass): the fields. Those that are annotated with anything but scalars are left alone, and so is
-            text where a number is meant, which the parser of a command line reads.
+        arguments (dataclass):
+            The arguments. Fields with other annotations are not checked. Text is accepted for a number, because the
+            parser of the command line reads it.
 
     Raises:
-        `ValueError`: such a value, with the field.
+        `ValueError`: If such a field holds a list, a mapping or a value of another kind.
     """
     for name, hint in get_type_hints(type(arguments)).items():
         kinds = set(get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)) - {type(None)}
@@ -85,7 +89,7 @@ def check_scalars(arguments: Any) -> None:
         if isinstance(value, list | tuple | set | dict):
             wrong = True
         elif isinstance(value, bool):
-            wrong = not kinds & {bool, str}  # TRL takes some of both
+            wrong = not kinds & {bool, str}  # some of TRL's fields accept both
         elif isinstance(value, Number):
             wrong = kinds == {str}
         else:
@@ -97,7 +101,7 @@ def check_scalars(arguments: Any) -> None:
 
 
 def check_counts(args: Any) -> None:
-    """Refuse batches and repetitions of less than one, and negative weights and limits: nothing would be trained."""
+    """Raise a `ValueError` if a batch size or a number of repetitions is below 1, or if a weight is negative."""
     for name in _COUNTS:
         value = getattr(args, name)
         if isinstance(value, Integral) and value < 1:
@@ -110,8 +114,10 @@ def check_counts(args: Any) -> None:
 
 def check_generation_keys(name: str, options: dict[str, Any], use_vllm: bool) -> None:
     """
-    Refuse keys of `generation_kwargs` that transformers ignores, or that change what generation returns; in place,
-    `stop_strings` becomes what vLLM calls it.
+    Check the keys of `generation_kwargs`. With vLLM, `stop_strings` is renamed to `stop`, in place.
+
+    Raises:
+        `ValueError`: If a key would be ignored by transformers, or would change what generation returns.
     """
     for key in ("stop_strings", "stop") if use_vllm else ("stop_strings",):
         check_stops(name, options, key)

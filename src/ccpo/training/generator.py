@@ -1,4 +1,4 @@
-"""A policy in training as a generator of texts."""
+"""[`PolicyGenerator`]: a policy in training as a generator of texts."""
 
 from typing import Any
 
@@ -11,55 +11,55 @@ from ..team.prompts import Prompt
 from .numbers import SAMPLING
 from .prompt_checks import context_of, room_for_prompt
 
-CPU_BATCH = 64  # rows of a call; more of them, padded to one length, take a CPU longer per row
-Sample = tuple[list[int], list[int], list[float] | None]  # prompt ids, completion ids, their sampling log-probs
+CPU_BATCH = 64  # the most rows of a batch on a CPU, where padding costs time
+Sample = tuple[list[int], list[int], list[float] | None]  # prompt ids, completion ids, log-probabilities of sampling
 
 
 class PolicyGenerator:
     """
-    Generates with a role's policy through TRL's own generation, and keeps the token ids that the loss needs.
+    Generates texts with a role's policy by TRL's own generation, and keeps the token ids that the loss needs.
 
     Args:
-        trainer ([`MultiAgentGRPOTrainer`]): the trainer.
-        role (`str`): whose policy and settings; other roles of the same may use it, too.
+        trainer ([`MultiAgentGRPOTrainer`]): The trainer.
+        role (`str`): The role whose policy and settings are used. Roles with the same ones may share the generator.
 
     Attributes:
-        samples (`list[Sample]`): what was generated so far, in order.
-        scored_tokens (`int`): tokens of the choices made by [`score`].
+        samples (`list[Sample]`): What was generated so far, in order.
+        scored_tokens (`int`): The number of tokens of the choices made by [`score`].
     """
 
     def __init__(self, trainer: GRPOTrainer, role: str):
         self.trainer, self.role = trainer, role
         self.samples: list[Sample] = []
         self.scored_tokens = 0
-        self._known: dict[str, list[int]] = {}  # prompt -> its token ids, until the next call
+        self._known: dict[str, list[int]] = {}  # maps prompts to their token ids, until the next call
 
     @property
     def draws_choices(self) -> bool:
-        """Whether [`choose`] can be asked: vLLM generates."""
+        """Whether [`choose`] can be used, which needs vLLM."""
         return self.trainer.use_vllm
 
     @property
     def context_length(self) -> int | None:
-        """Tokens that prompt and completion may have together; `None` where the model does not say."""
+        """The most tokens that prompt and completion may have together; `None` if the model does not say."""
         self.trainer.activate_role(self.role)
         return context_of(self.trainer.model.config, self.trainer.args)
 
     @property
     def prompt_limit(self) -> int | None:
-        """Tokens that a prompt may have beside the role's longest completion; `None` where the model does not say."""
+        """The most tokens that a prompt may have before the longest completion; `None` if the model does not say."""
         trainer = self.trainer
         trainer.activate_role(self.role)
         agent = trainer.topology.agent_of(self.role)
         return room_for_prompt(trainer.model.config, trainer.args, self.role, agent)
 
     def count_tokens(self, prompts: list[Prompt]) -> list[int]:
-        """Tokens of each prompt; the next call does not make them again."""
+        """The number of tokens of each prompt. The next call reuses the tokens."""
         with self.trainer.as_role(self.role):
             return list(map(len, self._tokenize(prompts)))
 
     def __call__(self, prompts: list[Prompt], *, max_new_tokens: int | None = None) -> list[str]:
-        """Completions of the prompts, special tokens left out, in their order."""
+        """The completions of the prompts, in the same order, without special tokens."""
         with self.trainer.as_role(self.role):
             prompt_ids = self._tokenize(prompts)
             self._known.clear()
@@ -69,14 +69,14 @@ class PolicyGenerator:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """What the end-of-sequence tokens that are no special ones say, such as a newline; the longest first."""
+        """The texts of end-of-sequence tokens that are not special tokens, such as a newline; the longest first."""
         with self.trainer.as_role(self.role):
             tokenizer = self.trainer.processing_class
             ids = {*self.trainer.eos_token_ids} - {*tokenizer.all_special_ids}
             return tuple(sorted({tokenizer.decode([i]) for i in ids} - {""}, key=lambda text: (-len(text), text)))
 
     def _tokenize(self, prompts: list[Prompt]) -> list[list[int]]:
-        """Token ids of the prompts; those of one text, such as a group's, are tokenized once."""
+        """The token ids of the prompts. Equal prompts, such as those of a group, are tokenized once."""
         keys = list(map(repr, prompts))
         new = {key: prompt for key, prompt in zip(keys, prompts, strict=True) if key not in self._known}
         if new:
@@ -86,7 +86,7 @@ class PolicyGenerator:
         return [list(self._known[key]) for key in keys]
 
     def _generate(self, prompt_ids: list[list[int]], max_new_tokens: int | None, **engine_kwargs: Any):
-        """Sample with TRL's generation, as the role: completion ids, and their log-probabilities where vLLM says."""
+        """Sample with TRL's generation, as the role. Returns completion ids, and with vLLM their log-probabilities."""
         trainer, training = self.trainer, self.trainer.model.training
         if trainer.use_vllm:
             settings = {name: getattr(trainer, name) for name in SAMPLING}
@@ -101,11 +101,11 @@ class PolicyGenerator:
             return self._generate_by_length(prompt_ids)
         finally:
             trainer.generation_config.max_new_tokens = limit
-            if trainer.use_transformers_continuous_batching:  # TRL ends it in training mode, also an evaluation's
+            if trainer.use_transformers_continuous_batching:  # TRL sets training mode afterwards, also in evaluation
                 trainer.model.train(training)
 
     def _check_room(self, prompt_ids: list[list[int]], room: int | None) -> None:
-        """Raise where a prompt and what is to follow exceed the context; a team's own prompts have been cut."""
+        """Raise a `ValueError` if a prompt with `room` more tokens exceeds the context."""
         longest, context = max(map(len, prompt_ids), default=0), self.context_length
         if context is not None and longest + (room or 1) > context:
             raise ValueError(
@@ -116,8 +116,10 @@ class PolicyGenerator:
 
     def _generate_by_length(self, prompt_ids: list[list[int]]):
         """
-        With transformers. A decode step costs a CPU by the row and its padding: there, many prompts go out in batches
-        by length. On an accelerator, where the rows of a step share its cost, they stay together.
+        Generate with transformers, on a CPU in batches of similar length.
+
+        On a CPU, the cost of a step grows with rows and padding. On an accelerator the rows of a step share its cost,
+        so all prompts stay in one batch.
         """
         trainer = self.trainer
         pads = trainer.accelerator.device.type == "cpu" and not trainer.use_transformers_continuous_batching
@@ -130,44 +132,45 @@ class PolicyGenerator:
 
     def choose(self, prompts: list[Prompt], prefixes: list[str], choices: list[str]) -> list[int]:
         """
-        One of the choices for each prompt, drawn by vLLM's structured outputs, which allow no other text.
+        Draw one of the choices for each prompt, with vLLM's structured outputs, which allow no other text.
 
         Args:
-            prompts (`list`): length n.
-            prefixes (`list[str]`): what each reply begins with, not sampled.
-            choices (`list[str]`): how it may go on.
+            prompts (`list`): The n prompts.
+            prefixes (`list[str]`): The fixed beginning of each reply.
+            choices (`list[str]`): The possible continuations.
 
         Returns:
-            `list[int]` of length n: the index of what was drawn.
+            `list[int]` of length n: The indices of the drawn choices.
         """
         with self.trainer.as_role(self.role):
             tokenizer = self.trainer.processing_class
             heads = tokenizer(prefixes, add_special_tokens=False)["input_ids"]
             prompt_ids = [ids + head for ids, head in zip(self._tokenize(prompts), heads, strict=True)]
-            limit = max(map(len, choices)) + 1  # a token per character at most, and the end
+            limit = max(map(len, choices)) + 1  # at most one token for each character, and one for the end
             drawn, _ = self._generate(prompt_ids, limit, structured_outputs={"choice": choices})
             self.scored_tokens += sum(map(len, drawn))
             return [choices.index(text) for text in tokenizer.batch_decode(drawn, skip_special_tokens=True)]
 
     def score(self, prompts: list[Prompt], choices: list[list[str]]) -> torch.Tensor:
         """
-        Log-probability of each choice as the continuation of its prompt, at the policy's temperature.
+        The log-probability of each choice as the continuation of its prompt, at the policy's temperature.
 
-        The same number of forward passes for the same number of prompts: sharded weights are gathered in each.
+        The number of forward passes depends only on the number of prompts, because weights that are split over
+        processes are gathered in each.
 
         Args:
-            prompts (`list`): length n.
-            choices (`list[list[str]]`): the c choices of each prompt.
+            prompts (`list`): The n prompts.
+            choices (`list[list[str]]`): The c choices of each prompt.
 
         Returns:
-            `torch.Tensor` of shape `(n, c)`.
+            `torch.Tensor` of shape `(n, c)`: The log-probabilities.
         """
         trainer = self.trainer
         with trainer.as_role(self.role):
             tokenizer, prompt_ids = trainer.processing_class, self._tokenize(prompts)
             choice_ids = [tokenizer(texts, add_special_tokens=False)["input_ids"] for texts in choices]
             self._check_room(prompt_ids, max(len(ids) for own in choice_ids for ids in own))
-            # What decides, of one choice: they are of one length, or nearly.
+            # Counts the tokens of one choice after the common beginning, because all have about the same length.
             self.scored_tokens += sum(len(own[0]) - common_length(own) for own in choice_ids)
             size = max(1, trainer.args.per_device_train_batch_size)
             options = {

@@ -1,4 +1,4 @@
-"""Which model an agent has, from where it starts, and which agents are trained."""
+"""Find the model of each agent, where it starts from, and which agents are trained."""
 
 import copy
 from dataclasses import dataclass
@@ -19,18 +19,20 @@ from .starts import Start, config_of_fresh, load_start, read_starts, weights_of
 @dataclass(frozen=True)
 class AgentModels:
     """
-    What each agent starts from, and how TRL is to build it.
+    The model from which each agent starts, and how TRL builds it.
 
     Attributes:
-        topology ([`Topology`]), args ([`MultiAgentGRPOConfig`]): whose agents, and how they share.
-        models (`dict[str, Any]`): per agent an id, a folder or an object; of a saved adapter its base.
-        starts (`dict[str, Start]`): of the agents that start from an adapter.
-        tokenizers (`dict[str, str]`): of the agents whose folder named a base: that folder, which has their tokenizer.
-        frozen (`tuple[str, ...]`): agents that play and are never updated.
-        given (`PeftConfig`, *optional*): `peft_config` as given.
-        peft_config (`PeftConfig`, *optional*): of adapters that begin anew; the saved ones' where none was given and
-            agents share a base.
-        quantization_config (*optional*): as in TRL.
+        topology ([`Topology`]): The team.
+        args ([`MultiAgentGRPOConfig`]): The configuration.
+        models (`dict[str, Any]`):
+            Maps each agent to an id, a folder or an object. For a saved adapter it is the base of the adapter.
+        starts (`dict[str, Start]`): Maps each agent that starts from an adapter to it.
+        tokenizers (`dict[str, str]`): Maps agents whose folder names a base to that folder, which has their tokenizer.
+        frozen (`tuple[str, ...]`): The agents that play and are never updated.
+        given (`PeftConfig`, *optional*): `peft_config` as given to the trainer.
+        peft_config (`PeftConfig`, *optional*):
+            The configuration of new adapters. If none was given and agents share a base, it is that of saved adapters.
+        quantization_config (*optional*): As in TRL.
     """
 
     topology: Topology
@@ -45,11 +47,11 @@ class AgentModels:
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """The agents that are trained, in their order."""
+        """The agents that are trained, in the order of the topology."""
         return tuple(agent for agent in self.topology.agents if agent not in self.frozen)
 
     def _start_of(self, agent: str) -> Start | None:
-        """The adapter on which TRL is to build the agent's model; on a common base that of an object, or any."""
+        """The adapter from which TRL builds the agent's model. On a common base it is that of an object, or any."""
         if self.args.policy_sharing == "separate":
             return self.starts.get(agent)
         starts = sorted(self.starts.values(), key=lambda start: isinstance(start.source, str))
@@ -57,10 +59,10 @@ class AgentModels:
 
     def source(self, agent: str) -> dict[str, Any]:
         """
-        An agent's `model`, `peft_config` and `quantization_config` for [`~trl.GRPOTrainer`].
+        The arguments `model`, `peft_config` and `quantization_config` of [`~trl.GRPOTrainer`] for an agent.
 
-        A saved adapter is loaded on its base, as an object to be trained on: TRL's own way to such a start. One object
-        of several agents is copied for all but the first.
+        A saved adapter is loaded on its base and passed as an object, as TRL expects it. If several agents have the
+        same object, it is copied for all but the first.
         """
         model, first = self.models[agent], self.topology.agents[0]
         copied = agent != first and model is self.models[first] and isinstance(model, nn.Module)
@@ -78,23 +80,23 @@ class AgentModels:
         }
 
     def settings(self, agent: str) -> dict[str, Any]:
-        """The arguments with which TRL is to build an agent's model, where they are not the common ones."""
+        """The arguments with which TRL builds an agent's model, as far as they differ from the common ones."""
         role = self.topology.roles_of(agent)[0]  # all roles of an agent sample at one temperature
         own: dict[str, Any] = {"temperature": self.args.for_role(role, "temperature", agent)}
         if self._start_of(agent) is not None:
-            own["model_init_kwargs"] = None  # the model is there already
+            own["model_init_kwargs"] = None  # the model is already loaded
         if agent in self.frozen and self.args.policy_sharing == "separate":
-            own["beta"] = 0.0  # no loss, no reference
+            own["beta"] = 0.0  # without a loss it needs no reference model
         return own
 
     def saved_adapters(self) -> dict[str, tuple[PeftConfig, dict[str, torch.Tensor]]]:
-        """Configuration and weights of the adapters from which agents on a common base start."""
+        """The configuration and weights of the adapters from which agents on a common base start."""
         if self.args.policy_sharing != "adapters":
             return {}
         return {agent: (start.config, weights_of(start)) for agent, start in self.starts.items()}
 
     def origins(self) -> dict[str, str | None]:
-        """Where each agent's model came from; `None` for an object from nowhere."""
+        """Maps each agent to the place from which its model comes; `None` for an object without one."""
         names = {
             agent: model if isinstance(model, str) else get_config_model_id(model.config) or None
             for agent, model in self.models.items()
@@ -106,23 +108,25 @@ def read_models(
     model: Any, args: MultiAgentGRPOConfig, topology: Topology, peft_config: Any, quantization_config: Any
 ) -> AgentModels:
     """
-    Read what the trainer was given for models, without loading one.
+    Read the trainer's argument `model` and what belongs to it, without loading a model.
 
     Args:
-        model (`str`, `PreTrainedModel`, `PeftModel` or `dict` of them): one for all agents or one per agent.
-        args ([`MultiAgentGRPOConfig`]): sharing, and what `role_kwargs` says of agents.
-        topology ([`Topology`]): whose agents.
-        peft_config (`PeftConfig`, *optional*), quantization_config (*optional*): as in TRL.
+        model (`str`, `PreTrainedModel`, `PeftModel` or `dict` of them):
+            One model for all agents, or a mapping from agents to models.
+        args ([`MultiAgentGRPOConfig`]): The configuration.
+        topology ([`Topology`]): The team.
+        peft_config (`PeftConfig`, *optional*), quantization_config (*optional*): As in TRL.
 
     Raises:
-        `ValueError`: no or too many models, adapters that do not go together, or agents that cannot be frozen.
+        `ValueError`: If models are missing or too many, if adapters do not fit together, or if an agent cannot be
+            frozen.
     """
     check_role_kwargs(args, topology)
     saved = models_by_agent(model, args.policy_sharing, topology)
     models = {agent: find_base(of_agent) for agent, of_agent in saved.items()}
     tokenizers = {agent: saved[agent] for agent, base in models.items() if base is not saved[agent]}
     starts = {}
-    if not topology.is_solo or isinstance(model, str):  # an object is TRL's alone, as it is
+    if not topology.is_solo or isinstance(model, str):  # with one role, TRL handles an object itself
         starts = read_starts(models, args.policy_sharing, peft_config)
     frozen = find_frozen(models, starts, topology, args, peft_config)
     fresh = [agent for agent in topology.agents if agent not in starts and agent not in frozen]
@@ -135,15 +139,16 @@ def read_models(
 
 def models_by_agent(model: Any, sharing: str, topology: Topology) -> dict[str, Any]:
     """
-    The model of each agent, ids and objects as given.
+    Map each agent to its model, an id or an object as given.
 
     Args:
-        model (`str`, `PreTrainedModel` or `dict`): one for all agents or one per agent.
-        sharing (`str`): `policy_sharing`.
-        topology ([`Topology`]): whose agents.
+        model (`str`, `PreTrainedModel` or `dict`): One model for all agents, or a mapping from agents to models.
+        sharing (`str`): The field `policy_sharing`.
+        topology ([`Topology`]): The team.
 
     Raises:
-        `ValueError`: an agent without a model, a model without an agent, or several models where one is shared.
+        `ValueError`: If an agent has no model, if a model has no agent, or if there are several models where one is
+            shared.
     """
     agents = topology.agents
     if not isinstance(model, dict):
@@ -171,7 +176,7 @@ def models_by_agent(model: Any, sharing: str, topology: Topology) -> dict[str, A
 
 
 def frozen_by_role_kwargs(args: MultiAgentGRPOConfig, topology: Topology) -> tuple[str, ...]:
-    """The agents that `role_kwargs` says are not trained, whatever their models."""
+    """The agents with `trainable: false` in `role_kwargs`."""
     says = {agent: args.for_agent(agent, topology.roles_of(agent), "trainable") for agent in topology.agents}
     return tuple(agent for agent, trainable in says.items() if trainable is False)
 
@@ -184,18 +189,20 @@ def find_frozen(
     peft_config: Any,
 ) -> tuple[str, ...]:
     """
-    The agents that play and are never updated: `trainable: false` in `role_kwargs`, or a model without a weight to
-    train.
+    Find the agents that play and are never updated.
+
+    They have `trainable: false` in `role_kwargs`, or a model without trainable weights.
 
     Args:
-        models (`dict`): per agent, as [`models_by_agent`] gives them.
-        starts (`dict[str, Start]`): of the agents that start from an adapter, which gets no other.
-        topology ([`Topology`]): whose agents.
-        args ([`MultiAgentGRPOConfig`]): `role_kwargs`, sharing and schedule.
-        peft_config (`PeftConfig`, *optional*): brings the weights to train.
+        models (`dict`): Maps each agent to its model, from [`models_by_agent`].
+        starts (`dict[str, Start]`): Maps each agent that starts from an adapter to it. It gets no other adapter.
+        topology ([`Topology`]): The team.
+        args ([`MultiAgentGRPOConfig`]): The configuration.
+        peft_config (`PeftConfig`, *optional*): The configuration of new adapters, whose weights are trainable.
 
     Raises:
-        `ValueError`: all are frozen, one that shares its weights is, or the first block is of one.
+        `ValueError`: If all agents are frozen, if a frozen one shares its weights, or if the first turn is a frozen
+            agent's.
     """
     frozen = []
     for agent, model in models.items():

@@ -1,4 +1,4 @@
-"""The numbers that a run, a role or its sampler may set, and what each must satisfy."""
+"""The rules for the numbers that a run, a role or its sampler may set."""
 
 import contextlib
 import logging
@@ -11,8 +11,8 @@ from .fields import check_generation_keys
 logger = logging.getLogger(__name__)
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
-LENGTHS = ("max_new_tokens", "max_tokens")  # what `generation_kwargs` may call `max_completion_length`
-# Per field that holds a number and may be a role's own: its type, what it must satisfy, and that in words.
+LENGTHS = ("max_new_tokens", "max_tokens")  # names of `max_completion_length` in `generation_kwargs`
+# For each field with a number that a role may have of its own: its type, its rule, and the rule in words.
 ROLE_NUMBERS = {
     "max_completion_length": (int, lambda x: x >= 1, "an integer of at least 1"),
     "learning_rate": (float, lambda x: x >= 0, "a finite number >= 0"),
@@ -25,22 +25,22 @@ ROLE_NUMBERS = {
     "vllm_server_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
     "vllm_group_port": (int, lambda x: 0 < x < 65536, "a port, 1 to 65535"),
 }
-MAY_BE_NONE = {"common": ("min_p", "max_completion_length"), "role": ("min_p",)}  # None: TRL's "no limit"
-_IN_GENERATION_KWARGS = tuple(name for name in SAMPLING if name != "top_k")  # whose -1 is vLLM's "off"
+MAY_BE_NONE = {"common": ("min_p", "max_completion_length"), "role": ("min_p",)}  # in TRL, None means no limit
+_IN_GENERATION_KWARGS = tuple(name for name in SAMPLING if name != "top_k")  # vLLM switches top_k off by -1
 
 
 def read_number(name: str, key: str, value: Any, *, may_be_none: bool) -> Any:
     """
-    A number that keeps its rule in `ROLE_NUMBERS`.
+    Read a number, and check it by its rule in `ROLE_NUMBERS`.
 
     Args:
-        name (`str`): what the error calls the value.
-        key (`str`): its rule.
-        value: a number, its text (YAML reads 1e-6 as text), or `None`.
-        may_be_none (`bool`): whether `None` is right.
+        name (`str`): The name of the value, for the message.
+        key (`str`): The key of its rule.
+        value: The number, the number as text (YAML reads 1e-6 as text), or `None`.
+        may_be_none (`bool`): Whether `None` is allowed.
 
     Raises:
-        `ValueError`: a value against the rule.
+        `ValueError`: If the value breaks the rule.
     """
     kind, allowed, words = ROLE_NUMBERS[key]
     if value is None and may_be_none:
@@ -51,11 +51,15 @@ def read_number(name: str, key: str, value: Any, *, may_be_none: bool) -> Any:
     number = isinstance(value, Integral if kind is int else Real) and not isinstance(value, bool)
     if not (number and math.isfinite(value) and allowed(value)):
         raise ValueError(f"`{name}` must be {words}, got {value!r}.")
-    return kind(value)  # transformers takes no 2 for a temperature of 2.0
+    return kind(value)  # transformers does not accept the integer 2 as a temperature
 
 
 def check_sampling(name: str, options: Any, use_vllm: bool) -> None:
-    """What overrides a field of ours keeps its rule, and is read in place; the other keys are the sampler's."""
+    """
+    Check sampling options, in place.
+
+    Options that replace a field of the configuration must keep its rule. The others belong to the sampler.
+    """
     if options is not None and not isinstance(options, dict):
         raise ValueError(f"`{name}` must be a mapping, got {options!r}.")
     for key in options or {}:
@@ -66,7 +70,7 @@ def check_sampling(name: str, options: Any, use_vllm: bool) -> None:
 
 
 def check_robust(args: Any) -> None:
-    """Raise a `ValueError` where the numbers of `advantage_estimator='robust'` cannot be, or are set without it."""
+    """Raise a `ValueError` if the numbers of `advantage_estimator='robust'` are wrong, or are set without it."""
     names = ("robust_alpha", "robust_c", "robust_blocks")
     if args.advantage_estimator != "robust":
         for name in (name for name in names if getattr(args, name) != getattr(type(args), name)):

@@ -1,4 +1,4 @@
-"""What can be known of prompts before any model loads: whether chat templates take them and contexts hold them."""
+"""Check before a model loads that chat templates accept the prompts and that they fit into the contexts."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -15,42 +15,44 @@ from ..team.topology import Topology
 from .config import MultiAgentGRPOConfig
 from .input_checks import read_rows
 
-_FORMS = 16  # rows of a dataset that are rendered, each with other messages
+_FORMS = 16  # the most rows of a dataset that are rendered, each with another order of messages
 
 
 def context_of(config: Any, args: MultiAgentGRPOConfig) -> int | None:
-    """Tokens that prompt and completion may have together: of the model and vLLM's engine what is less, if known."""
+    """The most tokens that prompt and completion may have together, by the model and by vLLM's engine, if known."""
     limits = (context_length(config), args.vllm_max_model_length if args.use_vllm else None)
     return min((limit for limit in limits if limit is not None), default=None)
 
 
 def room_for_prompt(config: Any, args: MultiAgentGRPOConfig, role: str, agent: str) -> int | None:
     """
-    Tokens that a role's prompt may have: what the context leaves beside its longest completion.
+    The most tokens that a role's prompt may have: the context without the longest completion.
 
     Args:
-        config (`PretrainedConfig`): the model's.
-        args ([`MultiAgentGRPOConfig`]): lengths and engine.
-        role (`str`), agent (`str`): whose.
+        config (`PretrainedConfig`): The configuration of the model.
+        args ([`MultiAgentGRPOConfig`]): The configuration of the run.
+        role (`str`): The role.
+        agent (`str`): The agent that plays the role.
 
     Returns:
-        `int` or `None`: not more than 0 where the completion alone fills the context; `None` without a known limit.
+        `int` or `None`: 0 or less if the completion alone fills the context. `None` if no limit is known.
     """
     context, options = context_of(config, args), args.sampling_of(role, agent)
-    longest = options.get("max_tokens", options["max_new_tokens"])  # vLLM's name for it, and transformers'
+    longest = options.get("max_tokens", options["max_new_tokens"])  # the names in vLLM and in transformers
     return None if context is None else context - (longest or 1)
 
 
 @dataclass
 class _Reader:
     """
-    What a role's model will take of prompts, without the model.
+    Counts the tokens of a role's prompts without its model.
 
     Args:
-        who (`str`): the role, for messages.
-        prompt_limit (`int` or `None`): tokens that a prompt may have.
-        tokenizer (`PreTrainedTokenizerBase`), options (`dict`): with which TRL will make tokens.
-        said (`set[str]`): whose template refuses a system message.
+        who (`str`): The role, for messages.
+        prompt_limit (`int` or `None`): The most tokens that a prompt may have.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer that TRL will use.
+        options (`dict`): The options with which TRL will use it.
+        said (`set[str]`): For whom it was logged that the template refuses a system message.
     """
 
     who: str
@@ -77,35 +79,37 @@ def check_prompts(
     topology: Topology,
 ) -> set[str]:
     """
-    Render a few rows as every role's prompt, one of each order of messages, and look for problems that do not fit.
-    Of a stream, the first generation batch is looked at.
+    Render some rows as the prompts of every role, and look for problems that are too long.
+
+    One row is rendered for each order of messages. Of a streaming dataset, the first generation batch is checked.
 
     Args:
-        datasets (`Mapping[str, Dataset]`): by name.
-        models (`Mapping[str, Any]`), tokenizers (`Mapping[str, PreTrainedTokenizerBase]`): per agent.
-        args ([`MultiAgentGRPOConfig`]): lengths and the template's options.
-        topology ([`Topology`]): who is asked what.
+        datasets (`Mapping[str, Dataset]`): The datasets by name.
+        models (`Mapping[str, Any]`): Maps each agent to its model.
+        tokenizers (`Mapping[str, PreTrainedTokenizerBase]`): Maps each agent to its tokenizer.
+        args ([`MultiAgentGRPOConfig`]): The configuration.
+        topology ([`Topology`]): The team with its prompts.
 
     Returns:
-        `set[str]`: the roles whose templates refuse a system message, as [`~ccpo.generation.inputs.render_prompts`]
-        names them: it has been said.
+        `set[str]`: The roles whose templates refuse a system message, for which this was logged. The names are those
+        of [`~ccpo.generation.inputs.render_prompts`].
 
     Raises:
-        `ValueError`: a prompt that a template refuses, or a problem that does not fit, with role, row and remedy.
+        `ValueError`: If a template refuses a prompt, or if a problem is too long.
     """
     said: set[str] = set()
     configs = {agent: _config(models[agent], args) for agent in topology.agents}
     readers = {}
     for role in topology.role_names:
         agent = topology.agent_of(role)
-        if isinstance(tokenizers[agent], PreTrainedTokenizerBase):  # of one role, TRL may process images
+        if isinstance(tokenizers[agent], PreTrainedTokenizerBase):  # with one role, it may be a processor of images
             limit = room_for_prompt(configs[agent], args, role, agent)
             options = args.chat_template_kwargs or {}
             readers[role] = _Reader(f"role {role!r}", limit, tokenizers[agent], options, said)
     for name, dataset in datasets.items():
         rows = read_rows(dataset, args)
         prompts = list(rows["prompt"]) if isinstance(rows, Dataset) else [row["prompt"] for row in rows]
-        firsts: dict[tuple[str, ...], int] = {}  # order of messages -> its first row
+        firsts: dict[tuple[str, ...], int] = {}  # maps each order of messages to its first row
         for row, prompt in enumerate(prompts):
             firsts.setdefault(prompt_form(prompt), row)
         chosen = list(firsts.values())[:_FORMS]

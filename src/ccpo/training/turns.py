@@ -1,4 +1,4 @@
-"""[`TurnsMixin`]: whose turn it is, and that an agent out of turn does not move by a bit."""
+"""[`TurnsMixin`] decides whose turn it is, and keeps the weights of all other agents exactly as they are."""
 
 import copy
 
@@ -10,37 +10,37 @@ from .policies import split_param_groups
 
 class TurnsMixin:
     """
-    Over a trainer of several agents: the schedule, and an optimizer step that leaves agents out of turn alone.
+    Part of the trainer: the schedule, and an optimizer step that changes only the agents whose turn it is.
 
-    Overrides, each of which calls `super()`:
+    It overrides these methods, each of which calls `super()`:
 
-    - `create_optimizer`: parameter groups per agent;
-    - `create_scheduler`, which follows once the optimizer is the one that steps: the hook that keeps an agent out of
-      turn from moving.
+    - `create_optimizer`: gives each agent its own parameter groups.
+    - `create_scheduler`: adds the hooks that protect the other agents. It is called after the optimizer has got its
+      final form.
     """
 
     def _init_turns(self) -> None:
-        """To be called when the trainer is built."""
-        self._moved_agents: set[str] = set()  # that a loss of the current optimizer step touched
-        self._held_optimizer = None  # the one with the hooks that hold agents out of turn
+        """Set up the attributes. The trainer calls this in `__init__`."""
+        self._moved_agents: set[str] = set()  # agents with a loss in the current optimizer step
+        self._held_optimizer = None  # the optimizer that has the hooks
         self._held_gradients: list[tuple[torch.Tensor, torch.Tensor | None]] = []
         self._held_settings: list[tuple[dict, dict]] = []
         self._step_ends = False  # whether the last loss completed an optimizer step's gradient
 
     def agents_in_turn(self) -> tuple[str, ...]:
-        """The agents trained from the current generation batch; all that are trained in evaluation."""
+        """The agents that are trained from the current generation batch. In evaluation, all trained agents."""
         trained = self.trained_agents
         if not self.model.training or self.args.schedule == "joint":
             return trained
         start = self.args.start_role
-        if start is not None and start not in trained:  # a role
+        if start is not None and start not in trained:  # it is the name of a role
             start = self.topology.agent_of(start)
         first = trained.index(start) if start else 0
         batch = self._step // (self.args.steps_per_generation * self.num_iterations)
         return (trained[(first + batch // self.args.alternate_period) % len(trained)],)
 
     def roles_in_turn(self) -> tuple[str, ...]:
-        """The roles of the agents in turn."""
+        """The roles of the agents whose turn it is."""
         agents = self.agents_in_turn()
         return tuple(role for role in self.roles if self.topology.agent_of(role) in agents)
 
@@ -68,13 +68,13 @@ class TurnsMixin:
 
     def _hold_agents_out_of_turn(self, optimizer, args, kwargs) -> None:
         """
-        Take the gradient away from every agent that no loss of this optimizer step touched.
+        Remove the gradients of each agent that had no loss in this optimizer step.
 
-        Under ZeRO such a gradient is zeros, not None, and AdamW would decay weights and moments with it. An optimizer
-        passes a parameter without a gradient over, on every backend. What it counts in the group is put back.
+        With ZeRO these gradients are zeros, not None, and AdamW would decay weights and moments by them. A parameter
+        without a gradient is skipped by the optimizer on every backend. Counters in parameter groups are restored.
         """
         if not self._moved_agents:
-            return  # no training step: `torch.distributed.checkpoint` takes one to set the moments up
+            return  # not a training step: `torch.distributed.checkpoint` makes one to create the moments
         for group in optimizer.param_groups:
             if group.get("agent") is not None and group["agent"] not in self._moved_agents:
                 self._held_settings.append((group, {k: copy.deepcopy(v) for k, v in group.items() if k != "params"}))
@@ -83,11 +83,11 @@ class TurnsMixin:
                     parameter.grad = None
 
     def _release_agents(self, optimizer, args, kwargs) -> None:
-        """Give the gradients back: with its optimizer on the CPU, ZeRO writes into the same ones in every step."""
+        """Restore the gradients. If the optimizer is on the CPU, ZeRO writes into the same tensors in every step."""
         for parameter, gradient in self._held_gradients:
             parameter.grad = gradient
         for group, settings in self._held_settings:
-            for name in group.keys() - settings.keys() - {"params"}:  # what the step has begun to count
+            for name in group.keys() - settings.keys() - {"params"}:  # counters that the step has added
                 del group[name]
             group.update(settings)
         self._held_gradients.clear()
@@ -96,8 +96,8 @@ class TurnsMixin:
             self.engines.mark_changed(self._moved_agents)
 
     def _begin_loss(self, roles: set[str]) -> None:
-        """Note whose gradient the loss that comes is part of."""
-        if self._step_ends:  # the last call completed an optimizer step's gradient
+        """Note whose gradients the next loss contributes to."""
+        if self._step_ends:  # the last loss completed the gradients of an optimizer step
             self._moved_agents.clear()
             self._drop_last_gradients()
         self._moved_agents |= {self.topology.agent_of(role) for role in roles}
@@ -105,10 +105,10 @@ class TurnsMixin:
 
     def _drop_last_gradients(self) -> None:
         """
-        Zero what ZeRO-3 keeps of the last step's gradients.
+        Set the gradients that ZeRO-3 keeps from the last step to zero.
 
-        It overwrites them in a step's first backward pass and adds to them in the others, and a role's first backward
-        pass need not be the step's.
+        ZeRO-3 overwrites them in the first backward pass of a step and adds to them in later ones. But the first
+        backward pass of a role may be a later one of the step.
         """
         engine = self.model_wrapped if self.is_deepspeed_enabled else None
         buffer = getattr(getattr(engine, "optimizer", None), "grad_partitions_flat_buffer", None)
@@ -117,10 +117,10 @@ class TurnsMixin:
 
     def _forget_order_of_modules(self) -> None:
         """
-        Make ZeRO-3 learn anew in which order the modules read their weights.
+        Let ZeRO-3 learn again in which order the modules use their weights.
 
-        It fetches ahead in the order of the last pass, which ended in the LM head when a policy generated or rated.
-        TRL's losses use the head's weights without the module: the backward pass would find them gone.
+        It prefetches weights in the order of the last pass. When a policy generated or rated, that pass ended in the
+        LM head. TRL's losses use the weights of the head without its module, and the backward pass would miss them.
         """
         engine = self.model_wrapped if self.is_deepspeed_enabled else None
         offload = getattr(getattr(engine, "optimizer", None), "parameter_offload", None)
@@ -129,7 +129,7 @@ class TurnsMixin:
             coordinator._invalidate_trace()
 
     def _backward(self, loss: torch.Tensor) -> None:
-        """Backward pass of a role that is not the last of its batch; DeepSpeed steps after the last."""
+        """Run the backward pass of a role that is not the last of its batch. DeepSpeed steps only after the last."""
         deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
         state, sync = self.accelerator.gradient_state, self.accelerator.sync_gradients
         if deepspeed:
