@@ -1,3 +1,3 @@
-"""The old path of `ccpo.training.checks`."""
+"""The old import path of `ccpo.training.checks`."""
 
 from .training.checks import *  # noqa: F403

@@ -1,3 +1,3 @@
-"""The old path of `ccpo.training.config`."""
+"""The old import path of `ccpo.training.config`."""
 
 from .training.config import *  # noqa: F403

@@ -1,3 +1,3 @@
-"""The old path of `ccpo.team.prompts`."""
+"""The old import path of `ccpo.team.prompts`."""
 
 from .team.prompts import *  # noqa: F403

@@ -1,4 +1,4 @@
-"""Embedded tasks, problems and policies that need no dataset and no Hub; and models by names of our own."""
+"""Embedded tasks, whose problems and policies need no dataset and no Hub, and models that are built by name."""
 
 from . import arithmetic, wordproblems
 from .task import Task
@@ -14,7 +14,7 @@ TASKS = {
         single_prompt=wordproblems.SINGLE_PROMPT,
     ),
 }
-# What `model_name_or_path` may be beside ids and folders -> builds the model in a folder.
+# Names that `model_name_or_path` may have besides ids and folders, and the functions that build these models.
 MODELS = {TINY: build_tiny_model, wordproblems.PACKAGE: wordproblems.build_smollm2}
 
 __all__ = ["MODELS", "TASKS", "TINY", "Task", "arithmetic", "build_tiny_model", "wordproblems"]

@@ -1,4 +1,4 @@
-"""What an embedded task is, as data."""
+"""[`Task`]: the definition of an embedded task as data."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,15 +15,16 @@ class Task:
     A task that needs no dataset.
 
     Args:
-        topology (`Callable`): what `topology` of a recipe holds -> the team, with the task's prompts.
-        build_dataset (`Callable`): a split, `"train"` or `"test"`, and options -> its problems.
-        options (`tuple[str, ...]`): the options that `build_dataset` has for both splits, in `task_kwargs`.
+        topology (`Callable`): Takes the value of `topology` in a recipe. Returns the team with the task's prompts.
+        build_dataset (`Callable`): Takes a split, `"train"` or `"test"`, and options. Returns the problems.
+        options (`tuple[str, ...]`): The options of `build_dataset` that `task_kwargs` may set for both splits.
         build_models (`Callable`, *optional*):
-            Makes the models of agents for which none is named: team, folder, seed -> agent -> folder. Without it, one
-            has to be named.
-        answer_pattern (`str`, *optional*): where answers stand, see [`~ccpo.MathVerifier`].
-        single_prompt (`str`, *optional*): what a single policy is asked; by default as the team asks the role that
-            answers, alone.
+            Makes models for agents that have none. Takes the team, a folder and a seed, and returns a mapping from
+            agents to folders. Without it, a recipe must name a model.
+        answer_pattern (`str`, *optional*): The pattern that finds answers, see [`~ccpo.MathVerifier`].
+        single_prompt (`str`, *optional*):
+            The prompt of a single model that is compared with the team. By default it is asked like the role that
+            answers, without the other roles.
     """
 
     topology: Callable[[Any], Topology]

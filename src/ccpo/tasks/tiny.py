@@ -1,11 +1,11 @@
-"""A tiny random chat model, built in code: the place of a real one in smoke tests, with nothing to download."""
+"""A tiny chat model with random weights, which is built in code. Smoke tests use it, so nothing is downloaded."""
 
 from pathlib import Path
 
 from .arithmetic.policies import build_llama, build_tokenizer
 
-TINY = "tiny-random"  # what `model_name_or_path` calls it
-CONTEXT = 16_384  # tokens, about one a character
+TINY = "tiny-random"  # its name in `model_name_or_path`
+CONTEXT = 16_384  # tokens, about one for each character
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ bos_token + message['role'] + '\n' + message['content'] + eos_token }}"
@@ -16,14 +16,14 @@ CHAT_TEMPLATE = (
 
 def build_tiny_model(output_dir: str | Path, seed: int = 0) -> str:
     """
-    Write a Llama model of some 50,000 random weights and a character tokenizer with a chat template.
+    Write a Llama model with about 50,000 random weights, and a character tokenizer with a chat template.
 
     Args:
-        output_dir (`str` or `Path`): the folder.
-        seed (`int`, defaults to 0): seed of the weights; the global generator is left as it was.
+        output_dir (`str` or `Path`): The folder.
+        seed (`int`, defaults to 0): The seed of the weights. The global random state is not changed.
 
     Returns:
-        `str`: the folder, loadable by `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer`.
+        `str`: The folder, which `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer` can load.
     """
     tokenizer = build_tokenizer()
     tokenizer.chat_template, tokenizer.model_max_length = CHAT_TEMPLATE, CONTEXT

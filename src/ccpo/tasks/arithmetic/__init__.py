@@ -1,9 +1,9 @@
 """
-The embedded default: two-step arithmetic and tiny warm-started policies, with nothing to download.
+The default task: two-step arithmetic with tiny policies, for which nothing is downloaded.
 
-A problem is `(a+b)*c`. Its two steps depend on each other, and every team shares the work in its own way, see
-[`topology`]. The policies learn their facts by supervised training on demonstrations that are honest but imperfect: a
-warm-started team is right some of the time and knows more than it shows, which is what reinforcement learning needs.
+A problem is `(a+b)*c`. The second step needs the result of the first one. Each kind of team divides the work in its
+own way, see [`topology`]. The policies are warm-started: they first learn from demonstrations, of which some are
+wrong. After that a team is right only sometimes, but knows enough that reinforcement learning can improve it.
 """
 
 from .family import Family, Part

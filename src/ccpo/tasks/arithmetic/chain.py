@@ -1,9 +1,9 @@
 """
-A chain of three on the embedded task: prompts and demonstrations.
+A chain of three roles on the arithmetic task: prompts and demonstrations.
 
-The planner says which pair to add (`7+12`), the adder adds what the plan says (`7+12=19`), the solver multiplies that
-(`19*4=\\boxed{76}`), as Think-Solve's Solver does with a thought. Some plans name the wrong pair, say nothing useful
-or leak an answer; an adder that goes its own way, or has no plan to go by, often takes the wrong pair.
+The planner says which pair to add (`7+12`). The adder adds this pair (`7+12=19`). The solver multiplies the sum
+(`19*4=\\boxed{76}`), like Think-Solve's Solver. Some plans name the wrong pair, say nothing useful or leak an answer.
+An adder that ignores the plan, or has none, often adds the wrong pair.
 """
 
 import random
@@ -21,8 +21,8 @@ ADDER_PROMPT_WITHOUT_PLAN = "{problem} Sum: "
 CHAIN_SOLVER_PROMPT = "{problem} Sum: {adder} Answer: "
 WORDS = (" Plan: ", " Sum: ")
 
-# Shares of the demonstrations: what a planner writes; what an adder does with a plan that names a pair, and what it
-# writes by itself; what a solver does with a sum, and how it guesses without one.
+# The shares of the kinds of demonstrations: what a planner writes; what an adder does with a plan that names a pair,
+# and what it writes without one; what a solver does with a sum, and how it guesses without one.
 PLAN_SHARES = {"right": 0.55, "wrong_pair": 0.2, "remark": 0.15, "leak": 0.1}
 SUM_SHARES = {"follow": 0.85, "own": 0.15}
 OWN_SUM_SHARES = {"right": 0.3, "wrong_pair": 0.4, "remark": 0.3}
@@ -31,7 +31,7 @@ GUESS_SHARES = {"right": 0.25, "wrong_pair": 0.35, "only_sum": 0.2, "only_produc
 
 
 def write_plan(rng: random.Random, a: int, b: int, c: int) -> str:
-    """A plan for (a + b) * c: the right pair to add or a wrong one; or a remark, or a leak of an answer."""
+    """Write a plan for (a + b) * c: the right or a wrong pair to add, a remark, or a leak of an answer."""
     kind = pick(rng, PLAN_SHARES)
     if kind == "remark":
         return rng.choice(REMARKS)
@@ -41,7 +41,7 @@ def write_plan(rng: random.Random, a: int, b: int, c: int) -> str:
 
 
 def write_sum(rng: random.Random, a: int, b: int, c: int, plan: str | None) -> str:
-    """The sum that the plan names, or one of its writer's own choice, or a remark; `plan` is `None` without one."""
+    """Write the sum that the plan names, a sum of the writer's own choice, or a remark. `plan` may be `None`."""
     pair = re.fullmatch(r"(\d+)\+(\d+)", plan or "")
     if pair and pick(rng, SUM_SHARES) == "follow":
         first, second = map(int, pair.groups())
@@ -54,7 +54,7 @@ def write_sum(rng: random.Random, a: int, b: int, c: int, plan: str | None) -> s
 
 
 def write_product(rng: random.Random, a: int, b: int, c: int, text: str | None) -> str:
-    """An answer, from the sum that `text` states if it states one; `None` is no text."""
+    """Write an answer, from the sum in `text` if there is one. `text` may be `None`."""
     return write_answer(rng, a, b, c, stated_sum(text), GUESS_SHARES, ANSWER_SHARES)
 
 

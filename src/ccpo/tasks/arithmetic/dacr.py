@@ -1,9 +1,9 @@
 """
-Answer, critique and rewrite on the embedded task: prompts and demonstrations.
+The team that answers, criticises and rewrites, on the arithmetic task: prompts and demonstrations.
 
-An answer is what the Solver gives alone. A critique does the first step again and says whether the answer stands
-(`7+12=19 wrong`); some add the wrong pair, say nothing useful or leak an answer. A rewrite goes by the critique it
-reads, keeps the answer, or answers anew.
+An answer is like that of Think-Solve's Solver alone. A critique repeats the first step and says whether the answer is
+right (`7+12=19 wrong`). Some critiques add the wrong pair, say nothing useful or leak an answer. A rewrite follows the
+critique, keeps the answer, or guesses again.
 """
 
 import random
@@ -17,8 +17,8 @@ CRITIQUE_PROMPT = "{problem} Answer: {answer} Check: "
 REWRITE_PROMPT = "{problem} Answer: {answer} Check: {critique} Answer: "
 WORDS = (" Check: ", " right", " wrong")
 
-# Shares of the demonstrations: how an answer is guessed; what a critic writes; what a rewrite does with a critique
-# that holds a sum, and with one that holds none.
+# The shares of the kinds of demonstrations: how an answer is guessed; what a critic writes; what a rewrite does with a
+# critique that has a sum, and with one that has none.
 GUESS_SHARES = {"right": 0.45, "wrong_pair": 0.25, "only_sum": 0.15, "only_product": 0.15}
 CRITIQUE_SHARES = {"right": 0.5, "wrong_pair": 0.22, "remark": 0.18, "leak": 0.1}
 REWRITE_SHARES = {"follow": 0.55, "keep": 0.25, "guess": 0.2}
@@ -26,12 +26,12 @@ BLIND_SHARES = {"keep": 0.6, "guess": 0.4}
 
 
 def guess_answer(rng: random.Random, a: int, b: int, c: int) -> str:
-    """An answer of one's own, right or wrong as `GUESS_SHARES` say."""
+    """Write an answer, right or wrong by the shares in `GUESS_SHARES`."""
     return write_answer(rng, a, b, c, guesses=GUESS_SHARES)
 
 
 def write_critique(rng: random.Random, a: int, b: int, c: int, answer: str) -> str:
-    """A sum, right or of a wrong pair, and whether the partner's `answer` follows from it; or a remark, or a leak."""
+    """Write a sum, of the right or a wrong pair, and whether `answer` follows from it; or a remark, or a leak."""
     kind = pick(rng, CRITIQUE_SHARES)
     if kind == "remark":
         return rng.choice(REMARKS)
@@ -43,7 +43,7 @@ def write_critique(rng: random.Random, a: int, b: int, c: int, answer: str) -> s
 
 
 def write_rewrite(rng: random.Random, a: int, b: int, c: int, answer: str, critique: str) -> str:
-    """One's own `answer` again, the one that follows from the sum in the partner's `critique`, or a new guess."""
+    """Write the own `answer` again, the one that follows from the sum in the `critique`, or a new guess."""
     number = stated_sum(critique)
     kind = pick(rng, BLIND_SHARES if number is None else REWRITE_SHARES)
     if kind == "keep":

@@ -1,4 +1,4 @@
-"""What a team needs on the embedded task, as data."""
+"""What the arithmetic task must know about a kind of team, as data."""
 
 import random
 import re
@@ -10,13 +10,14 @@ from typing import Any
 @dataclass(frozen=True)
 class Part:
     """
-    What a role does, or several that do the same, such as the voters.
+    The part of a role in a team. Several roles, such as voters, may have the same part.
 
     Args:
         write (`Callable`):
-            Writes a demonstration: takes the random state, `a`, `b`, `c` and for each role read its text as the role
-            sees it, `None` where that role is removed.
-        steps (`int`): optimizer steps of an agent's own warm start; and its weight among the agent's parts.
+            Writes a demonstration. It takes the random state, `a`, `b`, `c`, and the text of each role that this role
+            reads, as it sees it. The text is `None` if that role is removed.
+        steps (`int`):
+            The optimizer steps of an agent's warm start. It is also the weight of the part if an agent has several.
     """
 
     write: Callable[..., str]
@@ -26,16 +27,16 @@ class Part:
 @dataclass(frozen=True)
 class Family:
     """
-    A kind of team on the embedded task.
+    A kind of team on the arithmetic task.
 
     Args:
-        kind (`str`): the topology's.
-        arguments (`Mapping[str, Any]`): of the topology, its short prompts among them.
-        parts (`Mapping[str, Part]`): a role's name without the number or letter at its end -> what it does.
-        words (`tuple[str, ...]`): words of its texts that are to be one token each, beside Think-Solve's.
-        without_share (`float`, defaults to 0):
-            Share of a reader's demonstrations in which it is asked without one of the roles that it reads.
-        common_steps (`int`, defaults to 0): optimizer steps on all parts, before the agents' policies part.
+        kind (`str`): The kind of the topology.
+        arguments (`Mapping[str, Any]`): The arguments of the topology, such as its short prompts.
+        parts (`Mapping[str, Part]`): Maps the name of a role, without a number or letter at its end, to its part.
+        words (`tuple[str, ...]`): Words that are one token each, in addition to those of Think-Solve.
+        without_share (`float`, defaults to 0.0):
+            The share of demonstrations in which a role is asked without one of the roles that it reads.
+        common_steps (`int`, defaults to 0): The optimizer steps on all parts, before each agent trains alone.
     """
 
     kind: str
@@ -47,10 +48,10 @@ class Family:
 
 
 def part_name(role: str) -> str:
-    """`voter` of `voter_2`, `answer` of `answer_a`."""
+    """The name of a role's part: `voter` for `voter_2`, `answer` for `answer_a`."""
     return re.sub(r"_(\d+|[a-z])\Z", "", role)
 
 
 def pick(rng: random.Random, shares: Mapping[str, float]) -> str:
-    """One of the kinds, each as often as its share says."""
+    """Draw one of the kinds, by their shares."""
     return rng.choices(list(shares), weights=list(shares.values()))[0]

@@ -1,4 +1,4 @@
-"""The tokenizer and the tiny policies of the embedded task."""
+"""The tokenizer and the tiny policies of the arithmetic task."""
 
 import re
 import string
@@ -16,16 +16,17 @@ _SPECIALS = ["<pad>", "<bos>", "<eos>", "<unk>"]
 
 def build_tokenizer(words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
     """
-    Build the tokenizer of the policies: one token per number up to 299, per word of Think-Solve's templates and of the
-    remarks, and per printable ASCII character. Decoding gives the text back exactly; only other characters become
-    `<unk>`.
+    Build the tokenizer of the policies.
+
+    It has a token for each number up to 299, for each word of Think-Solve's templates and of the remarks, and for each
+    printable ASCII character. Decoding returns the same text. Other characters become `<unk>`.
 
     Args:
         words (`Sequence[str]`, *optional*):
-            More words of one token each, e.g. `" Check: "`. Their ids come behind the others, which stay.
+            More words with a token each, e.g. `" Check: "`. Their ids follow the others, which do not change.
 
     Returns:
-        [`~transformers.PreTrainedTokenizerFast`]: padding on the left, no chat template, nothing added to the text.
+        [`~transformers.PreTrainedTokenizerFast`]: It pads on the left, has no chat template, and adds no tokens.
     """
     numbers = [str(number) for number in range(300)]
     characters = string.ascii_letters + string.punctuation + " \t\n"
@@ -49,14 +50,14 @@ def build_tokenizer(words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
 
 def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForCausalLM:
     """
-    Build a policy of about a million parameters (871,168 with Think-Solve's tokenizer), float32, with random weights.
+    Build a policy with random weights in float32. It has 871,168 parameters with Think-Solve's tokenizer.
 
-    The architecture is Llama: beside a Qwen2 config, `AutoTokenizer` would load the saved tokenizer as a
-    `Qwen2Tokenizer`, which splits text in its own way.
+    The architecture is Llama. With a Qwen2 configuration in its folder, `AutoTokenizer` would load the tokenizer as a
+    `Qwen2Tokenizer`, which splits text in another way.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerFast`]): gives the vocabulary and the special tokens.
-        seed (`int`, defaults to 0): seed of the weights; the global generator is left as it was.
+        tokenizer ([`~transformers.PreTrainedTokenizerFast`]): Has the vocabulary and the special tokens.
+        seed (`int`, defaults to 0): The seed of the weights. The global random state is not changed.
 
     Returns:
         [`~transformers.LlamaForCausalLM`]
@@ -75,12 +76,12 @@ def build_policy(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> LlamaForC
 
 def build_llama(tokenizer: PreTrainedTokenizerFast, seed: int, **sizes) -> LlamaForCausalLM:
     """
-    A Llama of two layers with random weights, float32, for a tokenizer's vocabulary, special tokens and length.
+    Build a Llama of two layers with random weights in float32, with the vocabulary and the length of a tokenizer.
 
     Args:
-        tokenizer ([`~transformers.PreTrainedTokenizerFast`]): whose.
-        seed (`int`): seed of the weights; the global generator is left as it was.
-        sizes: fields of [`~transformers.LlamaConfig`].
+        tokenizer ([`~transformers.PreTrainedTokenizerFast`]): The tokenizer.
+        seed (`int`): The seed of the weights. The global random state is not changed.
+        sizes: Fields of [`~transformers.LlamaConfig`].
     """
     config = LlamaConfig(
         vocab_size=len(tokenizer),

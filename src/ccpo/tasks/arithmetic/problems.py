@@ -1,9 +1,9 @@
 """
-The problems, the same for every team: `(a+b)*c`, two steps that depend on each other.
+The problems of the arithmetic task, `(a+b)*c`, which are the same for all teams.
 
-Which problems are held out is a property of the problem, not of a seed: those with `(min(a, b) + c) % 5` 0 or 2 whose
-sum can be had in another way. `(7+12)*4` and `(12+7)*4` are therefore always on the same side, and no sum and no
-product of a held-out problem is without training problems that have it: the facts are shared, the problems are not.
+Whether a problem is held out depends on the problem, not on a seed. It is held out if `(min(a, b) + c) % 5` is 0 or 2
+and another pair has the same sum. So `(7+12)*4` and `(12+7)*4` are always in the same split, and each sum and each
+product of a held-out problem also occurs in a training problem. Both splits need the same facts, but share no problem.
 """
 
 import itertools
@@ -20,13 +20,13 @@ def problem_text(a: int, b: int, c: int) -> str:
 
 
 def _held_out(a: int, b: int, c: int) -> bool:
-    # Neighbours in min(a, b) are never both held out, so one of two pairs with the same sum trains its product by c.
+    # Of two pairs with the same sum and neighbouring min(a, b), at most one is held out, so the other is for training.
     several_pairs = sum(TERMS[:2]) < a + b < sum(TERMS[-2:])
     return several_pairs and (min(a, b) + c) % 5 in (0, 2)
 
 
 def problems(split: str) -> list[tuple[int, int, int]]:
-    """The `(a, b, c)` of a split, in a fixed shuffled order: by the CRC-32 of the problem's text."""
+    """The `(a, b, c)` of a split, in a fixed shuffled order: sorted by the CRC-32 of the problem's text."""
     if split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', got {split!r}.")
     everything = itertools.product(TERMS, TERMS, FACTORS)
@@ -36,14 +36,14 @@ def problems(split: str) -> list[tuple[int, int, int]]:
 
 def build_dataset(split: str = "train", size: int | None = None) -> Dataset:
     """
-    The problems of a split, always the same and in the same order.
+    Build the problems of a split. They are always the same, in the same order.
 
     Args:
-        split (`str`, defaults to `"train"`): `"train"` (1,098 problems) or `"test"` (702, held out).
-        size (`int`, *optional*): take the first `size` problems; all of them by default.
+        split (`str`, defaults to `"train"`): `"train"` (1,098 problems) or `"test"` (702 held-out problems).
+        size (`int`, *optional*): Take only this many problems from the beginning. By default all are taken.
 
     Returns:
-        [`~datasets.Dataset`] with the columns `prompt`, e.g. `"(7+12)*4"`, and `solution`, e.g. `"76"`.
+        [`~datasets.Dataset`]: Has the columns `prompt`, e.g. `"(7+12)*4"`, and `solution`, e.g. `"76"`.
     """
     chosen = problems(split)
     if size is not None and not 0 < size <= len(chosen):

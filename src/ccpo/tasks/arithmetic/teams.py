@@ -1,4 +1,4 @@
-"""The teams that the embedded task knows, and their demonstrations."""
+"""The teams of the arithmetic task, and their demonstrations."""
 
 import random
 from dataclasses import replace
@@ -24,20 +24,20 @@ FAMILIES = {family.kind: family for family in (THINK_SOLVE, SOLO_FAMILY, VOTE, A
 
 def topology(given: Any = "think_solve") -> Topology:
     """
-    A team with this task's short prompts.
+    Make a team with this task's short prompts.
 
     Args:
         given (`Topology`, `str` or `Mapping`, defaults to `"think_solve"`):
-            What [`~ccpo.team.topology.make_topology`] takes: `"think_solve"`, `"solo"`, `"vote"`,
-            `"answer_critique_rewrite"` or `"chain"`, here of planner, adder and solver; or a mapping of the kind's
-            arguments, `{"kind": "vote", "num_voters": 3}`. An argument that is given stays; a topology, and a team of
-            another kind, is taken as it is.
+            The team, in any form that [`~ccpo.team.topology.make_topology`] takes: `"think_solve"`, `"solo"`,
+            `"vote"`, `"answer_critique_rewrite"` or `"chain"` (here of planner, adder and solver), or a mapping with
+            arguments, such as `{"kind": "vote", "num_voters": 3}`. Arguments that are given are kept. A [`Topology`],
+            and a team of another kind, is returned as it is.
 
     Returns:
         [`~ccpo.team.topology.Topology`]
 
     Raises:
-        `ValueError`: what [`~ccpo.team.topology.make_topology`] raises.
+        `ValueError`: As [`~ccpo.team.topology.make_topology`].
     """
     values = {"kind": given} if isinstance(given, str) else given
     kind = values.get("kind") if isinstance(values, dict) else None
@@ -48,10 +48,10 @@ def topology(given: Any = "think_solve") -> Topology:
 
 def family_of(team: Topology) -> Family:
     """
-    The family of a team, which says how its roles are demonstrated.
+    The family of a team, which says how demonstrations of its roles are written.
 
     Raises:
-        `ValueError`: a team whose roles the task cannot play.
+        `ValueError`: If the task has no demonstrations for the roles of the team.
     """
     family = FAMILIES.get(team.kind)
     known = topology(team.kind) if family else None
@@ -73,7 +73,7 @@ def family_of(team: Topology) -> Family:
 
 
 def _before(team: Topology, role: str) -> tuple[Role, ...]:
-    """The roles whose texts the role depends on, in their order."""
+    """The roles on whose texts this role depends, in their order."""
     needed = {role}
     for other in reversed(team.roles):
         if other.name in needed:
@@ -83,22 +83,24 @@ def _before(team: Topology, role: str) -> tuple[Role, ...]:
 
 def demonstrations(role: str, size: int, seed: int = 0, team: Topology | None = None) -> Dataset:
     """
-    Demonstrations on training problems, in the shares stated at the top of the module of the team's kind.
+    Write demonstrations of a role on training problems.
 
-    The roles before it speak as they are demonstrated, and a role sees of their texts what it would see in the team:
-    what the leak guard leaves. What it reads it follows, right or wrong.
+    The shares of the kinds of demonstrations are at the top of the module of each kind of team. The texts of earlier
+    roles are demonstrations, too. The role reads them as it would in the team, after the leak guard, and follows them,
+    right or wrong.
 
     Args:
-        role (`str`): the role's name, e.g. `"thinker"`.
-        size (`int`): number of demonstrations.
-        seed (`int`, defaults to 0): seed of the draws.
-        team ([`~ccpo.team.topology.Topology`], *optional*): of which the role is one. Defaults to Think-Solve.
+        role (`str`): The name of the role, e.g. `"thinker"`.
+        size (`int`): The number of demonstrations.
+        seed (`int`, defaults to 0): The seed of the random draws.
+        team ([`~ccpo.team.topology.Topology`], *optional*): The team of the role. Defaults to Think-Solve.
 
     Returns:
-        [`~datasets.Dataset`] with the columns `prompt` and `completion`; the trainer adds the end-of-sequence token.
+        [`~datasets.Dataset`]: Has the columns `prompt` and `completion`, without end-of-sequence tokens, which the
+        trainer adds.
 
     Raises:
-        `ValueError`: no role of the team, or a team that the task cannot play.
+        `ValueError`: If the team has no such role, or if the task has no demonstrations for the team.
     """
     team = topology() if team is None else team
     if role not in team.role_names:

@@ -1,8 +1,8 @@
 """
-Think-Solve on the embedded task: prompts and demonstrations.
+The team Think-Solve on the arithmetic task: prompts and demonstrations.
 
-The Thinker can do the first step (`7+12=19`), the Solver the second (`19*4=\\boxed{76}`). Some thoughts add the wrong
-pair, say nothing useful or leak an answer; some answers copy the number of the thought or ignore it.
+The Thinker does the first step (`7+12=19`), and the Solver the second (`19*4=\\boxed{76}`). Some thoughts add the
+wrong pair, say nothing useful or leak an answer. Some answers copy the number of the thought or ignore it.
 """
 
 import random
@@ -17,21 +17,21 @@ SOLVER_PROMPT = "{problem} Thought: {thought} Answer: "
 SOLO_PROMPT = "{problem} Answer: "
 ROLES = ("thinker", "solver")
 
-# Shares of the demonstrations: what a Thinker writes, and what a Solver does with a thought that holds a number. With
-# no number to use (a remark, a leak that was removed, no thought at all) the Solver can only guess.
+# The shares of the kinds of demonstrations: what a Thinker writes, and what a Solver does with a thought that has a
+# number. Without a number (a remark, a leak that was removed, no thought at all) the Solver can only guess.
 THOUGHT_SHARES = {"right": 0.5, "wrong_pair": 0.22, "remark": 0.18, "leak": 0.1}
 ANSWER_SHARES = {"work": 0.5, "copy": 0.2, "guess": 0.3}
 GUESS_SHARES = {"right": 0.55, "only_sum": 0.25, "only_product": 0.2}
-SOLO_SHARE = 0.3  # of the Solver's demonstrations: the problem alone
+SOLO_SHARE = 0.3  # the share of the Solver's demonstrations in which it reads only the problem
 
 
 def write_leak(rng: random.Random, a: int, b: int, c: int) -> str:
-    """A text that states an answer, right or half way, which the leak guard takes out."""
+    """Write a text that states an answer, the right one or an unfinished one. The leak guard removes it."""
     return f"\\boxed{{{rng.choice([a + b, (a + b) * c])}}}"
 
 
 def write_thought(rng: random.Random, a: int, b: int, c: int) -> str:
-    """The first step of (a + b) * c: the right sum or that of a wrong pair; or a remark, or a leak of an answer."""
+    """Write the first step of (a + b) * c: the right sum, the sum of a wrong pair, a remark, or a leak."""
     kind = pick(rng, THOUGHT_SHARES)
     if kind == "right":
         return f"{a}+{b}={a + b}"
@@ -41,7 +41,7 @@ def write_thought(rng: random.Random, a: int, b: int, c: int) -> str:
 
 
 def stated_sum(text: str | None) -> int | None:
-    """What a text says that the first step gives; `None` where it says nothing, or where there is no text."""
+    """The result of the first step that a text states, or `None` if it states none or there is no text."""
     match = re.search(r"\d+\+\d+=(\d+)", text or "")
     return int(match[1]) if match else None
 
@@ -55,9 +55,9 @@ def write_answer(
     guesses: Mapping[str, float] = GUESS_SHARES,
     answers: Mapping[str, float] = ANSWER_SHARES,
 ) -> str:
-    """An answer; `number` is what its writer has read that the first step gives. To guess is to do that step in one's
-    head, with the right pair or a wrong one, and carry on, or to stop half way: at the sum, or at a product that
-    forgets the sum."""
+    """Write an answer. `number` is the result of the first step that the writer has read, or `None`. A guess does this
+    step with the right or a wrong pair and goes on, or stops half way: at the sum, or at a product without the
+    sum."""
     kind = "guess" if number is None else pick(rng, answers)
     if kind == "guess":
         kind = pick(rng, guesses)
@@ -68,7 +68,7 @@ def write_answer(
 
 
 def write_work(number: int, c: int) -> str:
-    """The second step, carried out: the answer."""
+    """Write the second step and its result, which is the answer."""
     return f"{number}*{c}=\\boxed{{{number * c}}}"
 
 

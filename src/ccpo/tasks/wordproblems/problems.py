@@ -1,9 +1,9 @@
 """
-The problems: templates with names, things and verbs, and a calculation of one or two steps.
+The word problems: templates with names, things and verbs, and a calculation of one or two steps.
 
-Which problems are held out is a property of the calculation, not of a seed: those whose form and numbers have a
-CRC-32 that three divides. `5 + 4` and `4 + 5` are on the same side. So no held-out problem asks for a calculation of a
-training problem, whatever the words, and whatever the difficulty of either.
+Whether a problem is held out depends on its calculation, not on a seed: the CRC-32 of its form and numbers must be
+divisible by three. `5 + 4` and `4 + 5` count as the same calculation. So no held-out problem has the calculation of a
+training problem, even if words or difficulty differ.
 """
 
 import random
@@ -19,7 +19,7 @@ GAINS = ("finds", "buys", "gets", "wins")
 LOSSES = ("loses", "sells", "breaks", "gives away")
 PLACES = ("bags", "boxes", "jars", "baskets")
 
-# How a calculation is written -> the problems that ask for it. Two steps have three numbers.
+# Maps each form of a calculation to the problems that ask for it. Two steps have three numbers.
 FORMS = {
     "{a} + {b}": (
         "{name} has {a} {things} and {gains} {b}. How many now?",
@@ -50,25 +50,26 @@ FORMS = {
     ),
 }
 ONE_STEP, TWO_STEPS = tuple(FORMS)[:3], tuple(FORMS)[3:]
-_COMMUTE = {"{a} + {b}", "{a} * {b}", "({a} + {b}) * {c}", "{a} * {b} + {c}", "{a} * {b} - {c}"}  # a and b do
+# Forms in which a and b can be exchanged
+_COMMUTE = {"{a} + {b}", "{a} * {b}", "({a} + {b}) * {c}", "{a} * {b} + {c}", "{a} * {b} - {c}"}
 _TEST_SEED = 20_261_127
-_PATIENCE = 1_000  # draws in a row that bring nothing new
+_PATIENCE = 1_000  # after so many draws without a new problem, there are not enough of them
 
 
 def held_out(form: str, a: int, b: int, c: int = 0) -> bool:
-    """Whether the problems that ask for this calculation are held out."""
+    """Whether problems with this calculation are held out."""
     first, second = sorted((a, b)) if form in _COMMUTE else (a, b)
     return zlib.crc32(f"{form} {first} {second} {c}".encode()) % 3 == 0
 
 
 def _draw(rng: random.Random, two_steps: float, terms: Sequence[int], factors: Sequence[int]) -> tuple[str, list[int]]:
-    """A form and its numbers; no result is below 1."""
+    """Draw a form and its numbers. No result is below 1."""
     form = rng.choice(TWO_STEPS if rng.random() < two_steps else ONE_STEP)
     factor, term = (lambda: rng.randint(*factors)), (lambda: rng.randint(*terms))
     if form in ("{a} + {b}", "{a} - {b}"):
         a, b = term(), term()
         if "-" in form and a <= b:
-            a, b = b + a, a  # of a larger number, so that something is left
+            a, b = b + a, a  # subtract from a larger number, so that something is left
         return form, [a, b, 0]
     if form == "({a} + {b}) * {c}":
         return form, [factor(), factor(), factor()]
@@ -98,23 +99,24 @@ def build_dataset(
     factors: Sequence[int] = (2, 9),
 ) -> Dataset:
     """
-    Problems of a split, no two alike.
+    Generate the problems of a split. No two are the same.
 
     Args:
-        split (`str`, defaults to `"train"`): `"train"`, or `"test"`, held out: no training problem of any seed and
-            difficulty has the calculation of one of these.
-        size (`int`, *optional*): how many; 4,000 of the train split and 600 of the test split by default.
-        seed (`int`, defaults to 0): of the training problems. The test split is always the same.
-        two_steps (`float`, defaults to 0): share of problems of two steps.
-        terms, factors (`tuple[int, int]`, default to `(1, 12)` and `(2, 9)`):
-            Least and largest number to add or take away, and to multiply.
+        split (`str`, defaults to `"train"`):
+            `"train"`, or `"test"` for held-out problems. No training problem of any seed or difficulty has the same
+            calculation as one of these.
+        size (`int`, *optional*): The number of problems. Defaults to 4,000 for training and 600 for testing.
+        seed (`int`, defaults to 0): The seed of the training problems. The test split is always the same.
+        two_steps (`float`, defaults to 0.0): The share of problems with two steps, from 0 to 1.
+        terms (`tuple[int, int]`, defaults to `(1, 12)`): The smallest and the largest number to add or subtract.
+        factors (`tuple[int, int]`, defaults to `(2, 9)`): The smallest and the largest number to multiply.
 
     Returns:
-        [`~datasets.Dataset`] with the columns `prompt` (the problem), `solution` (`"9"`) and `calculation`
-        (`"5 + 4"`).
+        [`~datasets.Dataset`]: Has the columns `prompt` (the problem), `solution` (e.g. `"9"`) and `calculation` (e.g.
+        `"5 + 4"`).
 
     Raises:
-        `ValueError`: an argument that cannot be, or more problems than there are.
+        `ValueError`: If an argument is wrong, or if there are fewer such problems than `size`.
     """
     if split not in ("train", "test"):
         raise ValueError(f"`split` must be 'train' or 'test', got {split!r}.")

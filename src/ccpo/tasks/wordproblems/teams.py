@@ -1,15 +1,15 @@
 r"""
-Think-Solve on word problems: prompts of examples, a line each, which a language model goes on with.
+The team Think-Solve on word problems. A prompt is a list of examples, which a language model continues.
 
-The Thinker goes on with the calculation, ` 5 + 4`, the Solver with its result, ` = 9`. Texts begin with their own
-blank, as the model's tokens do, so that a prompt ends without one.
+The Thinker continues with the calculation, ` 5 + 4`, and the Solver with its result, ` = 9`. A text begins with a
+space, like the model's tokens, so a prompt does not end with one.
 """
 
 from typing import Any
 
 from ccpo.team.topology import Topology, make_topology
 
-# Problem, calculation, result. None of these calculations is held out.
+# Each example has a problem, a calculation and a result. None of these calculations is held out.
 EXAMPLES = (
     ("Sam has 5 pens and finds 4. How many now?", "5 + 4", "9"),
     ("Ann has 9 cups and breaks 3. How many are left?", "9 - 3", "6"),
@@ -25,31 +25,32 @@ def _prompt(line: str, asked: str) -> str:
 THINKER_PROMPT = _prompt("{problem} {work}", "{problem}")
 SOLVER_PROMPT = _prompt("{problem} {work} = {result}", "{problem}{thought}")
 SOLO_PROMPT = _prompt("{problem} {result}", "{problem}")
-SINGLE_PROMPT = _prompt("{problem} {work} = {result}", "{problem}")  # one policy that writes both parts
+SINGLE_PROMPT = _prompt("{problem} {work} = {result}", "{problem}")  # for a single model that writes both parts
 PROMPTS = {
     "think_solve": {"thinker_prompt": THINKER_PROMPT, "solver_prompt": SOLVER_PROMPT, "solo_prompt": SOLO_PROMPT},
     "solo": {"prompt": SINGLE_PROMPT},
 }
 
-# A number that is a line by itself, or what an equation ends with. Hence the leak guard leaves `5 + 4` of the thought
-# `5 + 4 = 9`, and nothing of `9`.
+# An answer is a number alone on a line, or the number at the end of an equation. So the leak guard turns the thought
+# `5 + 4 = 9` into `5 + 4`, and removes `9` completely.
 ANSWER_PATTERN = r"(?:^| ?=) *(-?\d+) *$"
 
 
 def topology(given: Any = "think_solve") -> Topology:
     """
-    A team with this task's prompts.
+    Make a team with this task's prompts.
 
     Args:
         given (`Topology`, `str` or `Mapping`, defaults to `"think_solve"`):
-            What [`~ccpo.team.topology.make_topology`] takes. Think-Solve and a policy alone, which writes the
-            calculation, too, get the prompts of this module where they give none; any other team is taken as it is.
+            The team, in any form that [`~ccpo.team.topology.make_topology`] takes. Think-Solve, and a model alone,
+            which also writes the calculation, get the prompts of this module unless they have their own. Other teams
+            are returned as they are.
 
     Returns:
         [`~ccpo.team.topology.Topology`]
 
     Raises:
-        `ValueError`: what [`~ccpo.team.topology.make_topology`] raises.
+        `ValueError`: As [`~ccpo.team.topology.make_topology`].
     """
     values = {"kind": given} if isinstance(given, str) else given
     if isinstance(values, dict) and values.get("kind") in PROMPTS:
