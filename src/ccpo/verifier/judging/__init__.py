@@ -1,4 +1,6 @@
 """
-Judging a pair of answers. A worker is given this *folder* as a package of its own (`ccpo_judging`), not `ccpo`: it
-imports neither torch nor the trainer. Every module but `values` and `worker` is text alone, standard library only.
+Judge a pair of answers.
+
+A worker process imports this folder as a package of its own, `ccpo_judging`, without `ccpo`. So it imports neither
+torch nor the trainer. All modules except `values` and `worker` handle only text, with the standard library.
 """

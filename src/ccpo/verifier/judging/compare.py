@@ -1,4 +1,9 @@
-"""Whether two forms are the same answer. One function per kind; what is not said to be equal is not."""
+"""
+Decide whether two forms are the same answer.
+
+A form is the structure of an answer, see `forms`. There is a function for each kind of form. Whatever none of them
+finds equal is not equal.
+"""
 
 from . import units
 from .conversions import are_assignments, as_relation, on_24_hours, plain, same_name, scaled, total, values_of
@@ -28,9 +33,9 @@ class Judge:
     Compares forms.
 
     Args:
-        is_defined (`Callable`): whether the grammar can read an expression and it has a value.
-        equal (`Callable`): whether two expressions have the same value.
-        same_relation (`Callable`): whether two relations are the same.
+        is_defined (`Callable`): Whether the grammar can read an expression, and the expression has a value.
+        equal (`Callable`): Whether two expressions have the same value.
+        same_relation (`Callable`): Whether two relations are the same.
     """
 
     def __init__(self, is_defined, equal, same_relation):
@@ -97,7 +102,7 @@ class Judge:
         return False
 
     def _value(self, form):
-        """The value of a form as an exact fraction, `None` where it is none."""
+        """The value of a form as an exact fraction, or `None` if it has none."""
         number = numeral(form.latex) if isinstance(form, Expr) else None
         return None if number is None else number.value
 
@@ -167,7 +172,7 @@ class Judge:
                 case _:
                     return False
         first, second = texts
-        # BD and DB are two options (or a segment); HT and TH are sequences.
+        # BD and DB are the same two options (or the same segment), but HT and TH are different sequences.
         options = len(first) == 2 and set(first) <= set("ABCDEFGH")
         return first == second or (options and sorted(first) == sorted(second))
 
@@ -175,7 +180,7 @@ class Judge:
         if isinstance(gold, Based) and isinstance(answer, Based):
             return gold == answer
         based, other = (gold, answer) if isinstance(gold, Based) else (answer, gold)
-        if based is answer and based.base != 10:  # a bare number is decimal: 12_3 is not 12
+        if based is answer and based.base != 10:  # a number without a base is decimal, so 12_3 is not 12
             return False
         text = (
             other.latex.replace(" ", "") if isinstance(other, Expr) else other.text if isinstance(other, Words) else ""
@@ -196,7 +201,7 @@ class Judge:
         same = (lambda a, b: self.same(a, b)) if percent is gold else (lambda a, b: self.same(b, a))
         if same(share, other):
             return True
-        # The sign may be left out of the number of percent; a bare number below 1 is a share itself.
+        # The percent sign may be missing. A number without it that is below 1 is taken as the share itself.
         bare = self._value(other)
         left_out = percent is gold or (bare is not None and abs(bare) >= 1)
         return left_out and same(percent.value, other)
@@ -207,7 +212,7 @@ class Judge:
             return False
         golds, answers = (measure.parts for measure in measures)
         dimensions = [parts[0][2][1] if parts[0][2] else None for parts in (golds, answers)]
-        if None in dimensions:  # the unit is left out, and only one there can be
+        if None in dimensions:  # one of the two has no unit
             if len(golds) > 1 or len(answers) > 1:
                 return False
             pair = [scaled(parts[0], False) for parts in (golds, answers)]
@@ -265,7 +270,7 @@ class Judge:
         return self._same_unordered(*(self._merge(part) for part in parts))
 
     def _merge(self, parts):
-        """Neighbouring intervals that touch in a closed end are one."""
+        """Join neighbouring intervals that touch in a closed end."""
         parts, changed = list(parts), True
         while changed:
             changed = False

@@ -1,4 +1,4 @@
-"""What a comparison needs of a form: its total, its time of day, its values without names."""
+"""Convert forms for a comparison: to a total, to a time of day, or to values without names."""
 
 import re
 from fractions import Fraction
@@ -25,7 +25,7 @@ def same_name(first, second):
 
 
 def as_relation(form):
-    """An assignment as the relation it is, if its value has variables; else one that is never the same."""
+    """Turn an assignment into a relation if its value has variables; else into one that equals no other."""
     if isinstance(form, Assign) and len(form.values) == 1 and isinstance(form.values[0], Expr) and form.name:
         if is_constant(form.values[0].latex):  # x = 4 is solved, 2x + 3 = 11 is not
             return NEVER

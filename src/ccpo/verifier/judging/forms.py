@@ -1,4 +1,4 @@
-"""What kind of answer a text is: a tree whose leaves are LaTeX expressions. Frozen values."""
+"""The forms of an answer: frozen values that make a tree, whose leaves are LaTeX expressions."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,14 +6,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Expr:
-    """A LaTeX expression, for the grammar."""
+    """A LaTeX expression, which math-verify's grammar reads."""
 
     latex: str
 
 
 @dataclass(frozen=True)
 class Words:
-    """An answer in words, lower case."""
+    """An answer in words, in lower case."""
 
     text: str
 
@@ -27,7 +27,7 @@ class Letters:
 
 @dataclass(frozen=True)
 class Option:
-    """A letter of multiple choice with the text of the option, or without."""
+    """A letter of multiple choice, with or without the text of the option."""
 
     letter: str
     content: Any
@@ -35,7 +35,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Clock:
-    """A time of day: hours, minutes, seconds; `half` is am, pm or "". `plain` is what else `12:30` may be."""
+    """A time of day in hours, minutes and seconds. `half` is am, pm or "". `plain` is another reading of `12:30`."""
 
     time: tuple[int, ...]
     half: str
@@ -49,7 +49,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Based:
-    """Digits in a base."""
+    """A number written in a given base."""
 
     digits: str
     base: int
@@ -57,7 +57,7 @@ class Based:
 
 @dataclass(frozen=True)
 class Measure:
-    """Values with units, `2 hours 30 minutes`; each part is `(value, multiplier, unit)`."""
+    """Values with units, such as `2 hours 30 minutes`. Each part is `(value, multiplier, unit)`."""
 
     parts: tuple
 
@@ -69,14 +69,14 @@ class Percent:
 
 @dataclass(frozen=True)
 class Items:
-    """A list: of any order, unless it stands against a tuple."""
+    """A list. Its order does not matter, unless it is compared with a tuple."""
 
     items: tuple
 
 
 @dataclass(frozen=True)
 class Group:
-    """`(a, b)`, `[a, b)`, `\\{a, b\\}`, a column vector: brackets and what they hold."""
+    """Brackets and their content: `(a, b)`, `[a, b)`, `\\{a, b\\}`, or a column vector."""
 
     opening: str
     closing: str
@@ -95,7 +95,7 @@ class Union:
 
 @dataclass(frozen=True)
 class Assign:
-    """`x = 7`, `3 + 4 = 7`: a name, or `""`, and its value, said in one or several ways."""
+    """A name, or `""`, and its value in one or several ways: `x = 7`, `3 + 4 = 7`."""
 
     name: str
     values: tuple
@@ -103,7 +103,7 @@ class Assign:
 
 @dataclass(frozen=True)
 class Relation:
-    """A relation that names no value: sides and what stands between them."""
+    """A relation that gives no value for a name: its sides and the signs between them."""
 
     sides: tuple[str, ...]
     signs: tuple[str, ...]
@@ -111,6 +111,6 @@ class Relation:
 
 @dataclass(frozen=True)
 class Either:
-    """A text with two readings: `101,103` is a number and a list."""
+    """A text with two readings, such as `101,103`, which may be a number or a list."""
 
     readings: tuple

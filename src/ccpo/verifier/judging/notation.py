@@ -1,8 +1,9 @@
 r"""
-One spelling for what is written in many: signs, fonts, spaces and numerals, as LaTeX. Each rule is one function.
+Give signs, fonts, spaces and numerals that can be written in many ways one spelling, in LaTeX.
 
-Words come out between `OPEN` and `CLOSE`, whether they stood in `\text{}` or not, so that `12 cm` and
-`12\,\mathrm{cm}` are the same text and no word is taken for a product of letters. Answers are short (`MAX_ANSWER`).
+Each rule is one function. Words are put between `OPEN` and `CLOSE`, whether they were in `\text{}` or not. So `12 cm`
+and `12\,\mathrm{cm}` become the same text, and no word is taken for a product of letters. Answers are short
+(`MAX_ANSWER`).
 """
 
 import re
@@ -57,7 +58,7 @@ _FUNCTIONS = frozenset(
     """sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh log ln lg exp lim max min gcd lcm det mod sup
     inf arg deg dim ker""".split()
 )
-# Runs of letters that are products of variables rather than words.
+# Letters in a row that are taken for a product of variables, not for a word.
 _VARIABLES = re.compile(r"[abcd]{3,4}|[xyzwt]{3,4}|[pqrst]{3}|[klmn]{3}|[uvw]{3}|[ijk]{3}")
 _MERIDIEM = re.compile(
     r"(?<=[0-9])\s*(?:\\(?:text\w*|mbox|mathrm)\s*\{\s*([ap])\.?\s?m\.?\s*\}|([ap])\.?\s?m\b\.?)", re.IGNORECASE
@@ -68,7 +69,7 @@ _ARRAY = re.compile(
     re.DOTALL,
 )
 _NEXT_WORD = re.compile(rf"\s+(?:{OPEN}|[A-Za-z]{{3,}})")
-_SHORT_UNITS = frozenset("mgshLl")  # `\\text{ m}` behind a number
+_SHORT_UNITS = frozenset("mgshLl")  # units if they follow a number, such as `\\text{ m}`
 _CODES = frozenset({"usd", "eur", "gbp", "mph", "rmb"})
 _SEPARATORS = frozenset({"and", "or"})
 _COMMAND = re.compile(r"\\[a-zA-Z]+\*?|\\.")
@@ -88,7 +89,7 @@ _DEGREES = re.compile(
 
 
 def signs(text):
-    """Unicode signs as LaTeX; digits and letters of other widths and fonts as plain ones."""
+    """Replace Unicode signs by LaTeX, and digits and letters of other widths and fonts by plain ones."""
     text = _INVISIBLE.sub("", text)
     if text.isascii():
         return text
@@ -99,11 +100,11 @@ def signs(text):
 
 
 def spaces(text):
-    r"""Dollar signs of mathematics, layout and every kind of space: one blank each. LaTeX's thousands close up."""
+    r"""Replace dollar signs of mathematics, layout and all kinds of space by one space; join digits of thousands."""
     text = _ROW_SKIP.sub(r"\\\\ ", text)
     text = re.sub(r"\\[()\[\]]|\$\$|(?<!\\)\$(?!\s*[0-9.])|(?<!\\)\$(?=[^$]*\$)|\*\*|__(?=\w)", " ", text)
     text = _THOUSANDS.sub("", text)
-    text = re.sub(r"(?<!\\)\\\Z", "", text)  # the backslash of a blank that was at the end
+    text = re.sub(r"(?<!\\)\\\Z", "", text)  # the backslash of a space that was at the end
     text = _LAYOUT.sub(" ", text).replace(r"\{,\}", ",").replace("{:}", ":").replace("{,}", ",")
     return _SPACE.sub(lambda m: m[1] or " ", text).strip()
 
@@ -113,7 +114,7 @@ def _quote(word):
 
 
 def _plain(content):
-    """The content of `\\text{…}`: letters standing alone are letters, runs of two and more are words."""
+    """Read the content of `\\text{…}`: single letters stay letters, two or more in a row are words."""
 
     def word(match):
         run = match.group()
@@ -125,7 +126,7 @@ def _plain(content):
 
 
 def fonts(text):
-    r"""`\mathbf{x}`, `\text{…}`, `\color{red}{5}`: what they hold, its words as words."""
+    r"""Replace `\mathbf{x}`, `\text{…}`, `\color{red}{5}` and the like by their content, and mark its words."""
     text = _COLOUR.sub("", text)
     for _ in range(32):  # from the inside out
 
@@ -142,11 +143,11 @@ def fonts(text):
         text, count = _FONT.subn(content, text)
         if not count:
             break
-    return _FONT_COMMAND.sub("", text)  # around groups, \mathrm{\frac{1}{2}}
+    return _FONT_COMMAND.sub("", text)  # those around groups, such as \mathrm{\frac{1}{2}}
 
 
 def words(text):
-    """Words without `\\text`: runs of three letters, and of two that are no product in sight of digits or signs."""
+    """Mark words without `\\text`: three or more letters in a row, or two that cannot be a product of variables."""
 
     def word(match):
         run = match.group()
@@ -165,13 +166,13 @@ def words(text):
             return run
         return _quote(run)
 
-    is_mixed = not text.replace(" ", "").isalpha()  # then capitals are points, \triangle ABC
+    is_mixed = not text.replace(" ", "").isalpha()  # then capitals are points, as in \triangle ABC
 
     return _RUN.sub(word, text)
 
 
 def join_words(text):
-    """Neighbouring words become one phrase; `p.m.` is a word, and the dot of an abbreviation goes."""
+    """Join neighbouring words into one phrase. `p.m.` is a word, and the dot of an abbreviation is removed."""
     text = re.sub(rf"{CLOSE}\s?\.(?=\s*(?:{OPEN}|\Z))", CLOSE, text)
     text = re.sub(rf"{CLOSE}[\s]*{OPEN}", " ", text)
     text = re.sub(rf"{OPEN}\s+", OPEN, re.sub(rf"\s+{CLOSE}", CLOSE, text))
@@ -179,7 +180,7 @@ def join_words(text):
 
 
 def meridiem(text):
-    r"""`p.m.`, `PM`, `\text{ pm}` behind a digit: one word."""
+    r"""Turn `p.m.`, `PM` or `\text{ pm}` after a digit into one word."""
     return _MERIDIEM.sub(lambda m: _quote((m[1] or m[2]).lower() + "m"), text)
 
 
@@ -194,7 +195,7 @@ def percent(text):
 
 
 def degrees(text):
-    """A degree sign behind a value is a unit, behind a function's argument its angle; inside an expression it goes."""
+    """A degree sign after a value is a unit, and after a function's argument an angle. Elsewhere it is removed."""
     text = _ANGLE.sub(r"\1{(\2\\pi /180)}", text)
     return _DEGREES.sub(_degree, text)
 
@@ -214,7 +215,7 @@ def relations(text):
 
 
 def synonyms(text):
-    r"""Other names of a command, and delimiters."""
+    r"""Replace other names of a command, and other delimiters."""
     text = re.sub(r"\\(?:[dtc]frac)(?![a-zA-Z])", r"\\frac", text)
     text = re.sub(r"\\(?:varnothing|O)(?![a-zA-Z])", r"\\emptyset ", text)
     text = re.sub(r"\\(?:dots[cbmio]?|cdots|ldots)(?![a-zA-Z])|\.\.\.+", r"\\ldots ", text)
@@ -238,17 +239,17 @@ def synonyms(text):
 
 
 def _interval(match):
-    """`]1, 2[` is `(1, 2)`."""
+    """Turn `]1, 2[` into `(1, 2)`."""
     return f"{'(' if match[1] == ']' else '['}{match[2]}{')' if match[3] == '[' else ']'}"
 
 
 def matrices(text):
-    """An array in brackets is a matrix."""
+    """Turn an array in brackets into a matrix."""
     return _ARRAY.sub(r"\\begin{bmatrix}\1\\end{bmatrix}", text)
 
 
 def arguments(text):
-    r"""`\frac12`, `\frac 3 8`, `{5 \over 8}`, `\sqrt3`, `\sqrt(3)` with braces."""
+    r"""Add the braces in `\frac12`, `\frac 3 8`, `{5 \over 8}`, `\sqrt3` and `\sqrt(3)`."""
     text = re.sub(r"\{([^{}]*?)\\over(?![a-zA-Z])([^{}]*)\}", r"\\frac{\1}{\2}", text)
     text = re.sub(rf"\\frac\s*({_ATOM})\s*({_ATOM})", lambda m: rf"\frac{_braced(m[1])}{_braced(m[2])}", text)
     text = re.sub(rf"\\[dt]?binom\s*({_ATOM})\s*({_ATOM})", lambda m: rf"\binom{_braced(m[1])}{_braced(m[2])}", text)
@@ -267,7 +268,7 @@ def _braced(atom):
 
 
 def ending(text):
-    """Without the punctuation at a sentence's end, and without braces around everything."""
+    """Remove punctuation at the end of a sentence, and braces around the whole text."""
     while True:
         before = text
         text = re.sub(r"(?<!\\)(?:\s*[.,;:])+\s*\Z", "", text).strip()
@@ -278,7 +279,7 @@ def ending(text):
 
 
 def _closes(text):
-    """Whether the brace that opens the text is the one that closes it."""
+    """Whether the first brace of the text is closed by the last one."""
     depth = 0
     for match in re.finditer(r"\\.|[{}]", text):
         depth += (match.group() == "{") - (match.group() == "}")
@@ -294,7 +295,7 @@ RULES = (
 
 
 def normalize(text):
-    """The text in the one spelling that [`~ccpo.verifier.judging.forms`] reads."""
+    """The text in the spelling that [`~ccpo.verifier.judging.reading`] reads."""
     for rule in RULES:
         text = rule(text)
     return text

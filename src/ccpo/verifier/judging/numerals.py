@@ -1,4 +1,4 @@
-"""Numbers written in many ways, as one: e-notation, digit groups, repeating decimals, mixed numbers."""
+"""Give numbers one spelling: e-notation, digit groups, repeating decimals and mixed numbers."""
 
 import re
 
@@ -12,7 +12,7 @@ _NUMERAL = r"(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+)"
 
 
 def exponents(text):
-    """`1e-05`, `2.5E8`: scientific notation as calculators and JSON write it."""
+    """Rewrite scientific notation as calculators and JSON write it: `1e-05`, `2.5E8`."""
     return re.sub(
         rf"(?<![0-9A-Za-z.\\])({_NUMERAL})[eE]([+-]?)0*([0-9]{{1,4}})(?![0-9A-Za-z.^_(\\])",
         lambda m: rf"{m[1]} \times 10^{{{'-' if m[2] == '-' else ''}{m[3]}}}",
@@ -22,8 +22,9 @@ def exponents(text):
 
 def digit_groups(text):
     """
-    `1 250 000`, `1'250'000` and `1,250.75` without their separators. Commas in brackets, `(20,100)`, and between
-    equal groups of three, `101,103`, may be those of a list: they stay.
+    Remove the separators in `1 250 000`, `1'250'000` and `1,250.75`.
+
+    Commas in brackets, `(20,100)`, and between equal groups of three, `101,103`, may separate a list, so they stay.
     """
     text = _BLANK_GROUPS.sub(lambda m: re.sub("[ ']", "", m.group()), text)
     depth, parts = 0, []
@@ -34,7 +35,7 @@ def digit_groups(text):
 
 
 def repeating(text):
-    r"""`0.\overline{27}`, `0.(3)`, `0.333\ldots` as the fractions they are."""
+    r"""Turn `0.\overline{27}`, `0.(3)` and `0.333\ldots` into fractions."""
     text = re.sub(
         r"(?<![0-9.])([0-9]*)\.([0-9]{0,20})(?:\\(?:overline|bar|dot)\s*\{?\s*([0-9]{1,20})\s*\}?|\(([0-9]{1,20})\))(?![0-9])",
         lambda m: _fraction(m[1], m[2], m[3] or m[4]),
@@ -56,14 +57,14 @@ def repeating(text):
 
 
 def _fraction(whole, head, block):
-    """Not reduced: of the denominator's nines and zeros one can tell how many decimals a period takes."""
+    """A fraction that is not reduced: the nines and zeros of its denominator show the length of the period."""
     bottom = (10 ** len(block) - 1) * 10 ** len(head)
     top = int((whole or "0") + head) * (10 ** len(block) - 1) + int(block)
     return rf"\frac{{{top}}}{{{bottom}}}"
 
 
 def mixed_numbers(text):
-    r"""`3\frac{1}{4}`, `3 1/4`: one number, with its sign. Only where the fraction is a proper one."""
+    r"""Turn `3\frac{1}{4}` and `3 1/4`, with their sign, into one number, if the fraction is below 1."""
 
     def mixed(match):
         whole, top, bottom = int(match[2]), int(match[3] or match[5]), int(match[4] or match[6])

@@ -1,4 +1,4 @@
-"""Reads values with a unit, a percent sign, a currency or a number word."""
+"""Read values with a unit, a percent sign, a currency or a number word."""
 
 import re
 
@@ -23,7 +23,7 @@ _CURRENCIES = {"$": "dollar", "euro": "euro", "pounds": "gbp", "yen": "yen", "ce
 
 
 def read_compound(text):
-    """`2 hours 30 minutes`: several values with units of one dimension, from large to small."""
+    """Read several values with units of the same dimension, from large to small: `2 hours 30 minutes`."""
     parts = re.findall(rf"([0-9.]+|\\frac\{{[0-9]+\}}\{{[0-9]+\}}) ?{OPEN}([^{CLOSE}]*){CLOSE} ?", text)
     if len(parts) < 2 or "".join(f"{value}{unit}" for value, unit in parts) != re.sub(
         rf"[{OPEN}{CLOSE}]| (?=[0-9\\{OPEN}])| \Z", "", text
@@ -37,7 +37,7 @@ def read_compound(text):
 
 
 def read_quantity(text, read, depth):
-    """A value with a unit, a percent sign, a currency or a number word; the value alone must be an expression."""
+    """Read a value with a unit, a percent sign, a currency or a number word. The value must be an expression."""
     if match := _APPROXIMATELY.match(text):
         return read(text[match.end() :], depth + 1) or ()
     if text.endswith(r"\%") or text.endswith("%"):

@@ -1,8 +1,10 @@
 r"""
-Reads a normalised text as a form, by what stands outside all brackets: separators of a list, unions, relations,
-brackets, units. What has no reading, such as numbers side by side or a value with a hedge, is `None`.
+Read a normalised text as a form.
 
-Each reader returns `None` where the text is not of its kind, and `()` where it is but says nothing that can be judged.
+The reading depends on what is outside all brackets: separators of a list, unions, relations, brackets and units. A
+text without a reading gives `None`, such as numbers side by side or a value with "about".
+
+Each reader returns `None` if the text is not of its kind, and `()` if it is of its kind but cannot be judged.
 """
 
 import re
@@ -31,8 +33,8 @@ from .relations import NAME, read_all, read_relation
 from .scan import CLOSE, OPEN, split, tokens
 from .sets import REALS, intersect, is_region, read_difference
 
-MAX_DEPTH = 6  # of brackets in brackets
-MAX_WORDS = 8  # of an answer in words
+MAX_DEPTH = 6  # how deeply brackets may be nested
+MAX_WORDS = 8  # how many words an answer in words may have
 
 _LABEL = re.compile(
     rf"\A{OPEN}(?:the )?(?:(?:final|correct) )?(?:answer|option|choice)(?: is)?{CLOSE} ?[:=]? ?(?=.)", re.I
@@ -62,7 +64,7 @@ _THREES = re.compile(r"-?[1-9][0-9]{2}(?:,[0-9]{3})+")
 
 @lru_cache(maxsize=4096)
 def read(text, depth=0):
-    """The form of a normalised text; `None` where it has none."""
+    """The form of a normalised text, or `None` if it has none."""
     text = re.sub(r"\s+", " ", text).strip()
     if not text or depth > MAX_DEPTH:
         return None
@@ -104,7 +106,7 @@ def _read_all(texts, depth):
 
 
 def _read_literal(text, depth):
-    """A Python list of strings, as `str()` writes it."""
+    """Read a Python list of strings, as `str()` writes it."""
     if re.fullmatch(r"\[ ?(['\"]).*\1 ?\]", text):
         inner = re.sub(rf"['\"]|(?<=[{OPEN}])'|'(?=[{CLOSE}])", "", text[1:-1])
         return read(inner, depth + 1) or ()
@@ -151,7 +153,7 @@ def _read_option(text, depth):
     rest = match[2].strip()
     if not rest:
         return Option(match[1], None)
-    if _OPTIONS.fullmatch(text):  # several letters and nothing else: a list
+    if _OPTIONS.fullmatch(text):  # several letters and nothing else are a list
         return None
     if _OTHER_OPTION.search(rest) or re.match(r"[,;/|&]|(?:and|or)\b", rest):
         return ()
@@ -197,7 +199,7 @@ def _read_list(text, depth):
                     return Assign(regions[0].name, (Union(tuple(form.values[0] for form in regions)),))
                 return intersect(regions) or ()
     found = _list_of(kept, depth) or ()
-    if set(between) == {"or"} and isinstance(found, Items) and len(set(found.items)) == 1:  # one value said twice
+    if set(between) == {"or"} and isinstance(found, Items) and len(set(found.items)) == 1:  # the same value twice
         return found.items[0]
     return found
 
@@ -223,7 +225,7 @@ def _list_of(parts, depth):
 
 
 def _share_unit(forms):
-    """`2, 3 and 4 cm`: the unit at the end is that of all."""
+    """Give the unit at the end to all values, as in `2, 3 and 4 cm`."""
     last = forms[-1]
     if isinstance(last, Measure) and len(last.parts) == 1 and all(isinstance(form, Expr) for form in forms[:-1]):
         _, multiplier, unit = last.parts[0]
@@ -285,7 +287,7 @@ def _read_brackets(text, depth):
 
 
 def _read_sign(text, depth):
-    r"""`a \pm b` is two values."""
+    r"""Read `a \pm b` as two values."""
     if not re.search(r"\\(?:pm|mp)(?![a-zA-Z])", text) or r"\pmod" in text:
         return None
     plus = re.sub(r"\\pm(?![a-zA-Z])", "+", re.sub(r"\\mp(?![a-zA-Z])", "-", text))

@@ -1,4 +1,4 @@
-"""Reads equations, inequalities and memberships: values with a name, and relations that name none."""
+"""Read equations, inequalities and memberships, as values with a name or as relations without one."""
 
 import re
 
@@ -18,7 +18,7 @@ NAME = re.compile(
 
 
 def read_all(read, texts, depth):
-    """The forms of all texts, `None` where one has none."""
+    """The forms of all texts, or `None` if one of them has none."""
     forms = tuple(read(text, depth + 1) for text in texts)
     return forms if all(form is not None for form in forms) else None
 
@@ -51,7 +51,7 @@ def _name(text):
 
 
 def _read_equation(parts, between, read, depth):
-    if between[-1] == r"\approx":  # the exact value counts where both are given
+    if between[-1] == r"\approx":  # if an exact and an approximate value are given, the exact one counts
         if len(parts) > 2 or not NAME.fullmatch(parts[0]):
             numbers = [numeral(part) for part in parts[-2:]]
             if None not in numbers and abs(numbers[0].value - numbers[1].value) > abs(numbers[0].value) / 100:
@@ -63,7 +63,7 @@ def _read_equation(parts, between, read, depth):
     if names and not (len(names) == 2 and len(parts) == 2):
         index = 0 if NAME.fullmatch(parts[0]) and parts[0] in names else len(parts) - 1
         rest = [part for position, part in enumerate(parts) if position != index]
-        if index == 0 and is_constant(rest[-1]):  # the formula on the way is no value: A = \pi r^2 = 9\pi
+        if index == 0 and is_constant(rest[-1]):  # in A = \pi r^2 = 9\pi, the formula in the middle is not a value
             rest = [part for part in rest if is_constant(part)]
         forms = read_all(read, rest, depth)
         if forms is None:

@@ -1,8 +1,8 @@
-"""What stands outside all brackets of a text."""
+"""Split a text at signs that are outside all brackets."""
 
 import re
 
-OPEN, CLOSE = "\ue000", "\ue001"  # around words; private-use characters, taken out of what is read
+OPEN, CLOSE = "\ue000", "\ue001"  # put around words; private-use characters, which are removed from answers
 
 _SCAN = re.compile(
     rf"{OPEN}[^{CLOSE}]*{CLOSE}|\\begin\s*\{{[a-z]+\*?\}}(?:\s*\{{[^{{}}]*\}})?|\\end\s*\{{[a-z]+\*?\}}|\\[a-zA-Z]+|\\.|[{{}}()\[\]]"
@@ -12,7 +12,7 @@ _SCAN = re.compile(
 
 
 def tokens(text):
-    """`(token, start, end, depth)` of the text, or `None` where brackets do not close, of whatever shape."""
+    """`(token, start, end, depth)` for each token of the text, or `None` if a bracket is not closed."""
     depth, found = 0, []
     braces = 0
     for match in _SCAN.finditer(text):
@@ -32,7 +32,7 @@ def tokens(text):
 
 
 def split(text, separators):
-    """Parts of the text between the separators that stand outside all brackets, and the separators."""
+    """Split the text at separators that are outside all brackets. Returns the parts and the separators."""
     found = tokens(text)
     if found is None:
         return None, None

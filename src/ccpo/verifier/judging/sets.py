@@ -1,4 +1,4 @@
-"""Differences and intersections of sets, worked out where their elements are numbers."""
+"""Compute differences and intersections of sets whose elements are numbers."""
 
 import re
 
@@ -12,7 +12,7 @@ REALS = Union((Group("(", ")", (_LOW, _HIGH)),))
 
 
 def read_difference(text, read, depth):
-    r"""`\{1, 2\} \cap \{2\}`, `\mathbb{R} \setminus \{2\}`, `\mathbb{R} \setminus [-1, 2]`."""
+    r"""Read `\{1, 2\} \cap \{2\}`, `\mathbb{R} \setminus \{2\}`, `\mathbb{R} \setminus [-1, 2]` and the like."""
     text = re.sub(r"\A\\mathbb\{R\} ?- ?(?=\\\{)", lambda m: r"\mathbb{R} \setminus ", text)
     parts, between = split(text, _SIGNS)
     if not between or re.search(r"\\in(?![a-z])|=", parts[0]):  # x \in A \setminus B: the relation comes first
@@ -37,7 +37,7 @@ def is_region(form):
 
 
 def intersect(regions):
-    """What two half-lines have in common, `None` where that is no interval with two ends."""
+    """The intersection of two half-lines, or `None` if it is not an interval with two ends."""
     groups = [form.values[0] for form in regions]
     if len(groups) != 2 or not all(isinstance(group, Group) for group in groups):
         return None

@@ -1,15 +1,15 @@
 r"""
-The words behind a number: known units, countable things, number words; nothing else may stand there.
+Read the words after a number: units, countable things and number words.
 
-A unit is a factor and a dimension, so that `2 \text{ hours } 30 \text{ minutes}` is 150 minutes and `12` miles are not
-12 metres. A hedge, an alternative or any other word makes the whole unreadable.
+A unit has a factor and a dimension. So `2 \text{ hours } 30 \text{ minutes}` is 150 minutes, and 12 miles are not 12
+metres. Any other word, such as "about" or "or", makes the answer unreadable.
 """
 
 import re
 from fractions import Fraction
 from functools import lru_cache
 
-# dimension: unit of it with its factor, every name of it
+# For each dimension: its units with their factors and all their names
 _TABLE = """
 length 1 m meter meters metre metres
 length 1000 km kilometer kilometers kilometre kilometres kms
@@ -109,7 +109,7 @@ _TENS = dict(zip("twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 _POWERS = {"square": 2, "sq": 2, "squared": 2, "cubic": 3, "cu": 3, "cubed": 3}
 _IRREGULAR = frozenset("people children men women mice sheep fish feet teeth geese oxen deer dice pence".split())
-# Words that end in -s and count nothing, and words that change what is said. Neither is a thing nor describes one.
+# Words that end in -s but are not countable, and words that change the meaning: neither things nor adjectives.
 _NO_THINGS = (
     frozenset(
         """about above actually again all almost also alternatives always and another any anything approximately around
@@ -140,7 +140,7 @@ _FILLERS = re.compile(r"\s+(?:in total|in all|total|altogether|left|remaining|ea
 _PER = re.compile(r"\s*(?:\bper\b|/|\ba\b(?=\s\w{3}))\s*")
 _TOKEN = re.compile(r"([a-z¢'-]+)\.?(?:\s*\^\s*\{?\s*(-?[1-9])\s*\}?)?|(\S)")
 
-GENERIC = "unit"  # `5 units` measures anything of the same power
+GENERIC = "unit"  # `5 units` is any length, and `5 square units` any area
 
 
 def _singular(word):
@@ -156,7 +156,7 @@ def _is_thing(word):
 
 
 def is_one_thing(word):
-    """Whether a word may stand behind `1`, as `apple` does and `maybe` does not."""
+    """Whether a word may follow `1`: `apple` may, and `maybe` may not."""
     return bool(re.fullmatch("[a-z]{3,}", word)) and _describes(word) and f"{word}s" not in _NO_THINGS
 
 
@@ -165,7 +165,7 @@ def _describes(word):
 
 
 def _product(text, is_per):
-    """`(factor, {dimension: power})` of units side by side, or of one countable thing."""
+    """`(factor, {dimension: power})` of units that are multiplied, or of one countable thing."""
     tokens = [(match[1], match[2], match[3]) for match in _TOKEN.finditer(text)]
     if not tokens or any(rest not in (None, "*") for *_, rest in tokens):
         return None
@@ -176,7 +176,7 @@ def _product(text, is_per):
                 continue
             if name in _POWERS:
                 if name.endswith("ed"):
-                    return None  # read below, with its unit
+                    return None  # it is read below together with its unit
                 raised = _POWERS[name]
                 continue
             power = int(exponent or raised)
@@ -196,13 +196,13 @@ def _product(text, is_per):
 @lru_cache(maxsize=2048)
 def parse_unit(text):
     """
-    The unit that a phrase names.
+    Read a phrase as a unit.
 
     Args:
-        text (`str`): lower case, e.g. `square inches`, `km/h`, `miles per hour`, `apples in total`.
+        text (`str`): The phrase in lower case, e.g. `square inches`, `km/h`, `miles per hour`, `apples in total`.
 
     Returns:
-        `tuple` or `None`: its factor and its dimensions, sorted pairs of a name and a power; `None` where the phrase
+        `tuple` or `None`: The factor, and the dimensions as sorted pairs of a name and a power. `None` if the phrase
         is neither a known unit nor a countable thing.
     """
     text = _FILLERS.sub("", " " + text.strip().removesuffix(".")).strip()
@@ -226,7 +226,7 @@ def parse_unit(text):
 
 
 def same_dimension(first, second):
-    """Whether two dimensions are one, `units` being any length, `square units` any area."""
+    """Whether two dimensions are the same. `units` is any length, and `square units` any area."""
     if first == second:
         return True
     if not all(len(dimension) == 1 for dimension in (first, second)) or first[0][1] != second[0][1]:
@@ -235,8 +235,8 @@ def same_dimension(first, second):
 
 
 def number_word(text):
-    """The integer that words name, `three hundred forty-two`; `None` for other words."""
-    total, part, last = 0, None, None  # last: what the word before was worth
+    """The integer that words name, such as `three hundred forty-two`; `None` for other words."""
+    total, part, last = 0, None, None  # last is the value of the word before
     for word in text.replace("-", " ").split():
         if word in _SMALL and (part is None or last == 100 or (last in _TENS.values() and 0 < _SMALL[word] < 10)):
             last = _SMALL[word]
@@ -254,7 +254,7 @@ def number_word(text):
 
 
 def split_multiplier(text):
-    """`million dollars` as `(1000000, "dollars")`."""
+    """Split `million dollars` into `(1000000, "dollars")`."""
     factor, words = 1, text.split()
     while words and words[0].rstrip(".") in NUMBERS:
         factor *= NUMBERS[words.pop(0).rstrip(".")]

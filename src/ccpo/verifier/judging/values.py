@@ -1,4 +1,8 @@
-"""Whether two expressions have the same value: exact numbers first, then numbers to many digits, then math-verify."""
+"""
+Decide whether two expressions have the same value.
+
+Exact numbers are compared first, then values with many digits. If this does not decide, math-verify does.
+"""
 
 import random
 import re
@@ -7,7 +11,7 @@ from functools import lru_cache
 
 from .scan import CLOSE, OPEN
 
-DIGITS = 50  # of a numeric comparison
+DIGITS = 50  # how many digits a numeric comparison uses
 MAX_EXPONENT = 400
 _INTEGER = r"-?\s?[0-9]+"
 _PLAIN = re.compile(r"(-?) ?(?:([0-9]+)(?:\.([0-9]*))?|\.([0-9]+))")
@@ -17,8 +21,10 @@ _SCIENTIFIC = re.compile(r"(.*?)(?: ?(?:\\times|\\cdot|\*) ?)?10 ?\^ ?(?:\{ ?([-
 
 class Numeral:
     """
-    An exact number as written: its value; its decimals, where it is written as a decimal; the decimals of one period,
-    where it is written as a repeating decimal, a fraction over nines and zeros.
+    An exact number as it is written.
+
+    It has a value, the number of its decimals if it is a decimal, and the length of its period if it is a repeating
+    decimal, which is written as a fraction over nines and zeros.
     """
 
     def __init__(self, value, decimals=None, digits=0, period=0):
@@ -27,7 +33,7 @@ class Numeral:
 
 @lru_cache(maxsize=8192)
 def numeral(text):
-    """The number that a text is, if it is a plain one: integer, decimal, fraction, scientific; else `None`."""
+    """Read a plain number: an integer, a decimal, a fraction or scientific notation. `None` for any other text."""
     if text.startswith("(") and text.endswith(")") and "(" not in text[1:] and ")" not in text[:-1]:
         text = text[1:-1]
     text = text.strip()
@@ -60,7 +66,7 @@ def numeral(text):
 
 
 def is_constant(text):
-    """Whether an expression has no variable; e and i are numbers."""
+    """Whether an expression has no variable. e and i are not variables."""
     bare = re.sub(
         rf"\\(?:frac|sqrt|pi|cdot|times|%|binom|ln|log|sin|cos|tan|infty)(?![a-z])|{OPEN}[^{CLOSE}]*{CLOSE}", "", text
     )
@@ -69,8 +75,10 @@ def is_constant(text):
 
 def is_rounding(exact, decimal):
     """
-    Whether a decimal is a value cut or rounded where it ends, and long enough to stand for it: seven digits, or six
-    decimals of a value that is not small. Relative, so that a small value is not zero.
+    Whether a decimal is an exact value that was rounded or cut, and is long enough to count as this value.
+
+    It must have seven digits, or six decimals if the value is not small. The comparison is relative, so that a small
+    value is not taken for zero.
     """
     if decimal.decimals is None or not exact or not decimal.value:
         return False
@@ -87,12 +95,12 @@ def is_rounding(exact, decimal):
 
 
 def same_numbers(first, second):
-    """Whether two numerals are equal, or one is the other rounded: of a decimal only at six decimals or more."""
+    """Whether two numerals are equal, or one is the other, rounded to at least six decimals."""
     if first.value == second.value:
         return True
     for exact, decimal in (first, second), (second, first):
         ends = exact.decimals is not None or exact.value.denominator == 1
-        if exact.period and exact.period == decimal.decimals:  # 0.142857 is 0.\overline{142857} without its bar
+        if exact.period and exact.period == decimal.decimals:  # 0.142857 may be 0.\overline{142857} without its bar
             continue
         if (not ends or (decimal.decimals or 0) >= 6) and is_rounding(exact.value, decimal):
             return True
@@ -101,14 +109,14 @@ def same_numbers(first, second):
 
 def build_values(parse, verify):
     """
-    The comparison of expressions.
+    Build the functions that compare expressions.
 
     Args:
-        parse (`Callable`): LaTeX to a SymPy object, or `None`.
+        parse (`Callable`): Turns LaTeX into a SymPy object, or `None`.
         verify (`Callable`): math-verify's comparison of two SymPy objects.
 
     Returns:
-        `tuple`: `is_defined(latex)`, `equal(gold, answer)` and `same_relation(gold, answer)`.
+        `tuple`: The functions `is_defined(latex)`, `equal(gold, answer)` and `same_relation(gold, answer)`.
     """
     from sympy import Expr, I, Rational, nan, oo, zoo
 
@@ -117,13 +125,13 @@ def build_values(parse, verify):
 
     @lru_cache(maxsize=4096)
     def value(latex):
-        """The object with what is to be done done, `None` where it has no value."""
+        """The SymPy object with all operations carried out, or `None` if it has no value."""
         found = parse(latex)
         if found is None:
             return None
         try:
             done = found.doit()
-        except Exception:  # relations and sets of SymPy have no value
+        except Exception:  # SymPy's relations and sets have no value
             return found
         if not isinstance(done, Expr):
             return found
@@ -157,7 +165,7 @@ def build_values(parse, verify):
         return bool(abs(first - second) <= size * Rational(1, 10 ** (DIGITS - 15)))
 
     def compare(first, second):
-        """`True` or `False` where numbers tell, else `None`."""
+        """`True` or `False` if numbers decide, else `None`."""
         if first == second:
             return True
         if not (isinstance(first, Expr) and isinstance(second, Expr)):
@@ -172,12 +180,12 @@ def build_values(parse, verify):
             for shift in range(4 if names else 1):
                 if not near(approximate(first, names, shift), approximate(second, names, shift)):
                     return False
-        except Exception:  # sums without end, functions without a value: SymPy raises what it likes
+        except Exception:  # infinite sums or functions without a value; SymPy may raise any exception
             return None
         return True
 
     def imaginary(expression):
-        """The letter i, where it is the only one, as the imaginary unit."""
+        """Take the letter i for the imaginary unit if it is the only letter."""
         names = expression.free_symbols if isinstance(expression, Expr) else ()
         return expression.subs(dict.fromkeys(names, I)) if [name.name for name in names] == ["i"] else expression
 
@@ -205,7 +213,7 @@ def build_values(parse, verify):
         return False
 
     def same_relation(gold, answer):
-        """Equations and inequalities that name no value: the same sign, and sides in proportion."""
+        """Whether two equations or inequalities have the same sign, and sides in proportion."""
         if gold == answer:
             return True
         if len(gold.signs) != 1 or len(answer.signs) != 1:
@@ -226,7 +234,7 @@ def build_values(parse, verify):
                 return False
             sign = answer.signs[0] if ratios[0] > 0 else swap.get(answer.signs[0], answer.signs[0])
             return gold.signs[0] == sign
-        except Exception:  # SymPy raises what it likes: what is not shown to be the same is not
+        except Exception:  # SymPy may raise any exception; the two count as different then
             return False
 
     return is_defined, equal, same_relation

@@ -1,8 +1,8 @@
 """
-The process that judges pairs of answers, a child interpreter.
+The child process that judges pairs of answers.
 
-No text is ever evaluated. Expressions are read by math-verify's LaTeX grammar (ANTLR), never by its reader for plain
-ones, which ends in `eval`; and [`forbid_eval`] makes SymPy refuse it.
+No text is ever evaluated as code. math-verify's LaTeX grammar (ANTLR) reads expressions. Its reader for plain
+expressions, which uses `eval`, is never used, and [`forbid_eval`] makes SymPy refuse `eval`.
 """
 
 import ast
@@ -19,10 +19,10 @@ from .notation import normalize
 from .reading import read
 from .values import build_values
 
-MAX_ANSWER = 2_000  # characters of an answer; a longer one counts as unreadable (the longest in MATH has 159)
-MEMORY_LIMIT = 4 * 1024**3  # bytes of address space of a worker, which needs about 0.1 GiB
+MAX_ANSWER = 2_000  # characters; a longer answer counts as unreadable (the longest in MATH has 159)
+MEMORY_LIMIT = 4 * 1024**3  # the address space of a worker in bytes; it needs about 0.1 GiB
 
-# What a worker writes, a byte each.
+# The replies of a worker, one byte each.
 READY, ERROR, GOLD_READ, GOLD_UNREADABLE, RIGHT, WRONG = b"R", b"!", b"g", b"?", b"+", b"-"
 
 _NUMERAL = re.compile(r"(?P<integer>[+-]?[0-9]+)|[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
@@ -31,10 +31,10 @@ _OPERATIONS = dict(zip((ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow), (add, sub
 
 def forbid_eval():
     """
-    Makes SymPy refuse, in this process, to evaluate text as Python code.
+    Make SymPy refuse to evaluate text as Python code in this process.
 
-    Even the LaTeX grammar gets there, by `Number("3.5")`, and so does SymPy, by arithmetic of its own making, such as
-    `"(1+sqrt(5))/2"`. Both are read here instead; a decimal as the exact fraction that it is, so that no rounding to a
+    The LaTeX grammar evaluates text, too, by `Number("3.5")`, and so does SymPy with its own formulas, such as
+    `"(1+sqrt(5))/2"`. These two are read here instead. A decimal becomes an exact fraction, so that no rounding to a
     fixed number of decimals can make small numbers equal.
     """
     import sympy.parsing.sympy_parser as sympy_parser
@@ -65,9 +65,9 @@ def forbid_eval():
 
 def speed_up_grammar():
     """
-    Lets the LaTeX grammar try ANTLR's SLL prediction first, three times as fast, in this process.
+    Let the LaTeX grammar in this process try ANTLR's SLL prediction first, which is three times as fast.
 
-    By ANTLR's rule it gives the same tree as the full LL prediction or reports a syntax error; then LL decides.
+    It gives the same tree as the full LL prediction, or a syntax error. After an error the LL prediction is used.
     """
     from antlr4.atn.ParserATNSimulator import ParserATNSimulator
     from antlr4.atn.PredictionMode import PredictionMode
@@ -94,14 +94,14 @@ def speed_up_grammar():
 
 
 def visible(gold, answer):
-    r"""A gold answer that is a `\phantom` as a whole (MATH has one) is what that holds, in the answer too."""
+    r"""Replace `\phantom` by its content in both answers if the whole gold answer is one. MATH has such an answer."""
     if "\\phantom" in gold and not normalize(gold):
         return gold.replace("\\phantom", ""), answer.replace("\\phantom", "")
     return gold, answer
 
 
 def build_judge():
-    """Imports math-verify; returns `read_gold(text)`, a form or `None`, and `is_right(gold form, text)`."""
+    """Import math-verify. Returns `read_gold(text)`, which gives a form or `None`, and `is_right(gold form, text)`."""
     from latex2sympy2_extended import NormalizationConfig, normalize_latex
     from math_verify import verify
     from math_verify.parser import parse_latex_cached
@@ -117,7 +117,7 @@ def build_judge():
     def parse(latex):
         try:
             expression = parse_latex_cached(normalize_latex(latex, normalization))
-        except Exception:  # bare ones of the grammar, any of SymPy's, no memory: the text is unreadable
+        except Exception:  # the grammar, SymPy or a lack of memory may raise any exception: the text is unreadable
             return None
         return expression if isinstance(expression, (Basic, MatrixBase)) else None
 
@@ -141,29 +141,29 @@ def build_judge():
 
 def main(timeout):
     """
-    Judges the pairs on standard input, a JSON list `[gold, answer]` a line.
+    Judge the pairs on standard input, each line of which is a JSON list `[gold, answer]`.
 
-    The kernel keeps the time, `timeout` seconds for a pair: a timer whose signal has its default action ends the
-    process, even inside a long C-level computation, even if the parent is gone. A gold answer may take half of it.
+    A pair has `timeout` seconds, of which the gold answer may take half. The kernel keeps the time: the signal of a
+    timer ends the process, even during a long computation in C, and even if the parent process has died.
     """
     import logging
     import resource
     import signal
 
-    for number in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C and the end of a job are the parent's business
+    for number in (signal.SIGINT, signal.SIGTERM):  # the parent handles Ctrl-C and the end of a job
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGALRM})
     for kind, limit in ((resource.RLIMIT_AS, MEMORY_LIMIT), (resource.RLIMIT_CORE, 0)):
         hard = resource.getrlimit(kind)[1]
         resource.setrlimit(kind, (limit if hard == resource.RLIM_INFINITY else min(hard, limit), hard))
-    # The replies keep the pipe to themselves, whatever a library prints.
+    # Only replies go into the pipe, whatever a library prints.
     replies = os.dup(1)
     os.dup2(2, 1)
     logging.disable(logging.CRITICAL)
     try:
         read_gold, is_right = build_judge()
-        read_gold(r"\frac{1}{2} + x")  # loads the grammar, outside any pair's time
+        read_gold(r"\frac{1}{2} + x")  # loads the grammar before the time of a pair begins
     except Exception as error:
         os.write(replies, ERROR + f"{type(error).__name__}: {error}".encode("utf-8", "replace")[:2000])
         return
