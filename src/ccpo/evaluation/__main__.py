@@ -49,13 +49,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def read_prompt(given: str | None) -> str | None:
-    """A template, or what is in the file that has it, but for the newline at its end."""
+    """Read a template, given as text or as the name of a file. The newline at the end of a file is removed."""
     text = None if given is None or "{" in given else read_text(given)
     return given if text is None else text.removesuffix("\n")
 
 
 def read_benchmarks(options: argparse.Namespace, embedded: Callable[[str], Dataset | None]) -> Any:
-    """The benchmarks that were named, as [`evaluate`] takes them; of an embedded task, its held-out problems."""
+    """The benchmarks in the form that [`evaluate`] takes. An embedded task gives its held-out problems."""
     names = [name for name in options.benchmarks if name.isidentifier() and name not in BENCHMARKS]
     own = {name: problems for name in names if (problems := embedded(name)) is not None}
     if not own:
@@ -71,8 +71,11 @@ def run(options: argparse.Namespace, embedded: Callable[[str], Dataset | None] =
     Evaluate, write the files, and return the tables.
 
     Args:
-        options (`argparse.Namespace`): of [`parse_arguments`].
-        embedded (`Callable`, *optional*): name -> the held-out problems of an embedded task, or `None`.
+        options (`argparse.Namespace`): The options, from [`parse_arguments`].
+        embedded (`Callable`, *optional*): Takes a name. Returns the held-out problems of this task, or `None`.
+
+    Returns:
+        `str`: The tables, and the names of the files.
     """
     common = {"backend": options.backend, "seed": options.seed}
     chosen = chosen_sampling(options)

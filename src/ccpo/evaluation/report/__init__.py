@@ -1,4 +1,4 @@
-"""What a run leaves, as one HTML file: curves, evaluations, and every episode to look at."""
+"""The report of a run: one HTML file with curves, evaluations, and episodes to look at."""
 
 from .page import write_report
 from .run import ReportError

@@ -1,4 +1,4 @@
-"""The episodes of a page: all that were logged, or a sample of them that a browser can hold."""
+"""The episodes of a report: all that were logged, or a sample that a browser can show."""
 
 import json
 import math
@@ -17,17 +17,17 @@ from .run import ReportError, Run
 
 EFFECTS = ("helped", "hurt", "both right", "both wrong")
 _FLAGS = ("leaked", "truncated")
-CHARACTERS = 60_000_000  # of all texts: what a browser opens in a second or two
+CHARACTERS = 60_000_000  # of all texts together; a browser opens so many in a second or two
 
 
 @dataclass
 class Episodes:
     """
-    Some of a run's episodes.
+    Some of the episodes of a run.
 
     Attributes:
-        columns (`dict[str, list]`): `step` and the table's columns, one value for each episode.
-        logged (`int`): how many episodes the run has logged.
+        columns (`dict[str, list]`): `step` and the columns of the table, with a value for each episode.
+        logged (`int`): The number of episodes that the run has logged.
     """
 
     columns: dict[str, list]
@@ -36,19 +36,19 @@ class Episodes:
 
 def read_episodes(run: Run, most: int, seed: int = 0) -> Episodes:
     """
-    Read at most so many episodes of a run: all, or a sample that has every category in its proportion, and at least a
-    few of each. Half of a category's are drawn at random, half are of the same problems in all steps, so that one sees
-    a problem early and late.
+    Read episodes of a run: all of them, or a sample.
 
-    Only the columns that tell the categories are read of every table, texts only of the rows that are drawn.
+    A sample has each category in its proportion, and at least a few episodes of each. Half of them are random. The
+    other half have the same problems in all steps, so that a problem can be seen early and late. To save time, only
+    the columns with the categories are read from all tables, and texts only for the sampled rows.
 
     Args:
-        run ([`Run`]): whose.
-        most (`int`): episodes.
-        seed (`int`, defaults to 0): of the sample.
+        run ([`Run`]): The run.
+        most (`int`): The most episodes to read.
+        seed (`int`, defaults to 0): The seed of the sample.
 
     Raises:
-        `ReportError`: a table cannot be read.
+        `ReportError`: If a table cannot be read.
     """
     columns = run.info.get("columns") or {}
     places = [(step, row) for step, file in run.tables.items() for row in range(_rows(file))]
@@ -72,18 +72,18 @@ def read_episodes(run: Run, most: int, seed: int = 0) -> Episodes:
 
 
 def characters(run: Run) -> float:
-    """About how many characters an episode of a run has."""
+    """Estimate how many characters an episode of a run has."""
     metadata = [pq.read_metadata(file) for file in run.tables.values() if _rows(file)]
     size = sum(m.row_group(i).total_byte_size for m in metadata for i in range(m.num_row_groups))
     return size / max(1, sum(m.num_rows for m in metadata))
 
 
 def share_out(runs: Sequence[Run], most: int) -> list[int]:
-    """How many episodes of each run a page takes, of `most` or of what a browser can hold."""
+    """How many episodes of each run are in the report: together `most`, or as many as a browser can show."""
     logged = [sum(map(_rows, run.tables.values())) for run in runs]
     sizes = [characters(run) for run in runs]
     limits, left = [0] * len(runs), most
-    for place, i in enumerate(sorted(range(len(runs)), key=lambda i: logged[i])):  # the small ones leave room
+    for place, i in enumerate(sorted(range(len(runs)), key=lambda i: logged[i])):  # small runs leave room for others
         part = left // (len(runs) - place)
         fits = int(CHARACTERS / len(runs) / max(1.0, sizes[i]))
         limits[i] = max(1, min(logged[i], part, fits))
@@ -93,9 +93,9 @@ def share_out(runs: Sequence[Run], most: int) -> list[int]:
 
 def _sample(strata: dict[tuple, list], most: int, rng: random.Random) -> list[tuple[int, int]]:
     total, chosen = sum(map(len, strata.values())), []
-    least = max(2, most // (4 * len(strata)))  # of each category, so that a rare one is there
+    least = max(2, most // (4 * len(strata)))  # of each category, so that rare ones are shown
     sizes = {c: min(len(rows), max(least, most * len(rows) // total)) for c, rows in strata.items()}
-    while free := most - sum(sizes.values()):  # what the rare ones got, the largest give; what is left, they get
+    while free := most - sum(sizes.values()):  # the largest categories give up or get the difference
         if free < 0:
             largest = max(sizes, key=sizes.get)
             sizes[largest] -= min(-free, max(1, sizes[largest] // 2))
@@ -105,13 +105,13 @@ def _sample(strata: dict[tuple, list], most: int, rng: random.Random) -> list[tu
     for category, rows in strata.items():
         rng.shuffle(rows)
         apart = sizes[category] // 2
-        rest = sorted(rows[apart:])  # by problem
+        rest = sorted(rows[apart:])  # sorted by problem
         chosen += [place for _, place in rows[:apart] + rest[: sizes[category] - apart]]
     return chosen
 
 
 def _categories(file: Path, columns: dict[str, Any]) -> list[tuple[tuple, int]]:
-    """For each row its category, and a number that its problem has in every table."""
+    """For each row its category, and a number that is the same for its problem in all tables."""
     episode, roles, removals = columns["episode"], columns["roles"], columns["removals"]
     effects = [removal["columns"]["effect"] for removal in removals]
     flags = [[role["columns"].get(flag) for role in roles] for flag in _FLAGS] + [[episode.get("no_answer")]]
@@ -153,7 +153,7 @@ def _damaged(file: Path, error: Exception) -> ReportError:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON has; chat messages as text."""
+    """Turn a value into one that JSON has. Chat messages become text."""
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     if isinstance(value, list):

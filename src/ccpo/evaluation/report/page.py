@@ -1,4 +1,8 @@
-"""[`write_report`]: one HTML file that needs no network, and in which nothing that a model wrote is more than text."""
+"""
+[`write_report`] writes a report as one HTML file.
+
+The file needs no network. Whatever a model wrote is shown as plain text and never run.
+"""
 
 import base64
 import gzip
@@ -16,27 +20,29 @@ from .episodes import CHARACTERS, EFFECTS, read_episodes, share_out
 from .run import REPORT_FILE, ReportError, Run, read_runs
 from .tables import evaluation_tables, recipe_table, version_table
 
-EPISODES, BYTES = 10_000, 14_500_000  # of a page, at most
+EPISODES, BYTES = 10_000, 14_500_000  # the most that a page may have
 
 
 def write_report(
     folders: str | Path | Sequence[str | Path], output: str | Path | None = None, *, max_episodes: int = EPISODES
 ) -> Path:
     """
-    Write the report of one run, or of several that are compared.
+    Write the report of one run, or of several runs to compare them.
 
     Args:
-        folders (`str`, `Path` or a list of them): `output_dir` of runs that are over, going on, or were killed.
-        output (`str` or `Path`, *optional*): the HTML file. Defaults to `report.html` in the first run's folder.
+        folders (`str`, `Path` or a list of them):
+            The `output_dir` of each run. A run may be finished, running, or interrupted.
+        output (`str` or `Path`, *optional*): The HTML file. Defaults to `report.html` in the first run's folder.
         max_episodes (`int`, defaults to 10,000):
-            More are sampled, by category; and so are fewer where the file would be longer than 15 MB.
+            The most episodes in the report. If there are more, or if the file would be larger than 15 MB, a sample of
+            each category is taken.
 
     Returns:
-        `Path`: where it was written.
+        `Path`: The file.
 
     Raises:
-        [`~ccpo.evaluation.report.ReportError`]: a folder is no run's, a file in it is damaged, or `output` is
-            no page's name.
+        [`~ccpo.evaluation.report.ReportError`]: If a folder is not that of a run, if a file in it is damaged, or if
+            `output` cannot be the name of a page.
     """
     runs = read_runs([folders] if isinstance(folders, str | Path) else list(folders))
     output = runs[0].folder / REPORT_FILE if output is None else Path(output)
@@ -53,17 +59,17 @@ def write_report(
         shown = [_episodes(run, limit) for run, limit in zip(runs, limits, strict=True)]
         text = json.dumps({**around, "runs": shown}, allow_nan=False)
         data = _packed(text)
-        fits = min(BYTES / len(data), 2 * CHARACTERS / len(text))  # a table's size tells the second but roughly
+        fits = min(BYTES / len(data), 2 * CHARACTERS / len(text))  # the second was only estimated before
         if fits >= 1 or sum(limits) <= len(runs):
             break
         most = max(len(runs), int(sum(limits) * fits * 0.9))
     output.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(output, _fill(runs, panels, data).encode("utf-8", "replace"))  # a folder may have any name
+    write_whole(output, _fill(runs, panels, data).encode("utf-8", "replace"))  # a folder's name may not be UTF-8
     return output
 
 
 def _about(runs: Sequence[Run], panels: Sequence[Panel]) -> dict[str, Any]:
-    """What the page says of the runs, but for episodes."""
+    """The data of the page about the runs, without episodes."""
     names = [run.name for run in runs]
     return {
         "effects": EFFECTS,
@@ -86,12 +92,12 @@ def _episodes(run: Run, limit: int) -> dict[str, Any]:
 
 
 def _packed(text: str) -> str:
-    """Compressed, in letters that mean nothing to HTML."""
+    """Compress a text, and encode it in letters that have no meaning in HTML."""
     return base64.b64encode(gzip.compress(text.encode("ascii"), 6, mtime=0)).decode()
 
 
 def _fill(runs: Sequence[Run], panels: Sequence[Panel], data: str) -> str:
-    """The page: the template, the curves, and the data that its script shows."""
+    """Fill the template of the page with the curves and with the data for its script."""
     folder = files(__package__) / "page"
     page, style, script = ((folder / f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js"))
     figures = "".join(_figure(i, panel, runs) for i, panel in enumerate(panels))

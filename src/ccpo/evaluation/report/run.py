@@ -1,4 +1,4 @@
-"""What a run has left so far in its folder: what it is, its metrics, its tables of episodes, its evaluations."""
+"""Read the folder of a run: its description, metrics, tables of episodes and evaluations."""
 
 import json
 import re
@@ -10,21 +10,22 @@ RUN_FILE, METRICS_FILE, REPORT_FILE = "run.json", "metrics.jsonl", "report.html"
 
 
 class ReportError(ValueError):
-    """There is no report of this: says which file, and what to do."""
+    """Raised if no report can be written. The message names the file and says what to do."""
 
 
 @dataclass(frozen=True)
 class Run:
     """
-    A run's folder.
+    What the folder of a run contains.
 
     Attributes:
-        folder (`Path`), name (`str`): where it is, and what the report calls it.
-        info (`dict`): `run.json`: recipe, versions, `columns` of the completions table, `max_steps`.
-        metrics (`list[dict]`): a row for each log.
-        tables (`dict[int, Path]`): step -> its table of episodes.
-        results (`dict[str, dict]`): folder -> the `results.json` of an evaluation.
-        summary (`dict`): `summary.json`, accuracy before and after; empty where there is none.
+        folder (`Path`): The folder.
+        name (`str`): The name of the run in the report.
+        info (`dict`): The content of `run.json`: recipe, versions, columns of the completions table and `max_steps`.
+        metrics (`list[dict]`): The logged metrics, with an item for each log.
+        tables (`dict[int, Path]`): Maps each step to its table of episodes.
+        results (`dict[str, dict]`): Maps the folder of each evaluation to its `results.json`.
+        summary (`dict`): The content of `summary.json`, the accuracy before and after; empty if there is none.
     """
 
     folder: Path
@@ -42,10 +43,10 @@ class Run:
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
     """
-    The rows of `metrics.jsonl`. A last line that is not whole was being written when the run was looked at, or killed.
+    Read the rows of `metrics.jsonl`. An incomplete last line is ignored, because the run may still be writing it.
 
     Raises:
-        `ReportError`: another line cannot be read.
+        `ReportError`: If another line cannot be read.
     """
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
@@ -68,14 +69,14 @@ def read_lines(file: Path) -> list[dict[str, Any]]:
 
 def read_run(folder: str | Path, name: str | None = None) -> Run:
     """
-    Read a run's folder.
+    Read the folder of a run.
 
     Args:
-        folder (`str` or `Path`): `output_dir` of a run that is over, going on, or was killed.
-        name (`str`, *optional*): what the report calls it. Defaults to the folder's name.
+        folder (`str` or `Path`): The `output_dir` of a run that is finished, running, or interrupted.
+        name (`str`, *optional*): The name of the run in the report. Defaults to the name of the folder.
 
     Raises:
-        `ReportError`: it is no run's folder, or a file in it is damaged.
+        `ReportError`: If the folder is not that of a run, or if a file in it is damaged.
     """
     folder = Path(folder)
     if not (folder / RUN_FILE).is_file():
@@ -98,7 +99,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
         name or folder.resolve().name,
         info,
         metrics,
-        {step: tables[step] for step in sorted(tables) if step in logged},  # another's step is not logged yet
+        {step: tables[step] for step in sorted(tables) if step in logged},  # only steps that are already logged
         {file.parent.name: _read_json(file) for file in sorted(folder.glob("evaluation*/results.json"))},
         _read_json(folder / "summary.json") if (folder / "summary.json").is_file() else {},
     )
@@ -108,7 +109,7 @@ def read_run(folder: str | Path, name: str | None = None) -> Run:
 
 
 def read_runs(folders: list[str | Path]) -> list[Run]:
-    """Several runs, by the shortest ends of their paths that tell them apart."""
+    """Read several runs. Their names are the shortest ends of their paths that differ."""
     paths = [Path(folder).resolve() for folder in folders]
     if len({*paths}) < len(paths):
         raise ReportError(f"{', '.join(map(str, folders))}: the same run is named twice. Name each run once.")

@@ -21,7 +21,7 @@ from .batching import THREAD
 logger = logging.getLogger(__name__)
 
 KEY = "CCPO_API_KEY"
-_REST = 5  # seconds that an answer which nobody waits for has to end
+_REST = 5  # seconds for an answer to end for which nobody waits any more
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> None:
     for thread in threading.enumerate():
         if thread.name.startswith(THREAD):
             thread.join(_REST)
-            if thread.is_alive():  # Python would wait for it, as long as an endpoint likes
+            if thread.is_alive():  # Python would wait for it, and an endpoint may take very long
                 logger.warning("The team was still answering: what it drew is thrown away.")
                 logging.shutdown()
                 os._exit(0)

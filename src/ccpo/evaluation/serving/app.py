@@ -1,4 +1,4 @@
-"""The application: OpenAI's paths, keys, limits and errors around a [`Team`]."""
+"""The application: a [`Team`] behind OpenAI's paths, with keys, limits and errors."""
 
 import asyncio
 import json
@@ -28,9 +28,9 @@ from .requests import read_request, unknown_model
 logger = logging.getLogger(__name__)
 
 BATCH_SIZE, MAX_REQUESTS, MAX_BODY_BYTES = 32, 256, 2**20
-_DRAINED = 16  # times the largest body: what is read of a larger one before it is refused
-_BODY_SECONDS = 60  # that a client has to send its request
-_GRACE = 60  # seconds that requests in flight have when the server is to stop
+_DRAINED = 16  # a body that is too large is read up to this many times the limit
+_BODY_SECONDS = 60  # a client must send its request within so many seconds
+_GRACE = 60  # seconds for open requests to end when the server stops
 _HERE = ("127.0.0.1", "localhost", "::1")
 
 
@@ -45,21 +45,28 @@ def create_app(
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> FastAPI:
     """
-    A team as an application with `/v1/chat/completions`, `/v1/models` and `/health`. Loads the models.
+    Make an application that serves a team, with `/v1/chat/completions`, `/v1/models` and `/health`.
+
+    The models are loaded at once.
 
     Args:
-        team ([`Team`]): who answers.
-        name (`str`, defaults to `"team"`): the model's.
-        api_key (`str`, *optional*): what clients must send as a bearer token.
+        team ([`Team`]): The team.
+        name (`str`, defaults to `"team"`): The name under which clients ask for the model.
+        api_key (`str`, *optional*): The key that clients must send as a bearer token. By default none is needed.
         text (`bool`, *optional*):
-            Whether the roles are asked in plain text, as in training with `conversational: false`. By default where
-            one of them has no chat template.
-        batch_size (`int`): answers that the team draws at once.
-        max_requests (`int`): requests in flight, waiting ones too; one more gets 429.
-        max_body_bytes (`int`): of a request; a larger one gets 413.
+            Whether the roles are asked in plain text, as in training with `conversational: false`. By default they are
+            if one of them has no chat template.
+        batch_size (`int`, defaults to 32): How many answers the team writes at once.
+        max_requests (`int`, defaults to 256):
+            How many requests may be open, waiting ones included. Others get HTTP 429.
+        max_body_bytes (`int`, defaults to 1 MiB): The largest body of a request, in bytes. A larger one gets HTTP 413.
+
+    Returns:
+        `FastAPI`: The application.
 
     Raises:
-        `ValueError`: an empty name or key, a key that no client could send, or a limit below 1.
+        `ValueError`: If the name or key is empty or cannot be sent, if a limit is below 1, or if `text=False` and a
+            role has no chat template.
     """
     for label, value in (("name", name), ("api_key", "-" if api_key is None else api_key)):
         if not value or not value.isprintable():
@@ -141,7 +148,7 @@ def create_app(
             )
         gone.cancel()
         if event is None:
-            return Response(status_code=499)  # to nobody
+            return Response(status_code=499)  # the client has gone
         if isinstance(event, RequestError):
             raise event
         return JSONResponse(_completion(event, job, reply))
@@ -170,8 +177,10 @@ _UNBUFFERED = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 async def _read_body(request: Request, most: int) -> bytes:
     """
-    The body, of limited size. What is too large is read on for a while, and thrown away: a client that is not heard
-    out does not read the answer. One that sends even more is cut off with the answer.
+    Read the body of a request, up to a limit.
+
+    A larger body is read on for a while and thrown away, because a client may read the answer only after it has sent
+    everything. A client that sends even more is cut off with the answer.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
@@ -191,7 +200,7 @@ async def _read_body(request: Request, most: int) -> bytes:
 
 
 async def _hang_up(request: Request, batcher: Batcher, job: Job) -> None:
-    """Drop the request when its client has gone."""
+    """Drop a request when its client closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     batcher.drop(job)
@@ -245,7 +254,7 @@ def _event(value: dict[str, Any]) -> str:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which says where it is when it is there."""
+    """uvicorn's server, which logs its address when it has started."""
 
     async def startup(self, sockets: list | None = None) -> None:
         await super().startup(sockets)
@@ -257,13 +266,16 @@ class _Server(uvicorn.Server):
 
 def serve(team: Team, *, host: str = "127.0.0.1", port: int = 8000, **options: Any) -> None:
     """
-    Serve a team until SIGTERM or SIGINT; what is in flight then has a minute to end.
+    Serve a team until SIGTERM or SIGINT. Open requests then have a minute to end.
 
     Args:
-        team ([`Team`]): who answers.
-        host (`str`): the address to be bound to, by default of this machine alone.
-        port (`int`): 0 for a free one, which the log names.
-        options: as for [`create_app`].
+        team ([`Team`]): The team.
+        host (`str`, defaults to `"127.0.0.1"`): The address to listen on. By default only this machine can reach it.
+        port (`int`, defaults to 8000): The port. 0 means any free port, which is logged.
+        options: As for [`create_app`].
+
+    Raises:
+        `OSError`: If the server cannot start, e.g. because the port is in use.
     """
     if host not in _HERE and options.get("api_key") is None:
         logger.warning(
@@ -277,7 +289,7 @@ def serve(team: Team, *, host: str = "127.0.0.1", port: int = 8000, **options: A
         app, host, port, log_config=None, access_log=False, timeout_graceful_shutdown=_GRACE, ws="none"
     )
     before = {which: signal.signal(which, lambda *_: None) for which in (signal.SIGTERM, signal.SIGINT)}
-    try:  # uvicorn raises the signal again when all is done, which is to end nothing but the wait
+    try:  # uvicorn raises the signal again at its end, which must not end the process
         server = _Server(config)
         server.run()
     finally:

@@ -1,4 +1,4 @@
-"""Requests that come at the same time are answered together, on one thread beside the event loop's."""
+"""Answer requests that come at the same time together, on a thread of their own."""
 
 import asyncio
 import logging
@@ -16,27 +16,27 @@ from .sampling import sample_as
 
 logger = logging.getLogger(__name__)
 
-THREAD = "ccpo-serving"  # what the name of the thread begins with on which the team answers
-_GATHER = 0.005  # seconds after which an idle team begins, if nobody came meanwhile
-_LONGEST = 0.05  # seconds that it waits at most
-# What a request's events are: `(index, field, text)` of what there is to send, a list of [`TeamAnswer`] with why each
-# ended, an exception, or `None` where the client has gone.
+THREAD = "ccpo-serving"  # the beginning of the name of the thread on which the team answers
+_GATHER = 0.005  # seconds; an idle team begins if no other request comes within this time
+_LONGEST = 0.05  # the most seconds that it waits for other requests
+# An event of a request is `(index, field, text)` with text to send, the list of all answers with the reasons why they
+# ended, an exception, or `None` if the client has gone.
 Event = Any
 
 
 class Job:
     """
-    A request on its way.
+    A request that is being answered.
 
     Attributes:
-        events (`asyncio.Queue`): what there is to send, on the event loop.
-        dropped (`bool`): whether nobody waits for it any more.
-        begun (`bool`): whether something was said to the client.
+        events (`asyncio.Queue`): The events for the client, on the event loop.
+        dropped (`bool`): Whether the client no longer waits.
+        begun (`bool`): Whether something was sent to the client.
     """
 
     def __init__(self, request: ChatRequest, team: Team):
         self.request, self.team = request, team
-        self.live = request.stream or bool(request.sampling.stop)  # whether it is heard while it is drawn
+        self.live = request.stream or bool(request.sampling.stop)  # whether its text is needed while it is written
         self.events: asyncio.Queue[Event] = asyncio.Queue()
         self.dropped = self.begun = False
         self._loop = asyncio.get_running_loop()
@@ -44,7 +44,7 @@ class Job:
         self.choices: list[Choice] = []
 
     def begin(self) -> None:
-        """Make ready for a pass of the team."""
+        """Prepare for a run of the team."""
         self.texts = [{"content": "", "reasoning_content": ""} for _ in range(self.request.n)]
         stop, topology = self.request.sampling.stop, self.team.topology
         self.choices = [
@@ -66,12 +66,12 @@ class Job:
 
 class Batcher:
     """
-    The requests in flight: those that wait, and those that the team answers now.
+    The open requests: those that wait, and those that the team is answering.
 
     Args:
-        team ([`Team`]): who answers.
-        batch_size (`int`): answers at once.
-        max_requests (`int`): requests in flight; one more is refused.
+        team ([`Team`]): The team.
+        batch_size (`int`): How many answers the team writes at once.
+        max_requests (`int`): How many requests may be open. Others are refused.
     """
 
     def __init__(self, team: Team, batch_size: int, max_requests: int):
@@ -87,7 +87,7 @@ class Batcher:
         Queue a request.
 
         Raises:
-            [`RequestError`]: too many are in flight, or the team cannot be sampled so.
+            [`RequestError`]: If too many requests are open, or if the team cannot be sampled as the request asks.
         """
         if len(self.waiting) + len(self.running) >= self.max_requests:
             message = f"The server is working on {self.max_requests} requests, which is its limit. Try again later."
@@ -101,13 +101,13 @@ class Batcher:
         return job
 
     def drop(self, job: Job) -> None:
-        """Nobody waits for a request any more: it is not begun, and what it draws ends at the next token."""
+        """Drop a request for which nobody waits any more. If it is being answered, it ends at the next token."""
         job.dropped = True
         if job in self.waiting:
             self.waiting.remove(job)
 
     async def run(self) -> None:
-        """Answer, until cancelled."""
+        """Answer requests until this task is cancelled."""
         pool = ThreadPoolExecutor(1, THREAD)
         try:
             while True:
@@ -124,7 +124,7 @@ class Batcher:
             pool.shutdown(wait=False, cancel_futures=True)
 
     async def _gather(self) -> None:
-        """Wait for others as long as they come."""
+        """Wait a short time for other requests."""
         waited, before = 0.0, 0
         while before < len(self.waiting) and waited < _LONGEST:
             before = len(self.waiting)
@@ -134,7 +134,7 @@ class Batcher:
             waited += _GATHER
 
     def _next(self) -> list[Job]:
-        """The requests of the next batch: the oldest, and those that are sampled as it is, in their order."""
+        """The requests of the next batch: the oldest one, and others with the same sampling, in their order."""
         if not self.waiting:
             return []
         first = self.waiting[0]
@@ -149,8 +149,10 @@ class Batcher:
 
     def _answer(self, jobs: list[Job]) -> None:
         """
-        Answer a batch. If that fails, each request of which nothing was said has another try of its own; not so where
-        an endpoint cannot be reached, which has been tried often enough.
+        Answer a batch of requests.
+
+        If this fails, each request for which nothing was sent is tried again by itself. There is no second try if an
+        endpoint cannot be reached, because its client has already retried.
         """
         jobs = [job for job in jobs if not job.dropped and self._fits(job)]
         if not jobs:
@@ -177,14 +179,14 @@ class Batcher:
             job, choice = rows[row]
             if self.stopping or job.dropped:
                 return True
-            # who neither streams nor stops somewhere is told at the end
+            # a request without streaming and stop strings needs no text before the end
             return (completion is not None or job.live) and choice.hear(role, piece, completion)
 
         answers = iter(jobs[0].team.answer([job.request.problem for job, _ in rows], hear=hear))
         return [[next(answers) for _ in job.choices] for job in jobs]
 
     def _fits(self, job: Job) -> bool:
-        """Whether every role can be asked the problem; if not, the client is told."""
+        """Whether every role can be asked the problem. If not, the client gets an error."""
         try:
             error = self._misfit(job)
         except Exception:
@@ -195,7 +197,7 @@ class Batcher:
         return error is None
 
     def _misfit(self, job: Job) -> RequestError | None:
-        """Why a role cannot be asked the problem."""
+        """The reason why a role cannot be asked the problem, or `None`."""
         topology = job.team.topology
         for role in topology.roles:
             generator = job.team.generate[role.name]

@@ -1,4 +1,4 @@
-"""What a client is told of a request that cannot be answered, in OpenAI's form."""
+"""Errors for clients whose requests cannot be answered, in OpenAI's form."""
 
 from typing import Any
 
@@ -10,10 +10,10 @@ class RequestError(Exception):
     A request that is refused.
 
     Args:
-        message (`str`): what is wrong, and the remedy.
-        status (`int`, defaults to 400): of HTTP.
-        param (`str`, *optional*): the field of the request.
-        code (`str`, *optional*): OpenAI's word for it.
+        message (`str`): What is wrong and what to do.
+        status (`int`, defaults to 400): The HTTP status.
+        param (`str`, *optional*): The field of the request that is wrong.
+        code (`str`, *optional*): OpenAI's code for this error.
     """
 
     def __init__(self, message: str, status: int = 400, param: str | None = None, code: str | None = None):
@@ -22,7 +22,7 @@ class RequestError(Exception):
 
     @property
     def body(self) -> dict[str, Any]:
-        """The body of the answer."""
+        """The body of the HTTP answer."""
         kinds = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
         kind = kinds.get(self.status, "invalid_request_error")
         param = None if self.param is None else whole_characters(self.param)  # a name that the client chose
@@ -30,5 +30,5 @@ class RequestError(Exception):
 
 
 def failed() -> RequestError:
-    """The error of the server's own: nothing of the inside shows."""
+    """The error for a failure of the server. It reveals no details."""
     return RequestError("The team failed to answer. The server's log has the reason.", 500)

@@ -1,4 +1,4 @@
-"""What is sent of a team's answer, as it is drawn or at its end: the same text, cut at the same places."""
+"""Build what is sent of a team's answer. Text and cuts are the same with and without streaming."""
 
 import logging
 import threading
@@ -12,18 +12,18 @@ from ..team import TeamAnswer
 
 logger = logging.getLogger(__name__)
 
-Send = Callable[[str, str], None]  # field of the message, and what comes to it
+Send = Callable[[str, str], None]  # takes a field of the message and the text that is added to it
 
 
 class UntilStop:
     """
-    A text that comes in pieces, up to the first stop string in it.
+    Passes on a text that comes in pieces, up to the first stop string.
 
     Args:
-        stops (`Sequence[str]`): the stop strings.
+        stops (`Sequence[str]`): The stop strings.
 
     Attributes:
-        stopped (`bool`): whether one has come.
+        stopped (`bool`): Whether a stop string has come.
     """
 
     def __init__(self, stops: Sequence[str]):
@@ -31,18 +31,18 @@ class UntilStop:
         self._text, self._given = "", 0
 
     def add(self, piece: str) -> str:
-        """What can be given away with this piece: no beginning of a stop string."""
+        """The text that can be sent after this piece. The end is held back if a stop string may begin there."""
         if self.stopped:
             return ""
         self._text += piece
         found = [at for stop in self.stops if (at := self._text.find(stop, self._given)) >= 0]
         self.stopped = bool(found)
-        left = len(self._text) - self._given  # what was given away begins no stop string
+        left = len(self._text) - self._given  # no stop string begins in the text that was sent
         held = (n for s in self.stops for n in range(1, min(len(s), left + 1)) if self._text.endswith(s[:n]))
         return self._give(min(found) if found else len(self._text) - max(held, default=0))
 
     def end(self, text: str) -> str:
-        """The rest of a text that is known whole now."""
+        """The rest of the text, when the whole text is known."""
         if self.stopped:
             return ""
         given = self._text[: self._given]
@@ -59,16 +59,16 @@ class UntilStop:
 
 class Choice:
     """
-    One answer of a team on its way to a client.
+    One answer of a team that is being sent to a client.
 
-    `content` is the text that answers; `reasoning_content` the others', in the order in which the team has them, each
-    below a line with its role's name. Of a vote the content is known at the end alone, and all voters are reasoning.
-    Roles that speak at the same time may be heard on several threads.
+    The field `content` has the text that answers. `reasoning_content` has the texts of the other roles, in the team's
+    order, each below a line with the role's name. If the team votes, the content is known only at the end, and the
+    texts of all voters are reasoning. Roles that write at the same time may call this on several threads.
 
     Args:
-        topology ([`Topology`]): who speaks.
-        stop (`Sequence[str]`): where a text that answers ends.
-        send (`Callable`): gets what there is to send.
+        topology ([`Topology`]): The team.
+        stop (`Sequence[str]`): The stop strings, which end a text that answers.
+        send (`Callable`): Called with the text to send.
     """
 
     def __init__(self, topology: Topology, stop: Sequence[str], send: Send):
@@ -77,11 +77,11 @@ class Choice:
         self._texts = {name: UntilStop(stop if name in topology.answer_roles else ()) for name in topology.role_names}
         self._waiting = {name: "" for name in topology.role_names if name != self.shown}
         self._order, self._whole = list(self._waiting), set()
-        self._labelled: str | None = None  # the role whose line was the last
+        self._labelled: str | None = None  # the role whose name was sent last
         self._lock = threading.Lock()
 
     def hear(self, role: str, piece: str, completion: Completion | None) -> bool:
-        """A piece of a role's text, or that it is whole; returns whether no more of it is needed."""
+        """Take a piece of a role's text, or its completion at the end. Returns whether the text may end."""
         with self._lock:
             return self._hear(role, piece, completion)
 
@@ -94,20 +94,20 @@ class Choice:
         self._waiting[role] += new
         if completion is not None:
             self._whole.add(role)
-        while self._order:  # the first that is not whole is heard as it speaks, those behind it wait
+        while self._order:  # the first text that is not complete is sent as it is written; later ones wait
             name = self._order[0]
             if new := self._waiting[name]:
                 self._waiting[name] = ""
                 self._pass_on("reasoning_content", self._label(name) + new)
             if name not in self._whole:
                 break
-            if name != self._labelled:  # it said nothing
+            if name != self._labelled:  # the role wrote nothing
                 self._pass_on("reasoning_content", self._label(name))
             self._order.pop(0)
         return text.stopped
 
     def _label(self, name: str) -> str:
-        """The line above a role's text, before its first piece."""
+        """The line with the role's name, before the first piece of its text."""
         if name == self._labelled:
             return ""
         line = f"[{name}]\n" if self._labelled is None else f"\n\n[{name}]\n"
@@ -115,7 +115,7 @@ class Choice:
         return line
 
     def end(self, answer: TeamAnswer) -> str:
-        """Send the answer of a vote, and say why the answer ended."""
+        """Send the rest of the answer, which after a vote is all of it. Returns why the answer ended."""
         if self.shown is None:
             self._pass_on("content", whole_characters(UntilStop(self.stop).end(answer.text)))
         stopped = self._texts[answer.role].stopped
@@ -127,7 +127,7 @@ class Choice:
 
 
 def usage_of(answers: Sequence[TeamAnswer]) -> dict[str, Any] | None:
-    """Tokens that all roles read and wrote; `None` where a generator does not tell."""
+    """The numbers of tokens that all roles read and wrote; `None` if a generator does not report them."""
     said = [completion for answer in answers for completion in answer.completions.values()]
     read, written = [c.prompt_tokens for c in said], [c.tokens for c in said]
     if None in read or None in written:

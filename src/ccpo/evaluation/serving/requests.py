@@ -1,4 +1,4 @@
-"""The body of a request to `/v1/chat/completions`: every field is honoured, or refused by its name."""
+"""Read the body of a request to `/v1/chat/completions`. A field that is not supported is refused by its name."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from ...team.prompts import Prompt, whole_characters
 from .errors import RequestError
 from .sampling import Sampling
 
-# Fields of OpenAI's that a team does not have, with the values that ask for nothing.
+# OpenAI's fields that a team does not support, with the values that are accepted because they ask for nothing.
 _ASK_NOTHING: dict[str, tuple] = {
     "audio": (),
     "frequency_penalty": (0,),
@@ -19,7 +19,7 @@ _ASK_NOTHING: dict[str, tuple] = {
     "logprobs": (False,),
     "metadata": ({},),
     "modalities": (["text"],),
-    "parallel_tool_calls": (True, False),  # of tools, which there are none
+    "parallel_tool_calls": (True, False),  # there are no tools
     "prediction": (),
     "presence_penalty": (0,),
     "reasoning_effort": (),
@@ -36,8 +36,8 @@ _HONOURED = {
     *("model", "messages", "n", "stream", "stream_options", "stop", "seed", "temperature", "top_p"),
     *("max_tokens", "max_completion_tokens", "user"),
 }
-_MOST_STOPS = 4  # OpenAI's
-_LEAST_TEMPERATURE = 1e-6  # above 0; far below it logits are divided beyond float32
+_MOST_STOPS = 4  # OpenAI's limit
+_LEAST_TEMPERATURE = 1e-6  # the lowest above 0; with a much lower one, logits would exceed float32
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class ChatRequest:
     One request.
 
     Args:
-        problem (`str` or `list[dict]`): what the team is asked.
-        n (`int`): how many answers.
-        stream (`bool`): whether they are sent as they are drawn.
-        include_usage (`bool`): whether the stream ends with the tokens.
-        sampling ([`Sampling`]): how.
+        problem (`str` or `list[dict]`): The problem for the team.
+        n (`int`): The number of answers.
+        stream (`bool`): Whether answers are sent while they are written.
+        include_usage (`bool`): Whether the stream ends with the numbers of tokens.
+        sampling ([`Sampling`]): How the team is sampled.
     """
 
     problem: Prompt
@@ -62,16 +62,16 @@ class ChatRequest:
 
 def read_request(body: bytes, model: str, *, text: bool, most: int) -> ChatRequest:
     """
-    Read a body.
+    Read the body of a request.
 
     Args:
-        body (`bytes`): JSON.
-        model (`str`): the team's name.
-        text (`bool`): whether the team reads plain text, not chat messages.
-        most (`int`): answers to one request.
+        body (`bytes`): The body, in JSON.
+        model (`str`): The name of the team.
+        text (`bool`): Whether the team reads plain text instead of chat messages.
+        most (`int`): The most answers to one request.
 
     Raises:
-        [`RequestError`]: what is no such request, an unknown field, or one that asks for what a team does not have.
+        [`RequestError`]: If the body is not a valid request, or if a field is unknown or not supported.
     """
     try:
         fields = json.loads(body)
@@ -109,7 +109,7 @@ def read_request(body: bytes, model: str, *, text: bool, most: int) -> ChatReque
 
 
 def unknown_model(asked: str, model: str) -> RequestError:
-    """The error of a model that is not there."""
+    """The error for a model that this server does not have."""
     message = f"The model {asked[:100]!r} does not exist. The team is {model!r}."
     return RequestError(message, 404, param="model", code="model_not_found")
 
@@ -147,7 +147,7 @@ def _number(
     whole: bool = False,
     above: bool = False,
 ) -> Any:
-    """A number from `low`, or above it, to `high`; `None` where there is none."""
+    """Read a number from `low` (or above it, with `above`) to `high`; `None` if the field is not set."""
     value = fields.get(name)
     if value is None:
         return None
@@ -180,7 +180,7 @@ def _stops(fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _problem(messages: Any, text: bool) -> Prompt:
-    """What the team is asked: the messages, or of a team that reads text the only one's."""
+    """The problem for the team: the messages, or the text of the only message if the team reads plain text."""
     if not isinstance(messages, list) or not messages:
         raise RequestError(f"`messages` must be a list of messages, got {messages!r:.100}.", param="messages")
     turns = [_message(i, message) for i, message in enumerate(messages)]
@@ -208,7 +208,7 @@ def _message(i: int, message: Any) -> dict[str, str]:
     if role not in ("system", "developer", "user", "assistant"):
         wanted = "'system', 'developer', 'user' or 'assistant'"
         raise RequestError(f"`{where}.role` must be {wanted}, got {role!r:.100}.", param=f"{where}.role")
-    # What a client had from here and sends back is no part of what the roles read: its reasoning, and empty lists.
+    # A client may send back an earlier answer. Roles do not read its reasoning and its empty lists.
     own = {"role", "content"} | ({"reasoning_content"} if role == "assistant" else set())
     for name, value in message.items():
         if name not in own and value not in (None, []) and (name, value) != ("type", "text"):

@@ -1,4 +1,4 @@
-"""How one request wants to be sampled, and the team that samples so."""
+"""The sampling that a request asks for, and the team with this sampling."""
 
 import inspect
 from collections.abc import Callable
@@ -13,14 +13,14 @@ from .errors import RequestError
 @dataclass(frozen=True)
 class Sampling:
     """
-    What a request says of its sampling; `None` leaves it to the team.
+    The sampling that a request asks for. `None` means the team's own setting.
 
     Args:
-        temperature (`float`, *optional*), top_p (`float`, *optional*): of every role.
-        seed (`int`, *optional*): of every role's samples.
-        max_tokens (`int`, *optional*): of the text that answers; the other roles write as they do.
-        max_completion_tokens (`int`, *optional*): of all roles' texts together, whatever each needs.
-        stop (`tuple[str, ...]`): where the text that answers ends.
+        temperature (`float`, *optional*), top_p (`float`, *optional*): The settings of all roles.
+        seed (`int`, *optional*): The seed of all roles.
+        max_tokens (`int`, *optional*): The longest text that answers, in tokens. Other roles keep their limits.
+        max_completion_tokens (`int`, *optional*): The most tokens of all roles' texts together.
+        stop (`tuple[str, ...]`): The stop strings, which end a text that answers.
     """
 
     temperature: float | None = None
@@ -32,20 +32,20 @@ class Sampling:
 
     @property
     def alone(self) -> bool:
-        """Whether what is drawn would depend on the other requests of a batch, and must not."""
+        """Whether the request must be answered alone, because its samples must not depend on a batch."""
         return self.seed is not None and self.temperature != 0
 
 
 def sample_as(team: Team, sampling: Sampling) -> Team:
     """
-    The team, sampled as a request wants it.
+    Make a team with the sampling that a request asks for.
 
     Args:
-        team ([`Team`]): whose generators have `sampled`.
-        sampling ([`Sampling`]): the request's.
+        team ([`Team`]): The team, whose generators have a method `sampled`.
+        sampling ([`Sampling`]): The sampling.
 
     Raises:
-        [`RequestError`]: a generator that cannot be sampled so, or no room for the answer.
+        [`RequestError`]: If a generator does not support it, or if no tokens are left for the answer.
     """
     common = {name: value for name in ("temperature", "top_p") if (value := getattr(sampling, name)) is not None}
     limit = _limit(team, sampling)
@@ -71,7 +71,7 @@ def sample_as(team: Team, sampling: Sampling) -> Team:
 
 
 def _stops_itself(generator: Any) -> bool:
-    """Whether a generator takes stop strings; one that can be watched token by token needs none."""
+    """Whether a generator takes stop strings. One that can be watched token by token does not need them."""
     return "stop" in inspect.signature(getattr(generator, "sampled", lambda: None)).parameters
 
 
@@ -83,7 +83,7 @@ def _own_limit(role: str, generator: Any) -> int:
 
 
 def _limit(team: Team, sampling: Sampling) -> int | None:
-    """Tokens that a text which answers may have by the request."""
+    """The most tokens that a text which answers may have by the request."""
     limits = [] if sampling.max_tokens is None else [sampling.max_tokens]
     if sampling.max_completion_tokens is not None:
         topology: Topology = team.topology

@@ -95,7 +95,7 @@ def is_rounding(exact, decimal):
 
 
 def same_numbers(first, second):
-    """Whether two numerals are equal, or one is the other, rounded to at least six decimals."""
+    """Whether two numerals are equal, or one is the other rounded. Decimals may be rounded to six or more decimals."""
     if first.value == second.value:
         return True
     for exact, decimal in (first, second), (second, first):
