@@ -10,7 +10,7 @@ from typing import Any
 
 _loops: dict[int, asyncio.AbstractEventLoop] = {}
 _loops_lock = threading.Lock()
-if hasattr(os, "register_at_fork"):  # a thread of the parent may have held it
+if hasattr(os, "register_at_fork"):  # a thread of the parent may have held the lock
     os.register_at_fork(after_in_child=lambda: globals().update(_loops_lock=threading.Lock()))
 
 

@@ -1,12 +1,13 @@
 """
-Evaluate a team against its arms, on benchmarks by name or on files of one's own.
+Compare a team with its arms (other ways to answer) on benchmarks, which are known by name, or on your own files.
 
     ccpo evaluate outputs/run --benchmarks MATH500 GSM8K --k 4 --output_dir outputs/evaluation
     ccpo evaluate outputs/demo --benchmarks arithmetic
     ccpo evaluate outputs/run --benchmarks problems.jsonl:question:answer --single outputs/single
     ccpo evaluate --models Qwen/Qwen2.5-1.5B-Instruct --topology think_solve --benchmarks GSM8K
 
-The folder gets results.json, results.md and samples.parquet. The same command goes on where it was interrupted.
+The folder gets results.json, results.md and samples.parquet. To continue an interrupted evaluation, run the same
+command again.
 """
 
 import argparse

@@ -161,7 +161,7 @@ def build_rating_messages(
     """
     The prompt that asks the Thinker or the Solver for a rating: one user message with [`rating_question`].
 
-    A text that is too long is cut at its beginning, because an answer stands at the end.
+    A text that is too long is cut at its beginning, because an answer is usually at the end.
 
     Args:
         role (`str`): The role that is asked, `"thinker"` or `"solver"`.

@@ -13,11 +13,11 @@ from ..team.topology import Topology
 @dataclass(frozen=True)
 class Evidence:
     """
-    What a scheme needs to see beside the team's own outcomes.
+    What a credit scheme needs to see besides the outcomes of what the team wrote.
 
     Args:
-        removals (`tuple[str, ...]`): roles for which the team must also be run without that role.
-        ratings (`bool`, defaults to `False`): whether every role rates every role.
+        removals (`tuple[str, ...]`, defaults to none): The roles without which the team must also be run, one by one.
+        ratings (`bool`, defaults to `False`): Whether every role must rate every role.
     """
 
     removals: tuple[str, ...] = ()
@@ -30,19 +30,21 @@ class TeamOutcomes:
     The outcomes of a global batch, judged by one outcome function: +1 right, -1 wrong, NaN unscorable.
 
     Attributes:
-        topology ([`Topology`]): the team.
-        branches (`tuple[int, ...]`): how many texts of each role continue one of the role before it.
-        own (`dict[str, torch.Tensor]`): judged role -> the outcome of each of its texts, `(P, N_j)`.
-        clusters (`torch.Tensor` of shape `(P, G, n)`, *optional*): for a vote, which answers are equal.
+        topology ([`Topology`]): The team.
+        branches (`tuple[int, ...]`): For each role, how many of its texts continue one text of the role before it.
+        own (`dict[str, torch.Tensor]`): Maps each judged role to the outcomes of its texts, `(P, N_j)`.
+        clusters (`torch.Tensor` of shape `(P, G, n)`, *optional*):
+            For a vote, the clusters of equal answers, from [`~ccpo.verifier.cluster_answers`].
         without (`dict[str, torch.Tensor]`):
-            Removed role -> the outcomes of the team without it: `(P, S)` if they are drawn for each prompt, or
-            `(P, N_(k-1), S)` if they are drawn from each context.
+            Maps a removed role to the outcomes of the team without it: `(P, S)` if the passes are run for each prompt,
+            or `(P, N_(k-1), S)` if they are run from each context, the kept texts of the roles before it.
         without_right (`dict[str, torch.Tensor]`):
-            Removed role -> how much of the team's answer is right in those passes. If it is not given, it follows from
-            `without`.
+            Maps a removed role to how much of the team's answer is right in those passes. If it is not given, it
+            follows from `without`.
         shares (`torch.Tensor` of shape `(P, N_n, n, n)`, *optional*):
-            Ratings of each leaf, with the axis of the rater before that of the rated role. NaN where invalid.
-        training (`bool`): whether this batch is trained on. In evaluation, a scheme must not learn anything.
+            The ratings of each leaf, with the axis of the rater before that of the rated role. NaN if invalid.
+        training (`bool`, defaults to `True`):
+            Whether this batch is trained on. In evaluation, a scheme must not learn anything.
     """
 
     topology: Topology
@@ -56,7 +58,7 @@ class TeamOutcomes:
 
     @property
     def leaves(self) -> int:
-        """N_n, how many texts of the last role a prompt has."""
+        """N_n, the number of texts of the last role for a prompt."""
         name, own = next(iter(self.own.items()))
         return own.shape[1] * math.prod(self.branches[self.topology.role_names.index(name) + 1 :])
 
@@ -67,7 +69,7 @@ class TeamOutcomes:
 
     @cached_property
     def values(self) -> dict[str, torch.Tensor]:
-        """Role -> the value of each of its texts, `(P, N_j)`: the mean of R over the leaves below it."""
+        """Maps each role to the values of its texts, `(P, N_j)`: the mean of R over the leaves below each text."""
         values = text_values(self.team, branches=self.branches)
         return dict(zip(self.topology.role_names, values, strict=True))
 

@@ -11,7 +11,7 @@ def _mean(mask: torch.Tensor, valid: torch.Tensor) -> float:
 
 
 def is_right(outcome: torch.Tensor) -> torch.Tensor:
-    """1 where an outcome is positive, 0 where it is not, and NaN where it is unscorable."""
+    """1 if an outcome is positive, 0 if it is not, and NaN if it cannot be scored."""
     return (outcome > 0).to(outcome.dtype).masked_fill(outcome.isnan(), torch.nan)
 
 
@@ -82,7 +82,7 @@ def shares_metrics(outcome: torch.Tensor, shares: torch.Tensor, roles: tuple[str
         none.
 
     Raises:
-        `ValueError`: shapes that do not fit each other, or do not fit the roles.
+        `ValueError`: If the shapes do not fit each other, or do not fit the roles.
     """
     if shares.shape != (*outcome.shape, len(roles), len(roles)):
         raise ValueError(

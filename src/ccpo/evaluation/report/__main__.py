@@ -1,10 +1,10 @@
 """
-Write the report of a run, or of several that are compared: one HTML file, which needs no network.
+Write the report of a run, or of several runs to compare them. It is one HTML file, which needs no network.
 
     ccpo report outputs/demo
     ccpo report outputs/a outputs/b --output report.html
 
-The run may be over, going on, or killed.
+A run may be finished, running, or interrupted.
 """
 
 import sys

@@ -1,11 +1,11 @@
 """
-Serve a team behind an OpenAI-compatible endpoint, as the one model that it has.
+Serve a team as a model behind an OpenAI-compatible endpoint.
 
     ccpo serve outputs/run
     ccpo serve outputs/run --host 0.0.0.0 --port 8080 --api_key KEY --max_requests 512
     ccpo serve --models Qwen/Qwen2.5-1.5B-Instruct --topology think_solve
 
-What is in flight when SIGTERM or SIGINT comes is answered first.
+On SIGTERM or SIGINT, open requests are answered before the server ends.
 """
 
 import argparse
