@@ -1,4 +1,4 @@
-"""The table of docs/memory.md: what each recipe needs, by the formulas of benchmarks/memory.py and the recipe itself."""
+"""A row of docs/memory.md: what a recipe needs, by the formulas of benchmarks/memory.py and by the recipe itself."""
 
 import sys
 from pathlib import Path
@@ -8,13 +8,10 @@ from peft import get_peft_model
 from transformers import AutoModelForCausalLM, LlamaConfig, Olmo3Config, PretrainedConfig, Qwen2Config
 from trl import get_peft_config
 
-from ccpo.tasks import arithmetic
-from ccpo.tasks.tiny import TINY
-
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "benchmarks"), str(ROOT / "tests")]
 from memory import predict  # noqa: E402 (found by the line before)
-from test_recipes import RECIPES, name, parse, tokens_of_a_prompt, topology_of  # noqa: E402
+from test_recipes import RECIPES, parse, tokens_of_a_prompt, topology_of  # noqa: E402
 
 # The shapes of the models' own configurations, without the Hub.
 SHAPES = {
@@ -86,8 +83,7 @@ def row(path: Path) -> list[str]:
     tokens = round(problems * tokens_of_a_prompt(team, args))
     bytes_held = [*held.values(), sum(held.values()), kept if args.gradient_checkpointing else None, head]
     cells = ["-" if x is None else f"{x / 1e9:.2f}" if x < 1e9 else f"{x / 1e9:.1f}" for x in bytes_held]
-    return [f"{world}", f"{trained:,}", f"{frozen:,}", *cells, f"{problems}", f"{tokens:,}"]
+    return [f"{world}", f"{trained / 1e9:.3f}", f"{frozen / 1e9:.3f}", *cells, f"{problems}", f"{tokens:,}"]
 
 
 TINY_ONES = [path for path in RECIPES if path.relative_to(ROOT / "recipes").parts[0] in ("arithmetic", "smoke")]
-__all__ = ["RECIPES", "TINY", "TINY_ONES", "arithmetic", "name", "row"]

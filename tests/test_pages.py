@@ -30,7 +30,7 @@ from ccpo.evaluation.__main__ import parse_arguments as parse_evaluation
 from ccpo.evaluation.report.__main__ import main as report
 from ccpo.evaluation.serving.__main__ import parse_arguments as parse_serving
 from ccpo.tasks import arithmetic
-from ccpo.train import DEFAULT_RECIPE, TASK_OF_ITS_OWN, main
+from ccpo.train import DEFAULT_RECIPE, TASK_OF_ITS_OWN
 from ccpo.training.checks import check_arguments
 from ccpo.training.config import AGENT_KEYS, ROLE_KEYS
 
@@ -180,7 +180,11 @@ def test_a_command_that_is_wrong_is_found(line):
 # ---- Blocks of Python ----
 
 # Pages whose blocks other tests run -> which.
-RUN_ELSEWHERE = {"evaluation.md": "test_team.py", "serving.md": "test_serving.py", "recipes.md": "test_multiple_choice.py"}
+RUN_ELSEWHERE = {
+    "evaluation.md": "test_team.py",
+    "serving.md": "test_serving.py",
+    "recipes.md": "test_multiple_choice.py",
+}
 RUN_HERE = ("from_trl.md", "notebooks.md", "troubleshooting.md", "using.md")
 
 
@@ -192,11 +196,17 @@ def test_every_block_of_python_is_run_somewhere(page):
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory):
-    """The folder of a run of the embedded task, whose policies know nothing: `outputs/demo`."""
+    """What the first cell of the page on notebooks leaves, as `outputs/demo`: one step of it, and of its start."""
     folder = tmp_path_factory.mktemp("demo") / "outputs" / "demo"
-    arguments = {"output_dir": folder, "max_steps": 1, "warm_start_steps": 0, "num_eval_problems": 4}
-    arguments |= {"per_device_train_batch_size": 8, "save_strategy": "steps", "save_steps": 1}
-    main([word for name, value in arguments.items() for word in (f"--{name}", str(value))])
+    fewer = {"warm_start_steps": 1, "num_eval_problems": 4, "per_device_train_batch_size": 8, "save_steps": 1}
+    words = [word for name, value in fewer.items() for word in (f"--{name}", str(value))]
+    words += ["--save_strategy", "steps", "--max_steps", "1", "--output_dir", str(folder)]
+    (first, *_), given = (
+        blocks(DOCS / "notebooks.md", "python"),
+        '"--max_steps", "20", "--output_dir", "outputs/notebook"',
+    )
+    assert given in first
+    exec(compile(first.replace(f"[{given}]", repr(words)), "notebooks.md, block 0", "exec"), {})
     return folder
 
 
@@ -209,11 +219,11 @@ def in_a_folder(tmp_path, monkeypatch, demo, saved_adapters):
     return tmp_path
 
 
-def run_page(name: str, replaced: dict[str, str], before=None, **namespace):
+def run_page(name: str, replaced: dict[str, str], before=None, start: int = 0, **namespace):
     """Run the blocks of a page, one after the other as cells of a notebook are, with other names for some things."""
     for old in replaced:
         assert any(old in code for code in blocks(DOCS / name, "python")), old
-    for i, code in enumerate(blocks(DOCS / name, "python")):
+    for i, code in enumerate(blocks(DOCS / name, "python")[start:], start):
         for old, new in replaced.items():
             code = code.replace(old, new)
         if before is not None:
@@ -252,13 +262,14 @@ class Stop(TrainerCallback):
 
 
 def test_blocks_of_notebooks(in_a_folder, monkeypatch, capsys):
-    """Policies without a warm start, and two steps instead of twenty."""
+    """But the first, which [`demo`] runs. The start is that one's, and two small steps stand for twenty."""
     matplotlib.use("Agg")
-    display = ModuleType("IPython.display")
-    display.Image = lambda path: Path(path).stat()
-    monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
+    notebook, display = ModuleType("IPython"), ModuleType("IPython.display")
+    notebook.get_ipython, display.Image = lambda: None, lambda path: Path(path).stat()
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
     monkeypatch.setitem(sys.modules, "IPython.display", display)
-    monkeypatch.setattr(arithmetic, "warm_start_team", functools.partial(arithmetic.warm_start_team, steps=0))
+    started = {agent: str(in_a_folder / "outputs/demo/warm_start" / agent) for agent in ("thinker", "solver")}
+    monkeypatch.setattr(arithmetic, "warm_start_team", lambda *args, seed, use_cpu: started)
     stop = Stop()
 
     def before(code, namespace):
@@ -268,8 +279,8 @@ def test_blocks_of_notebooks(in_a_folder, monkeypatch, capsys):
             assert namespace["trainer"].was_stopped and namespace["trainer"].state.global_step == 1
             namespace["trainer"].remove_callback(stop)
 
-    fewer = {'main(["--max_steps", "20"': 'main(["--warm_start_steps", "0", "--num_eval_problems", "4", "--max_steps", "1"'}
-    namespace = run_page("notebooks.md", fewer | {"max_steps=20": "max_steps=2"}, before)
+    fewer = {"max_steps=20": "max_steps=2", "per_device_train_batch_size=64": "per_device_train_batch_size=8"}
+    namespace = run_page("notebooks.md", fewer, before, start=1)
     assert "Stopped." in capsys.readouterr().out and namespace["trainer"].state.global_step == 2
     assert (in_a_folder / "outputs" / "notebook" / "curves.png").is_file()
 
@@ -284,7 +295,11 @@ def test_blocks_of_from_trl(in_a_folder, monkeypatch, brief_model, chat_dataset)
 
 def test_blocks_of_troubleshooting(capsys):
     run_page("troubleshooting.md", {})
-    said = [line.split("  # ")[1] for line in blocks(DOCS / "troubleshooting.md", "python")[0].splitlines() if "  #" in line]
+    said = [
+        line.split("  # ")[1]
+        for line in blocks(DOCS / "troubleshooting.md", "python")[0].splitlines()
+        if "  #" in line
+    ]
     assert capsys.readouterr().out.split("\n")[:2] == [said[0].split(":")[0], said[1]]
 
 
@@ -324,23 +339,33 @@ def test_the_fields_by_role_and_with_another_default_are_those():
     assert {name for name, (here, _) in table.items() if here == "by role"} == set(ROLE_KEYS) - set(AGENT_KEYS)
     defaults = {field.name: field.default for field in dataclasses.fields(MultiAgentGRPOConfig)}
     other = {f.name for f in dataclasses.fields(trl.GRPOConfig) if defaults[f.name] != f.default}
-    assert {name for name, (here, _) in table.items() if here.startswith("other default")} == {
+    assert {name for name, (here, _) in table.items() if here == "other default"} == {
         *other,
         "ddp_find_unused_parameters",
     }
     assert MultiAgentGRPOConfig("out", **ON_A_CPU).ddp_find_unused_parameters is True
     assert MultiAgentGRPOConfig("out", policy_sharing="shared", **ON_A_CPU).ddp_find_unused_parameters is None
-    kinds = {here.split(":")[0] for here, _ in table.values()}
-    assert kinds == {"as in TRL", "by role", "by agent", "no effect", "other default", "refused"}
+    assert {here for here, _ in table.values()} == {
+        "as in TRL",
+        "by role",
+        "by agent",
+        "no effect",
+        "other default",
+        "refused",
+    }
 
 
-REFUSED = [
-    pytest.param(field, given, id=f"{field}-{i}")
-    for field, cells in fields_of_the_table().items()
-    for i, given in enumerate(
-        re.findall(r"`(\{.*?\}+)`", "".join(part.split("refused:", 1)[1] for part in cells if "refused:" in part))
-    )
-]
+def refused() -> list:
+    """The values that the table calls refused, as cases of a test."""
+    cases = []
+    for field, (here, more) in fields_of_the_table().items():
+        told = more if here == "refused" else more.partition("Refused:")[2]
+        for i, given in enumerate(re.findall(r"`(\{.*?\}+)`", told)):
+            cases.append(pytest.param(field, given, id=f"{field}-{i}"))
+    return cases
+
+
+REFUSED = refused()
 
 
 @pytest.mark.parametrize("field, given", REFUSED)
@@ -353,7 +378,7 @@ def test_what_the_table_calls_refused_is_refused(field, given, chat_dataset, tmp
 
 def test_every_refusal_names_values():
     assert len(REFUSED) > 12
-    named = {field for field, (here, _) in fields_of_the_table().items() if here.startswith("refused")}
+    named = {field for field, (here, _) in fields_of_the_table().items() if here == "refused"}
     assert named <= {case.values[0] for case in REFUSED}
 
 
@@ -410,9 +435,8 @@ def load_hook(name: str) -> ModuleType:
 
 
 def render(markdown: str, source: str = "credit/page.md") -> str:
-    config = SimpleNamespace(
-        docs_dir=str(DOCS), config_file_path=str(ROOT / "mkdocs.yml"), repo_url="https://github.com/x/y"
-    )
+    extra = {"repository": "https://github.com/x/y"}
+    config = SimpleNamespace(docs_dir=str(DOCS), config_file_path=str(ROOT / "mkdocs.yml"), extra=extra)
     page = SimpleNamespace(file=SimpleNamespace(src_uri=source))
     return load_hook("pages").on_page_markdown(markdown, page, config, None)
 

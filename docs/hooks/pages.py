@@ -32,7 +32,7 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
         elif link[3] != ")" and link[3][1:-1] not in anchors(path):
             logger.warning("%s links to %s%s, which is no heading there.", page.file.src_uri, link[2], link[3][:-1])
         where = "tree" if path.is_dir() else "blob"
-        return f"{link[1]}{config.repo_url}/{where}/main/{path.relative_to(root)}{link[3]}"
+        return f"{link[1]}{config.extra['repository']}/{where}/main/{path.relative_to(root)}{link[3]}"
 
     parts = _FENCE.split(markdown)  # code and what is between
     parts[::2] = [_PIPE.sub(lambda code: code[0].replace("\\|", "|"), text) for text in parts[::2]]
