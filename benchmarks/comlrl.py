@@ -1,29 +1,30 @@
 """
-Time and sequences of one update of a Thinker and a Solver, against MAGRPO of CoMLRL 1.4.3.
+How long one update of a Thinker and a Solver takes, and how many sequences it needs, against CoMLRL 1.4.3's MAGRPO.
 
     python benchmarks/comlrl.py
 
 An update is one pass over the same 4 problems with G = 4: generation, outcomes, losses, backward passes and optimizer
-steps of both roles. The same on both sides: policies (`arithmetic.build_policy`, float32, on CPU), versions of torch
-and transformers, threads, prompts, sampling (temperature 1, no top-p or top-k), completions of exactly 24 tokens, a
-judge of trivial cost, learning rate. Neither side logs or evaluates.
+steps of both roles. Both sides have the same policies (`arithmetic.build_policy`, float32, on CPU), versions of torch
+and transformers, number of threads, prompts, sampling (temperature 1, no top-p or top-k), completions of exactly 24
+tokens, learning rate, and a judge that costs almost nothing. Neither side logs or evaluates.
 
-- **CoMLRL**: its agents speak at the same time in every turn, so a hand-off takes two turns. In the first, the Thinker
-  reads the problem and the Solver answers alone; in the second, the Solver reads the thought and the Thinker reads the
-  problem again. One `MAGRPOTrainer.train()` of one epoch is an update. Defaults are kept (`joint_mode="aligned"`,
-  `rollout_buffer_size=2`) but for `early_termination_threshold`, which would end episodes before the Solver reads the
-  thought and is `None`. Also measured: `joint_mode="cross"`, and a buffer that holds the whole pass (20 nodes), with
-  the fewest optimizer steps that CoMLRL can make of it.
-- **ours**: one optimizer step of `MultiAgentGRPOTrainer`, joint schedule, K = 1. Shared credit is what MAGRPO has: all
-  roles get the team's reward. Also measured: CCPO, with S = G solo answers.
+- **CoMLRL**: all of its agents speak at the same time in every turn, so handing over a text takes two turns. In the
+  first turn, the Thinker reads the problem and the Solver answers alone. In the second turn, the Solver reads the
+  thought and the Thinker reads the problem again. One `MAGRPOTrainer.train()` of one epoch is an update. Its defaults
+  are kept (`joint_mode="aligned"`, `rollout_buffer_size=2`), except `early_termination_threshold`. This would end
+  episodes before the Solver reads the thought, so it is `None`. Also measured: `joint_mode="cross"`, and a buffer
+  that holds the whole pass (20 nodes), which gives the fewest optimizer steps that CoMLRL can make of it.
+- **ours**: one optimizer step of `MultiAgentGRPOTrainer` with the joint schedule and K = 1. MAGRPO gives all roles
+  the team's reward, which is our shared credit. Also measured: CCPO, with S = G solo answers.
 
-Each variant has a process that lives through the run and makes updates on request. In every turn each makes a few, one
-process after the other; ratios are taken within the turn, and medians over the turns are reported. Sequences, tokens
-and optimizer steps are counted where they happen: in `generate` and by a hook on every optimizer.
+Each variant has a process of its own that lives through the whole run and makes updates on request. In every turn,
+each process makes a few updates, one process after the other. Ratios are computed within the turn, and medians over
+the turns are reported. Sequences, tokens and optimizer steps are counted where they happen: in `generate`, and by a
+hook on every optimizer.
 
-CoMLRL is installed into `comlrl-venv` beside the output, without its requirements: that environment has this one's
-packages. Writes `outputs/bench/comlrl.json`: `seconds_ratio` and `sequences_ratio` (CoMLRL with its defaults over
-shared credit), and of all pairs `ratios`; the medians are in `variants`.
+CoMLRL is installed into `comlrl-venv` next to the output, without its requirements. That environment uses the
+packages of this one. Writes `outputs/bench/comlrl.json`: `seconds_ratio` and `sequences_ratio` (CoMLRL with its
+defaults, divided by shared credit), `ratios` of all pairs, and the medians in `variants`.
 """
 
 import argparse

@@ -1,17 +1,20 @@
 """
-What credit costs: the pure functions on 1,000 to 1,000,000 episodes, and their share of a real step.
+What credit costs: the time of its functions on 1,000 to 1,000,000 episodes, and their share of a real step.
 
     python benchmarks/credit.py [--repeats 7] [--steps 10]
 
-For each size, groups of eight, both roles' rewards and their advantages (`"group"`, as TRL computes them) are timed
-for CCPO (a solo per episode) and SEPO (both ratings), in turn; a tenth of the outcomes are unscorable. The median over
-the repeats counts. `seconds_per_million` is the slower scheme's on 1,000,000 episodes; `flatness` the largest time per
-episode over the smallest from 10,000 on, the worse of the two schemes; `flatness_from_thousand` includes 1,000, where
-some thirty calls into torch cost more than the arithmetic in them.
+For each size, the script times both roles' rewards and their advantages (`"group"`, as TRL computes them), in groups
+of eight. It does this for CCPO (one solo answer per episode) and SEPO (both ratings) in turn. A tenth of the outcomes
+are unscorable. Medians over the repeats are reported:
 
-The real step is the demo's (`recipes/arithmetic/ccpo/config_demo.yaml`: 64 episodes, 12 tokens, policies of 0.9
-million parameters), for CCPO and for SEPO with constrained ratings. `step_share` is the time in the trainer's
-`_allocate` and `_set_advantages` over the step's, the median over the steps, and the larger of the two schemes'.
+- `seconds_per_million`: seconds for 1,000,000 episodes, of the slower scheme.
+- `flatness`: the largest time per episode divided by the smallest, from 10,000 episodes on, of the worse scheme.
+- `flatness_from_thousand`: the same with 1,000 episodes included. There, about thirty calls into torch cost more than
+  the arithmetic in them.
+- `step_share`: the time in the trainer's `_allocate` and `_set_advantages`, divided by the time of a real step. It is
+  the median over the steps, of the scheme for which it is larger. The real step is that of
+  `recipes/arithmetic/ccpo/config_demo.yaml` (64 episodes, 12 tokens, policies of 0.9 million parameters), for CCPO
+  and for SEPO with constrained ratings.
 
 Writes `outputs/bench/credit.json`.
 """

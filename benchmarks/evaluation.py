@@ -1,14 +1,18 @@
 """
-What an evaluation costs beside its answers: `evaluate` against `Team` called by hand on the same model and problems.
+What an evaluation costs besides its answers: `evaluate` against calling `Team` yourself, on the same problems.
 
     python benchmarks/evaluation.py [--turns 5] [--problems 128] [--k 4]
 
-The team is Think-Solve of two random policies of 0.9 million parameters that write 48 tokens each, 5 to 10 ms for an
-answer; of a larger model the figure is smaller. By hand, the team answers the problems of the arithmetic task k times,
-in the same batches, and so does the team without its first role. `evaluate` does that, and judges, keeps and counts
-it: a parquet file for each batch, avg@k, pass@k, maj@k and differences with their intervals. The judge compares
-strings: what the verifier costs is a benchmark of its own. Both in turn, each first every other time; `overhead_ratio`
-is the median over the turns of evaluate's seconds over those by hand.
+The team is Think-Solve with two random policies of 0.9 million parameters that write 48 tokens each. An answer takes
+5 to 10 ms. With a larger model, the share of the overhead is smaller.
+
+On one side, the script calls `Team` itself: the team, and the team without its first role, answer the problems of the
+arithmetic task k times, in the same batches. On the other side, `evaluate` does the same, and also judges, saves and
+counts the answers: a parquet file for each batch, avg@k, pass@k, maj@k, and differences with their intervals. The
+judge only compares strings, because the verifier has a benchmark of its own.
+
+Both sides run in turn, and each of them goes first every other time. `overhead_ratio` is the seconds of `evaluate`
+divided by those of the other side, as the median over the turns.
 
 Writes `outputs/bench/evaluation.json`.
 """

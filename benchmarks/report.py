@@ -1,14 +1,19 @@
 """
-What a report costs: 10,000 episodes in which the roles write 2 KB each, made, and opened in Chromium.
+What a report of 10,000 episodes costs, each with 2 KB of text: writing it, and opening it in Chromium.
 
     python benchmarks/report.py [--turns 5] [--episodes 10000]
 
-The run's folder is made up: 100 steps of 100 episodes of Think-Solve, a problem of 200 characters, a thought of 700,
-an answer of 800 and a solo answer of 300, of words drawn at random with the frequencies that words of a text have,
-and beside them what each role was asked. `seconds` is `write_report`, `megabytes` the file, `open_seconds` from the
-start of the navigation until every episode is listed, `search_seconds` until a text is searched for in all of them,
-0.15 of which the page waits for more letters. All are medians; without Chromium and playwright the last two are left
-out.
+The run's folder is artificial. It has 100 steps of 100 episodes of Think-Solve. Each episode has a problem of 200
+characters, a thought of 700, an answer of 800, a solo answer of 300, and the prompts of all roles. The words are
+drawn at random, with the frequencies that words have in a text.
+
+- `seconds`: the time of `write_report`.
+- `megabytes`: the size of the file.
+- `open_seconds`: from the start of the navigation until every episode is listed.
+- `search_seconds`: the time until a text has been searched for in all episodes. In 0.15 s of it, the page waits for
+  more letters.
+
+All figures are medians. Without Chromium and playwright, the last two are left out.
 
 Writes `outputs/bench/report.json`.
 """

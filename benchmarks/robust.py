@@ -1,21 +1,24 @@
 """
-What ARE's robust location does to two-valued rewards, by enumeration: its bias, and what that does to an update.
+What ARE's robust mean does to rewards with two values, computed exactly: its bias, and its effect on an update.
 
     python benchmarks/robust.py [--repeats 7]
 
-A group of G independent rewards with two values, right with probability p, has C(G, k) p^k (1-p)^(G-k) of its weight
-on k right ones. All k from 0 to G are run through `robust_location` and `estimate_advantages(..., "robust")`, so that
-the figures are exact, without draws. For each setting of (α, c, blocks), G and pair of values:
+In a group of G independent rewards with two values, of which a reward is right with probability p, the chance of k
+right ones is C(G, k) p^k (1-p)^(G-k). The script runs all k from 0 to G through `robust_location` and
+`estimate_advantages(..., "robust")`. The figures are therefore exact, and nothing is sampled. For each setting of (α,
+c, blocks), each G and each pair of values, it computes:
 
-- `location`: μ~ by the number of right rewards;
-- `expected`: E[μ~] by p; its distance from the expected reward is the *bias*, 0 for the mean (α = 2, one block);
-- `update`: E[sum of A (x - p)] over the same with the mean in place of μ~ and the same σ, x = 1 where right, else 0.
-  x - p is the score of a policy with one logit, so that this is the length of its expected step: below 1 the robust
-  location slows what the group teaches, above 1 it speeds it up;
-- `push`: E[mean of A]. The mean gives 0. Above 0 the probability of what was drawn is raised, whatever it was.
+- `location`: μ~, by the number of right rewards.
+- `expected`: E[μ~], by p. Its distance from the expected reward is the *bias*, which is 0 for the mean (α = 2, one
+  block).
+- `update`: E[sum of A (x - p)], divided by the same with the mean in place of μ~ and the same σ. x is 1 if a reward
+  is right and else 0. x - p is the score of a policy with one logit, so this is the length of its expected step.
+  Below 1, the robust location slows down what the group teaches. Above 1, it speeds it up.
+- `push`: E[mean of A], which is 0 with the mean. Above 0, the probability of every sampled text is raised, whatever
+  it was.
 
-`seconds_per_million` is the time of `"robust"` on 1,000,000 rewards in groups of eight, the median over the repeats;
-`seconds_per_million_of_group` that of `"group"`.
+`seconds_per_million` is the time of `"robust"` on 1,000,000 rewards in groups of eight, as the median over the
+repeats. `seconds_per_million_of_group` is that of `"group"`.
 
 Writes `outputs/bench/robust.json`.
 """

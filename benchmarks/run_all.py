@@ -1,14 +1,15 @@
 """
-Run every benchmark, each in a process of its own, and write their figures to docs/benchmarks.md.
+Run every benchmark in a process of its own, and write the figures to docs/benchmarks.md.
 
     make bench
     python benchmarks/run_all.py [--only step_time credit] [--write]
 
-A benchmark is a script beside this one that writes `outputs/bench/<its name>.json`; to that file this one adds the
-machine it ran on. Those of vLLM run in `.venv-vllm`, which `make test-vllm` makes, and are left out where that is
-absent; `llm_step` is left out without its model's package, and those in `LONG` always. `--only` runs some of them;
-`--write` runs none and writes the page from the files that there are. Ends with what was missed; exit status 1 if a
-script failed.
+A benchmark is a script in this folder that writes `outputs/bench/<its name>.json`. This script adds the machine on
+which it ran to that file. Benchmarks of vLLM run in `.venv-vllm`, which `make test-vllm` creates. They are left out
+if it is absent. `llm_step` is left out without the package of its model. Benchmarks in `LONG` are always left out.
+
+`--only` runs some of the benchmarks. `--write` runs none and writes the page from the files that are there. At the
+end, the script prints which goals were missed. The exit status is 1 if a script failed.
 """
 
 import argparse
@@ -30,8 +31,8 @@ from ccpo.report import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = {  # half an hour and more: run by their names, with figures on pages of their own
-    "study": ("make study", "one policy alone, teams and credits, at equal tokens", "study.md"),
-    "teams": ("python benchmarks/teams.py", "what each team costs, and what it learns", "teams.md"),
+    "study": ("make study", "compares one policy alone, teams and credit schemes at equal tokens", "study.md"),
+    "teams": ("python benchmarks/teams.py", "measures what each team costs, and what it learns", "teams.md"),
 }
 SCRIPTS = {path.stem: path for path in sorted(Path(__file__).parent.glob("*.py")) if path != Path(__file__)}
 SCRIPTS = {name: path for name, path in SCRIPTS.items() if name not in LONG}
@@ -41,116 +42,184 @@ COMPARE = {"<=": operator.le, ">=": operator.ge, "<": operator.lt, "=": operator
 # Per benchmark: the key in its file, dots for nested ones; what it is; and its goal, "" for none, a number or a key.
 FIGURES = {
     "step_time": [
-        ("ratio_vs_stock_trl", "CCPO, both roles, over stock TRL with the same sequences and updates", "<= 1.10"),
-        ("ccpo_over_shared", "CCPO over shared credit, both roles", "<= 1 + solo_token_share"),
-        ("solo_token_share", "solo tokens over all tokens generated", ""),
-        ("ccpo_over_shared_solver_block", "CCPO over shared credit, Solver block (1, and 5 % for noise)", "<= 1.05"),
-        ("accounted_share", "sum of `rollout/<arm>_seconds` over the step's wall time", ">= 0.95"),
+        (
+            "ratio_vs_stock_trl",
+            "time of a CCPO step of both roles, divided by stock TRL's with the same sequences and updates",
+            "<= 1.10",
+        ),
+        (
+            "ccpo_over_shared",
+            "time of a CCPO step of both roles, divided by shared credit's",
+            "<= 1 + solo_token_share",
+        ),
+        ("solo_token_share", "share of solo answers among all generated tokens", ""),
+        (
+            "ccpo_over_shared_solver_block",
+            "time of a CCPO step that trains only the Solver, divided by shared credit's (1, plus 5 % for noise)",
+            "<= 1.05",
+        ),
+        ("accounted_share", "share of the step's wall time that `rollout/<arm>_seconds` accounts for", ">= 0.95"),
     ],
     "llm_step": [
-        ("ratio_vs_stock_trl.shared", "a real model of 135 million parameters, one policy, over stock TRL", "<= 1.10"),
+        (
+            "ratio_vs_stock_trl.shared",
+            "time of a step of a model of 135 million parameters, one policy for both roles, divided by stock TRL's",
+            "<= 1.10",
+        ),
         ("ratio_vs_stock_trl.separate", "the same, a policy for each role", "<= 1.15"),
-        ("flop_ratio.shared", "floating-point operations, not time: one policy over stock TRL", "<= 1.10"),
+        (
+            "flop_ratio.shared",
+            "floating-point operations instead of time: one policy for both roles, divided by stock TRL's",
+            "<= 1.10",
+        ),
         ("flop_ratio.separate", "the same, a policy for each role", "<= 1.15"),
-        ("prefix_caching_speedup", "the demo's step, its examples read for every row, over read once", ""),
-        ("share.thought", "share of the demo's step: the thoughts", ""),
-        ("share.joint", "share: the answers", ""),
-        ("share.update", "share: the update of both roles", ""),
-        ("tokens_per_second.demo.thought", "tokens per second of the thoughts", ""),
-        ("tokens_per_second.demo.joint", "of the answers", ""),
-        ("tokens_per_second.demo.update", "of the update, completions only", ""),
-        ("peak_gigabytes", "most memory of the demo's step, 16 rows at once", ""),
+        (
+            "prefix_caching_speedup",
+            "time of the demo's step if its examples are read for every row, over the time if they are read once",
+            "",
+        ),
+        ("share.thought", "share of the demo's step, with 8 thoughts and 8 answers, that goes into thoughts", ""),
+        ("share.joint", "share that goes into answers", ""),
+        ("share.update", "share that goes into the update of both roles", ""),
+        ("tokens_per_second.demo.thought", "tokens per second while thoughts are generated", ""),
+        ("tokens_per_second.demo.joint", "tokens per second while answers are generated", ""),
+        ("tokens_per_second.demo.update", "tokens per second in the update, completions only", ""),
+        ("peak_gigabytes", "peak memory of the demo's step in GB, 16 rows at once", ""),
     ],
     "comlrl": [
-        ("seconds_ratio", "seconds per update, CoMLRL 1.4.3 over ours", ">= 5"),
-        ("sequences_ratio", "sequences per update, CoMLRL over ours", ""),
+        ("seconds_ratio", "seconds per update of CoMLRL 1.4.3, divided by ours", ">= 5"),
+        ("sequences_ratio", "sequences per update of CoMLRL, divided by ours", ""),
     ],
     "ratings": [
-        ("token_ratio", "rating tokens, free text (random policies, to the cap) over one constrained reply", ">= 10"),
-        ("token_ratio_all_choices", "the same over all nine replies that are scored side by side", ""),
-        ("token_ratio_of_json_alone", "the same, if free text were the JSON object alone", ""),
-        ("seconds_ratio", "rating seconds, free text over constrained", ""),
-        ("valid_rate", "constrained ratings that can be read", "= 1"),
-        ("free_valid_rate", "free-text ratings of random policies that can be read", ""),
-        ("prefix_sharing_speedup", "scoring nine choices in full over with the prefix read once", ""),
+        (
+            "token_ratio",
+            "tokens of a rating in free text (random policies, up to the limit), divided by one constrained reply's",
+            ">= 10",
+        ),
+        ("token_ratio_all_choices", "the same, divided by the tokens of all nine replies that are scored", ""),
+        ("token_ratio_of_json_alone", "the same as the first, if the free text were only the JSON object", ""),
+        ("seconds_ratio", "seconds of a rating in free text, divided by a constrained one's", ""),
+        ("valid_rate", "share of constrained ratings that can be read", "= 1"),
+        ("free_valid_rate", "share of free-text ratings by random policies that can be read", ""),
+        (
+            "prefix_sharing_speedup",
+            "seconds to score nine choices in full, over the seconds if their common prefix is read once",
+            "",
+        ),
     ],
     "credit": [
         ("seconds_per_million", "seconds for 1,000,000 episodes, the slower of CCPO and SEPO", "< 0.5"),
-        ("flatness", "time per episode from 10,000 to 1,000,000, largest over smallest", "<= 3"),
-        ("flatness_from_thousand", "the same from 1,000, where the fixed cost of some thirty calls prevails", "<= 3"),
-        ("step_share", "share of a real step", "< 0.01"),
+        ("flatness", "time per episode from 10,000 to 1,000,000 episodes, largest over smallest", "<= 3"),
+        (
+            "flatness_from_thousand",
+            "time per episode from 1,000 on, likewise; at 1,000 the fixed cost of about thirty calls dominates",
+            "<= 3",
+        ),
+        ("step_share", "share of a real step's time", "< 0.01"),
     ],
     "robust": [
-        ("bias_largest", "ARE's largest bias on rewards -1 and 1, G = 8, defaults (docs/credit/are.md)", ""),
-        ("push_largest", "its largest mean advantage there, 0 with the mean", ""),
-        ("update_smallest", "its smallest expected step over that with the mean", ""),
-        ("update_largest", "its largest", ""),
+        (
+            "bias_largest",
+            "ARE's largest bias on rewards -1 and 1, with G = 8 and its defaults (docs/credit/are.md)",
+            "",
+        ),
+        ("push_largest", "its largest mean advantage there; with the ordinary mean it is 0", ""),
+        ("update_smallest", "its smallest expected step, divided by that of the ordinary mean", ""),
+        ("update_largest", "its largest expected step, divided likewise", ""),
         ("seconds_per_million", "seconds for 1,000,000 rewards in groups of eight", ""),
-        ("seconds_per_million_of_group", "the same for the group's mean", ""),
+        ("seconds_per_million_of_group", "the same for the ordinary mean of the group", ""),
     ],
     "verifier": [
-        ("throughput_ratio", "pairs per second over those of TRL's `accuracy_reward`", ">= 1.5"),
-        ("source", "where the pairs are from", ""),
-        ("pairs_wrong", "hard pairs of `../shared/cases` with a wrong verdict", "<= 8"),
-        ("pairs_false_positive", "of these, rewarded though wrong", "= 0"),
-        ("pairs_total", "hard pairs", ""),
-        ("spellings_refused", "correct spellings of gold answers that are not +1", ""),
-        ("spellings_total", "such spellings, ten of each of 1,500 gold answers", ""),
-        ("near_misses_accepted", "near misses of gold answers that are +1", ""),
-        ("near_misses_total", "such near misses", ""),
-        ("agreement", "verdicts that are the same (what differs: `DIFFERENCES` in tests/test_verifier.py)", "= 1"),
-        ("hanging_batch_seconds", "seconds of a batch with 1 % of pairs that hang", "<= hanging_bound_seconds"),
-        ("hanging_bound_seconds", "their bound", ""),
-        ("hanging_within_bound", "every such batch within its bound, the other verdicts right", "= 1"),
+        ("throughput_ratio", "answers judged per second, divided by those of TRL's `accuracy_reward`", ">= 1.5"),
+        ("source", "where the answers are from", ""),
+        ("pairs_wrong", "wrong verdicts on hard pairs of gold answer and answer, from `../shared/cases`", "<= 8"),
+        ("pairs_false_positive", "of these, wrong answers that were rewarded", "= 0"),
+        ("pairs_total", "number of hard pairs", ""),
+        ("spellings_refused", "correct spellings of gold answers that were not accepted", ""),
+        ("spellings_total", "number of such spellings, ten for each of 1,500 gold answers", ""),
+        ("near_misses_accepted", "near misses of gold answers that were accepted", ""),
+        ("near_misses_total", "number of such near misses", ""),
+        (
+            "agreement",
+            "share of verdicts that agree with TRL's (`DIFFERENCES` in tests/test_verifier.py lists the others)",
+            "= 1",
+        ),
+        (
+            "hanging_batch_seconds",
+            "seconds for a batch in which the parser hangs on 1 % of the answers",
+            "<= hanging_bound_seconds",
+        ),
+        ("hanging_bound_seconds", "the longest that such a batch may take", ""),
+        ("hanging_within_bound", "every such batch stayed within its bound, and its other verdicts were right", "= 1"),
     ],
     "evaluation": [
         (
             "overhead_ratio",
-            "seconds of `evaluate` over those of `Team` called by hand, 5 to 10 ms an answer",
+            "seconds of `evaluate`, divided by those of calling `Team` yourself (5 to 10 ms per answer)",
             "<= 1.05",
         ),
-        ("samples", "answers of each", ""),
+        ("samples", "number of answers on each side", ""),
     ],
     "serving": [
-        ("p50", "seconds of a request, 64 clients for a minute, half of the requests", ""),
-        ("p99", "99 of 100", ""),
-        ("overhead_ratio", "seconds of a served answer over one of `Team` called by hand, clients included", ""),
-        ("failed", "requests without an answer", "= 0"),
-        ("requests", "requests", ""),
-        ("first_delta_share", "one client that streams: time to the first piece over that to the last", "<= 0.5"),
+        ("p50", "half of the requests took at most so many seconds, with 64 clients for one minute", ""),
+        ("p99", "99 % of the requests took at most so many seconds", ""),
+        (
+            "overhead_ratio",
+            "seconds of a served answer, divided by those of calling `Team` yourself; includes the clients' work",
+            "",
+        ),
+        ("failed", "requests that got no answer", "= 0"),
+        ("requests", "number of requests", ""),
+        (
+            "first_delta_share",
+            "time until a streaming client gets the first piece of text, divided by the time until the last",
+            "<= 0.5",
+        ),
     ],
     "report": [
         ("seconds", "seconds to write the report of 10,000 episodes of 2 KB", ""),
-        ("megabytes", "its megabytes", "<= 15"),
+        ("megabytes", "size of the report in MB", "<= 15"),
         ("open_seconds", "seconds until Chromium lists its episodes", "<= 3"),
-        ("search_seconds", "seconds until a text is searched for in all of them", ""),
+        ("search_seconds", "seconds to search all of them for a text", ""),
     ],
     "kill_resume": [
-        ("survived", "kills after which the run went on as it should", ">= kills"),
-        ("kills", "kills by SIGKILL", ""),
-        ("weights_equal", "last weights equal those of a run without kills, bit for bit", "= 1"),
-        ("optimizer_equal", "last optimizer state, likewise", "= 1"),
-        ("log_equal", "log, likewise", "= 1"),
+        ("survived", "kills after which the run continued correctly", ">= kills"),
+        ("kills", "number of kills by SIGKILL", ""),
+        ("weights_equal", "the last weights equal those of a run without kills, bit for bit", "= 1"),
+        ("optimizer_equal", "the last optimizer state does, too", "= 1"),
+        ("log_equal", "the log does, too", "= 1"),
     ],
     "memory": [
-        ("zero3_bytes_fraction", "bytes per process, two ZeRO-3 processes over one", ""),
+        ("zero3_bytes_fraction", "bytes per process of two ZeRO-3 processes, divided by those of one", ""),
         ("zero2_bytes_fraction", "the same for ZeRO-2", ""),
         ("fsdp2_bytes_fraction", "the same for FSDP2", ""),
-        ("adapters_peak_ratio", "peak memory, two adapters on one base over two models", ""),
-        ("adapters_peak_predicted", "the same by arithmetic", ""),
+        ("adapters_peak_ratio", "peak memory of two adapters on one base, divided by that of two models", ""),
+        ("adapters_peak_predicted", "the same by the formulas of docs/scaling.md", ""),
     ],
     "vllm_adapters": [
-        ("merged_push_seconds", "seconds until vLLM has a role's newest adapter, merged", ""),
+        ("merged_push_seconds", "seconds until vLLM has a role's newest adapter, merged into the base", ""),
         ("lora_push_seconds", "the same as a LoRA request", ""),
-        ("merged_push_seconds_larger", "merged, a base of 30 million parameters", ""),
-        ("lora_push_seconds_larger", "LoRA request, that base", ""),
-        ("merged_logp_difference", "log-probability difference, merged", "< 0.01"),
-        ("lora_logp_difference", "log-probability difference, LoRA request", "< 0.01"),
+        ("merged_push_seconds_larger", "merged, with a base of 30 million parameters", ""),
+        ("lora_push_seconds_larger", "as a LoRA request, with that base", ""),
+        (
+            "merged_logp_difference",
+            "largest difference in log-probabilities between vLLM and the policy, merged",
+            "< 0.01",
+        ),
+        ("lora_logp_difference", "the same as a LoRA request", "< 0.01"),
     ],
     "vllm_step": [
-        ("vllm_over_transformers", "seconds of a step, vLLM over transformers, models of 0.9 million parameters", ""),
-        ("accounted_share", "sum of the arms' seconds over the step's wall time, vLLM", ">= 0.95"),
-        ("sampling_logp_difference", "log-probability difference, vLLM against the policy in training", "< 0.01"),
+        (
+            "vllm_over_transformers",
+            "seconds of a step with vLLM, divided by those with transformers, for models of 0.9 million parameters",
+            "",
+        ),
+        ("accounted_share", "share of the step's wall time that the parts' seconds account for, with vLLM", ">= 0.95"),
+        (
+            "sampling_logp_difference",
+            "difference in log-probabilities between vLLM and the policy in training",
+            "< 0.01",
+        ),
     ],
 }
 
@@ -200,7 +269,7 @@ def find(values: dict[str, Any], key: str) -> Any:
 
 
 def judge(values: dict[str, Any], key: str, goal: str) -> tuple[str, str]:
-    """The goal as text with its number, and the verdict: met, MISSED, or nothing where there is no goal."""
+    """The goal as text with its number, and the verdict: met, MISSED, or nothing if there is no goal."""
     value = find(values, key)
     if not goal:
         return "", ""
@@ -227,10 +296,20 @@ def build_page(folder: Path) -> tuple[str, list[str]]:
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench` (`benchmarks/run_all.py`) from what each script writes to `outputs/bench/`.",
-        "What is compared stands at the top of each script. Comparisons are paired within one run, and figures are",
-        "medians of at least five turns. They are of tiny models on a CPU: what our code adds, not what a GPU does.",
+        "This page shows how fast and how exact this package is. The models are tiny and run on a CPU, so the figures",
+        "tell you what our code adds to a step. They do not tell you how fast a GPU is.",
+        "",
+        "Measure all of it with:",
+        "",
+        "```bash",
+        "make bench",
+        "```",
+        "",
+        "Each section is one script in `benchmarks/`, whose first lines explain what it compares. Comparisons are",
+        "made within one run, and figures are medians of at least five turns. `make bench` writes this page from the",
+        "files that the scripts leave in `outputs/bench/`.",
     ]
+    intro = len(lines)
     missed = []
     for name, path in SCRIPTS.items():
         file = folder / f"{name}.json"
@@ -238,32 +317,41 @@ def build_page(folder: Path) -> tuple[str, list[str]]:
         python = ".venv-vllm/bin/python" if name.startswith("vllm_") else "python"
         lines += ["", f"## {name}", "", title, "", f"`{python} benchmarks/{name}.py`", ""]
         if not file.exists():
-            lines.append("Not run: there are no figures.")
+            lines.append("This benchmark was not run yet.")
             continue
         values = json.loads(file.read_text())
         lines += ["| figure | value | goal | |", "|---|---|---|---|"]
         for key, label, goal in FIGURES.get(name, []):
             text, verdict = judge(values, key, goal)
             if "MISSED" in verdict:
-                missed.append(f"{name}: {label} is {show(find(values, key))}, goal {text}")
+                missed.append(f"`{name}`: {label}: {show(find(values, key))}, goal {text}")
             lines.append(f"| {label} [`{key}`] | {show(find(values, key))} | {text} | {verdict} |")
         if "arms" in values and name == "step_time":
-            lines += ["", "| arm of a CCPO step | tokens | seconds |", "|---|---|---|"]
+            lines += ["", "| part of a CCPO step | tokens | seconds |", "|---|---|---|"]
             lines += [f"| {arm} | {row['tokens']:.0f} | {row['seconds']:.4f} |" for arm, row in values["arms"].items()]
         machine = values.get("machine")
-        lines += ["", _describe(machine) if machine else "The machine was not recorded: the script ran by itself."]
-    lines += ["", "## Half an hour and more", "", "Run by their names; their figures are on other pages.", ""]
-    lines += [f"- `{command}`: {what} ([page]({page}))." for command, what, page in LONG.values()]
+        lines += [
+            "",
+            _describe(machine) if machine else "The machine was not recorded, because the script was run by itself.",
+        ]
+    lines += [
+        "",
+        "## Longer benchmarks",
+        "",
+        "These take half an hour or more. Run them yourself; their figures are on other pages.",
+        "",
+    ]
+    lines += [f"- `{command}` {what} ([page]({page}))." for command, what, page in LONG.values()]
     if missed:
-        lines[5:5] = ["", "Missed goals:", "", *(f"- {text}" for text in missed)]
+        lines[intro:intro] = ["", "These goals were missed:", "", *(f"- {text}" for text in missed)]
     return "\n".join(lines) + "\n", missed
 
 
 def _describe(machine: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     return (
-        f"{machine['date']}, {machine['cpu']}, {machine['cores']} cores (load {machine['load']:.1f} at the start, "
-        f"`OMP_NUM_THREADS` {machine['threads']}), {versions}."
+        f"Measured on {machine['date']}: {machine['cpu']}, {machine['cores']} cores (load {machine['load']:.1f} at "
+        f"the start, `OMP_NUM_THREADS` {machine['threads']}), {versions}."
     )
 
 

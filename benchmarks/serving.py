@@ -1,17 +1,20 @@
 """
-What a served team costs beside the same `Team` called by hand, and how long its clients wait.
+What serving a team costs, compared with calling the same `Team` yourself, and how long its clients wait.
 
     python benchmarks/serving.py [--seconds 60] [--clients 64] [--turns 3]
 
-The team is Think-Solve of two random policies of 0.9 million parameters that write 48 tokens each, 5 to 10 ms for an
-answer; of a larger model the figure is smaller. `python -m ccpo.evaluation.serving` serves it, in a process of its
-own, with its defaults: 32 answers at once and 256 requests in flight. As many clients as `--clients` says ask it, each
-its next problem as soon as it has an answer, with the `openai` package, all in one process beside the server. By hand,
-the team answers problems in the same batches. Both in turn, and `overhead_ratio` is the median over the turns of a
-served answer's seconds, by throughput, over those of one by hand: the server's work and the clients', who share the
-cores with it. `p50` and `p99` are seconds of a request, all turns together; `failed` counts requests without an
-answer. `first_delta_share` is, of one client alone that streams, the time to the first piece of text over that to the
-last, the median of 20.
+The team is Think-Solve with two random policies of 0.9 million parameters that write 48 tokens each. An answer takes
+5 to 10 ms. With a larger model, the share of the overhead is smaller. `ccpo serve` serves the team in a process of
+its own, with its defaults: 32 answers at once and 256 requests in progress. All `--clients` clients run in one
+process on the same machine. They use the `openai` package, and each asks its next problem as soon as it has an
+answer. On the other side, the script calls `Team` itself, with problems in the same batches. Both sides run in turn.
+
+- `overhead_ratio`: the seconds of a served answer (by throughput) divided by those of an answer of `Team`, as the
+  median over the turns. It includes the work of the server and of the clients, which share the cores with the team.
+- `p50` and `p99`: seconds of a request, over all turns.
+- `failed`: the number of requests without an answer.
+- `first_delta_share`: for one client alone that streams, the time until the first piece of text divided by the time
+  until the last, as the median of 20 requests.
 
 Writes `outputs/bench/serving.json`.
 """

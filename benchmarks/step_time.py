@@ -1,19 +1,20 @@
 """
-Time of one CCPO step (K = 1, S = G) against stock TRL's for the same sequences, against shared credit's, and by arm.
+The time of one CCPO step, against stock TRL on the same sequences, against shared credit, and by its parts.
 
     python benchmarks/step_time.py [--turns 15] [--steps 3]
 
-Six trainers of the same tiny models are built once and train in turn, a few steps each; ratios are taken within a
-turn, and the median over the turns is reported. All completions are numbers of one fixed length; a verifier judges
-every answer, joint or solo.
+CCPO has K = 1 answer to each thought here, and S = G solo answers to each problem. Six trainers of the same tiny
+models are built once and train in turn, a few steps each. Ratios are computed within a turn, and the median over the
+turns is reported. All completions are numbers of one fixed length, and a verifier judges every answer, joint or solo.
 
-1. `ratio_vs_stock_trl`: CCPO, both roles trained, against stock TRL doing the same: a GRPOTrainer step of the Thinker,
-   a GRPOTrainer step of the Solver, and the generation and verdicts of as many solo answers by the Solver's trainer.
-2. `ccpo_over_shared`: CCPO against shared credit, both roles trained. The excess over 1 may be at most
-   `solo_token_share`, solo tokens / (thought + joint + solo tokens). `ccpo_over_shared_solver_block`: the same where
-   only the Solver is trained (schedule "alternate"), when CCPO needs no solos either.
-3. `arms`: seconds and tokens of each arm of those CCPO steps, as logged (`rollout/<arm>_seconds`); `accounted_share`
-   is the sum of the arms' seconds over the step's wall time, logging included.
+1. `ratio_vs_stock_trl`: CCPO with both roles trained, divided by stock TRL doing the same: a GRPOTrainer step of the
+   Thinker, a GRPOTrainer step of the Solver, and the generation and judging of as many solo answers by the Solver's
+   trainer.
+2. `ccpo_over_shared`: CCPO divided by shared credit, with both roles trained. The excess over 1 may be at most
+   `solo_token_share`, which is solo tokens / (thought + joint + solo tokens). `ccpo_over_shared_solver_block`: the
+   same if only the Solver is trained (schedule "alternate"). CCPO then needs no solo answers either.
+3. `arms`: seconds and tokens of each part of those CCPO steps, as logged (`rollout/<arm>_seconds`). `accounted_share`
+   is the sum of these seconds divided by the step's wall time, which includes logging.
 
 Writes `outputs/bench/step_time.json`.
 """

@@ -1,14 +1,19 @@
 """
-What a step of each team costs, and what it learns on the embedded task.
+What a step of each team costs, and what the team learns on the arithmetic task.
 
     python benchmarks/teams.py [--seeds 0 1 2] [--only c3 vote] [--jobs 2]
 
 Each team is a recipe of `recipes/arithmetic/`. It is trained as the recipe says, once for each seed, and evaluated on
-600 held-out problems before and after. `--jobs` runs are made side by side, each with one thread.
+600 held-out problems before and after training. `--jobs` runs are made at the same time, each with one thread.
 
-Writes `outputs/bench/teams.json`: for each team `calls` (generation calls of a step, one after another), `tokens` (of
-a step, by arm), `seconds` (of a step, the median), `joint_before` and `joint_after` (of each seed), `difference` (of
-each seed, with its 95 % interval: bootstrap over the problems, paired) and `learns`, whether every one is above 0.
+Writes `outputs/bench/teams.json`, with these figures for each team:
+
+- `calls`: generation calls of a step, one after another.
+- `tokens`: tokens of a step, by part.
+- `seconds`: the median time of a step.
+- `joint_before` and `joint_after`: the team's accuracy, for each seed.
+- `difference`: after minus before, for each seed, with its 95 % interval (bootstrap over the problems, paired).
+- `learns`: whether the interval is above 0 for every seed.
 """
 
 import argparse

@@ -1,26 +1,35 @@
 r"""
-Pairs per second of [`MathVerifier`] beside TRL's `accuracy_reward`, on the same pairs.
+How many answers per second `MathVerifier` judges, against TRL's `accuracy_reward` on the same answers.
 
     python benchmarks/verifier.py [--pairs 2000] [--repeats 5] [--num_workers N] [--data FOLDER] [--pairs FILE]
 
-Every repeat draws fresh pairs (no cache of an earlier one helps) and runs both on them, in alternating order. Half of
-the pairs are right. Problems and gold answers are those of the MATH and GSM8K training sets in `../shared/data`, half
-each; where that folder is absent, generated arithmetic. Then the pairs are judged once more with 1 % of hanging ones
-among them (towers of powers, deep parentheses), all distinct, by a verifier with a time limit of `--hanging_timeout`.
-A worker that hangs ends at the limit, or is killed `GRACE_SECONDS` later, and another one starts in its place:
+A *pair* is a gold answer and a predicted answer. Every repeat draws new pairs, so that no cache of an earlier repeat
+helps, and runs both graders on them, in alternating order. Half of the pairs are right. Problems and gold answers are
+those of the MATH and GSM8K training sets in `../shared/data`, half each. If that folder is absent, generated
+arithmetic takes their place.
+
+Then the pairs are judged once more with 1 % of pairs among them that make the parser hang (towers of powers, deep
+parentheses). All of these are different, and the verifier has a time limit of `--hanging_timeout`. A worker that
+hangs ends at the limit, or is killed `GRACE_SECONDS` later, and another one starts in its place:
 
     bound = seconds without the hanging pairs + ceil(hanging pairs / workers) * (limit + GRACE_SECONDS)
 
-of which the first is measured in the same repeat. Writes `outputs/bench/verifier.json`:
-`throughput_ratio`, the median over the repeats of ours divided by TRL's; `agreement`, the share of pairs with the same
-verdict; `hanging_batch_seconds` and `hanging_bound_seconds` (medians), and `hanging_within_bound`, whether every batch
-ended within its own bound with every other pair judged as without the hanging ones.
+The first term is measured in the same repeat. Writes `outputs/bench/verifier.json`:
 
-`--pairs FILE` instead of a number judges those of a file, a JSON object `{"gold", "prediction", "expected"}` a line
-(`../shared/cases/math_pairs.jsonl` where it is there, also without the option), and lists those that are wrong:
-`pairs_wrong`, `pairs_false_positive` (rewarded though wrong) and `pairs_total`. `spellings_*` and `near_misses_*` come
-from a generator: every gold answer of MATH500, and 500 of MATH and of GSM8K, in up to ten other correct spellings, of
-which `spellings_refused` are not +1, and up to ten near misses, of which `near_misses_accepted` are.
+- `throughput_ratio`: our pairs per second divided by TRL's, as the median over the repeats.
+- `agreement`: the share of pairs with the same verdict.
+- `hanging_batch_seconds` and `hanging_bound_seconds`: medians.
+- `hanging_within_bound`: whether every batch ended within its own bound, with every other pair judged as it was
+  without the hanging ones.
+
+`--pairs FILE` instead of a number judges the pairs of a file, which has a JSON object
+`{"gold", "prediction", "expected"}` on each line. `../shared/cases/math_pairs.jsonl` is used without the option, if
+it is there. Wrong verdicts are listed and counted: `pairs_wrong`, `pairs_false_positive` (wrong answers that are
+rewarded) and `pairs_total`.
+
+`spellings_*` and `near_misses_*` come from a generator. It writes every gold answer of MATH500, and 500 each of MATH
+and GSM8K, in up to ten other correct spellings. `spellings_refused` of them are not +1. It also makes up to ten near
+misses of each, of which `near_misses_accepted` are +1.
 """
 
 import argparse

@@ -1,24 +1,29 @@
 """
-A role's newest LoRA adapter into a colocated vLLM engine: merged into the base, or as a LoRA request; for information.
+How a role's newest LoRA adapter gets into a colocated vLLM engine: merged into the base, or as a LoRA request.
 
     .venv-vllm/bin/python benchmarks/vllm_adapters.py [--pushes 15]
 
-Needs the environment of `make test-vllm`. One trainer with `policy_sharing="adapters"` and two engines of the same
-base, for the tiny policy of the arithmetic task and for a larger one. Before every push the adapter of one role, in
-turn, moves as an optimizer step would move it; then both engines get it, in alternating order:
+Needs the environment of `make test-vllm`. There is one trainer with `policy_sharing="adapters"` and two engines of
+the same base. This is done for the tiny policy of the arithmetic task and for a larger one. Before every push, the
+adapter of one role, in turn, is changed as an optimizer step would change it. Then both engines get it, in
+alternating order:
 
-1. merged: what the project does. `AgentEngines.prepare` has TRL push the whole model, and puts the base back.
-2. lora: the adapter is saved to a folder, the second engine loads it again under the same id (`load_inplace`) and
-   drops its prefix cache. vLLM keys that cache by the adapter's name and folder, so it would outlive the old weights.
+1. merged, which is what the project does: `AgentEngines.prepare` lets TRL push the whole model, and restores the
+   base.
+2. lora: the adapter is saved to a folder. The second engine loads it again under the same id (`load_inplace`) and
+   drops its prefix cache. vLLM looks up that cache by the adapter's name and folder, so it would outlive the old
+   weights.
 
-After every push both engines answer the same 16 prompts, and each log-probability that vLLM reports is compared with
-the policy's own, in float32. On a CPU, vLLM runs as in `vllm_step.py`: its seconds say nothing about a GPU's, but how
-they grow with the base shows.
+After every push, both engines answer the same 16 prompts. Each log-probability that vLLM reports is compared with the
+policy's own, in float32. vLLM runs on a CPU as in `vllm_step.py`. Its seconds say nothing about a GPU's, but they
+show how the cost grows with the base.
 
-Writes `outputs/bench/vllm_adapters.json`, everything also with `_larger`: `<way>_push_seconds` and
-`<way>_generate_seconds`, medians over the pushes; `lora_over_merged_push`, the median of the ratios within a push;
-`<way>_logp_difference`, the largest of all tokens, pushes and roles; and `left_out_logp_difference`, what that would
-be, at the least of all pushes, had the push been left out.
+Writes `outputs/bench/vllm_adapters.json`, with everything also for the larger policy (`_larger`):
+
+- `<way>_push_seconds` and `<way>_generate_seconds`: medians over the pushes.
+- `lora_over_merged_push`: the median of the ratios within a push.
+- `<way>_logp_difference`: the largest difference over all tokens, pushes and roles.
+- `left_out_logp_difference`: the difference if the push had been left out, the smallest over all pushes.
 """
 
 from vllm_step import judge, vllm_on_cpu  # isort: skip (first: it sets what vLLM reads from the environment)

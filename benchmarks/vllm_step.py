@@ -1,18 +1,23 @@
 """
-The same tiny CCPO step with vLLM and with transformers as what generates, for information.
+The time of the same tiny CCPO step when vLLM generates, and when transformers generates.
 
     .venv-vllm/bin/python benchmarks/vllm_step.py [--turns 7] [--steps 3]
 
 Needs the environment of `make test-vllm`. Two trainers of the same random policies (joint schedule, both roles
-trained) train in turn: one generates through TRL with transformers, one with colocated vLLM engines, one per role,
-whose weights are pushed before every batch. All completions are of one fixed length, judged at no cost. On a CPU,
-vLLM's engines run eagerly and in float32, without its packed kernels, as in `tests/test_vllm.py`: with models this
-small that is the overhead of its calls, and says nothing about a GPU. With vLLM, TRL's update also reads every
-completion once more, to correct for what sampled it.
+trained) train in turn. One generates with transformers through TRL. The other generates with colocated vLLM engines,
+one for each role, and pushes the weights before every batch. All completions have one fixed length, and judging them
+costs nothing.
 
-Writes `outputs/bench/vllm_step.json`: `vllm_over_transformers`, the median over the turns of the ratio of a step's
-seconds within a turn; `arms`, seconds of each arm with either; `accounted_share` with vLLM; and
-`sampling_logp_difference`, the largest mean of a step and role: small only if the newest weights generated.
+On a CPU, vLLM's engines run eagerly and in float32, without its packed kernels, as in `tests/test_vllm.py`. With
+models this small, that measures the overhead of its calls and says nothing about a GPU. With vLLM, TRL's update also
+reads every completion once more, to correct for the differences in sampling.
+
+Writes `outputs/bench/vllm_step.json`:
+
+- `vllm_over_transformers`: the ratio of a step's seconds within a turn, as the median over the turns.
+- `arms`: seconds of each part of the step, for both.
+- `accounted_share`: the share of a step that these parts account for, with vLLM.
+- `sampling_logp_difference`: the largest mean over a step and role. It is small only if the newest weights generated.
 """
 
 import argparse

@@ -1,11 +1,13 @@
 """
-A credit scheme of your own: subclass `CreditAllocator` and say what each role earns.
+Write a credit scheme of your own: subclass `CreditAllocator` and say what each role earns.
 
     accelerate launch examples/custom_credit.py
 
-Here a plan is only as good as the worst answer that reads it: with K = 2 answers per thought the Thinker earns the
-lower of their outcomes, while shared credit gives it their mean. The policies are hardly warm-started by default and
-mostly fail; train from the demo's with `--thinker_model outputs/demo/thinker --solver_model outputs/demo/solver`.
+In this example, a thought is only as good as the worst answer to it. There are K = 2 answers to every thought, and the
+Thinker earns the lower of their outcomes. Shared credit would give it their mean.
+
+By default the models are trained for a few steps only and mostly fail. To start from the models that `make demo` has
+trained, add `--thinker_model outputs/demo/thinker --solver_model outputs/demo/solver`.
 """
 
 import sys
@@ -23,7 +25,7 @@ DEFAULTS = ("--output_dir", "outputs/custom_credit", "--max_steps", "5", "--warm
 
 class WorstAnswerCredit(CreditAllocator):
     """
-    Every text earns the lowest outcome of the answers below it, unscorable ones left out.
+    Every text earns the lowest outcome of the answers that follow from it. Answers that cannot be scored are left out.
 
     For Think-Solve: r_thinker = min over the K answers to the thought, r_solver = R.
     """

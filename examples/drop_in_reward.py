@@ -1,11 +1,13 @@
 """
-CCPO credit in TRL's own GRPOTrainer: train only the Thinker, against a Solver that any generator answers for.
+Use CCPO credit in TRL's own GRPOTrainer: train only the Thinker, with a Solver that is not trained.
 
     python examples/drop_in_reward.py
 
-Every field of `GRPOConfig` can be set, e.g. `--max_steps 100`. The Solver here is a local frozen model; for a served
-one pass `partner=OpenAIGenerator("my-model", base_url="http://localhost:8000/v1")`. Both policies are hardly
-warm-started by default and mostly fail; `--warm_start_steps 350 --max_steps 200` takes minutes.
+You can set every field of `GRPOConfig`, such as `--max_steps 100`. Here, the Solver is a local model. If yours is
+behind an endpoint, pass `partner=OpenAIGenerator("my-model", base_url="http://localhost:8000/v1")`.
+
+By default the models are prepared for a few steps only and mostly fail. `--warm_start_steps 350 --max_steps 200` makes
+them better and takes minutes.
 """
 
 from pathlib import Path
@@ -39,7 +41,7 @@ def main(team: TeamArguments, args: GRPOConfig) -> None:
     models = arithmetic.warm_start(Path(args.output_dir) / "warm_start", seed=args.seed, **steps)
     topology = arithmetic.topology()
 
-    # The trainer's prompt is the Thinker's. The reward function reads the problem itself in the column `problem`.
+    # The column `prompt` holds the Thinker's prompt. The reward function reads the problem from the column `problem`.
     dataset = arithmetic.build_dataset("train").rename_column("prompt", "problem")
     dataset = dataset.map(lambda row: {"prompt": build_thinker_messages(row["problem"], topology.thinker_prompt)})
 

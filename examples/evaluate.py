@@ -1,11 +1,11 @@
 """
-Does the team help? The arms of a team's evaluation, with intervals, on a recipe's data or any dataset.
+Does the team help? Compare a team with its arms, with intervals, on a recipe's data or any dataset.
 
-The embedded task's held-out problems; without the two models, its warm-started policies are built:
+On held-out problems of the arithmetic task. Without the two models, small ones are built and warm-started:
 
     python examples/evaluate.py --thinker_model outputs/demo/thinker --solver_model outputs/demo/solver --k 4
 
-A recipe's evaluation data and sampling, or any dataset:
+On the evaluation data of a recipe, with its sampling settings, or on any dataset:
 
     python examples/evaluate.py --config recipes/Qwen2.5-1.5B-Instruct/ccpo/config_math.yaml \
         --thinker_model Qwen/Qwen2.5-1.5B-Instruct --solver_model Qwen/Qwen2.5-1.5B-Instruct
@@ -13,7 +13,8 @@ A recipe's evaluation data and sampling, or any dataset:
         --model_name_or_path Qwen/Qwen2.5-1.5B-Instruct --max_completion_length 2048 --eval_top_p 0.7 \
         --output_dir outputs/evaluate
 
-A run's folder needs no recipe: `python -m ccpo.evaluation outputs/demo --benchmarks ...`, see docs/evaluation.md.
+To evaluate the folder of a run, you need no recipe: use `ccpo evaluate outputs/demo --benchmarks ...`. See
+docs/evaluation.md.
 """
 
 import argparse

@@ -1,9 +1,9 @@
 """
-One frozen base in memory once, and one LoRA adapter per role.
+Train one LoRA adapter per role on one frozen model, which is in memory only once.
 
     accelerate launch examples/lora_per_role.py
 
-With a model of your own: `--model_name_or_path`, `--dataset_name` and the recipe's fields, see
+For a model of your own, set `--model_name_or_path`, `--dataset_name` and the other fields of
 `recipes/Qwen2.5-1.5B-Instruct/ccpo/config_math_lora.yaml`.
 """
 

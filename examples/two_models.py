@@ -1,11 +1,13 @@
 """
-A Thinker and a Solver of different architectures with different tokenizers; text is the bridge between them.
+Train a Thinker and a Solver with different architectures and different tokenizers. They exchange plain text.
 
     accelerate launch examples/two_models.py
 
-The Thinker is the embedded task's policy with a token per number, the Solver a Qwen3 with a byte-level BPE that is
-learned here. Both are hardly warm-started by default; `--warm_start_steps 350 --max_steps 200` takes minutes. For
-models of your own see `recipes/Qwen2.5-1.5B-Instruct+Olmo-3-7B-Instruct`.
+The Thinker is the small model of the arithmetic task, with one token per number. The Solver is a Qwen3 with a
+byte-level BPE tokenizer, which is learned here.
+
+By default both are prepared for a few steps only and mostly fail. `--warm_start_steps 350 --max_steps 200` makes them
+better and takes minutes. For large models, see `recipes/Qwen2.5-1.5B-Instruct+Olmo-3-7B-Instruct`.
 """
 
 import sys

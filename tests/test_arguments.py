@@ -66,7 +66,7 @@ def command(monkeypatch, tmp_path, example):
         model = [] if "--model_name_or_path" in arguments else ["--model_name_or_path", "tiny-random"]
         words = [*name, *model, "--output_dir", str(tmp_path / "out"), *CPU, *arguments]
         with pytest.raises(Reached):
-            module.run(*module.parse_arguments([word for word in words if word is not None]))
+            module.run(module.prepare(*module.parse_arguments([word for word in words if word is not None])))
         return seen
 
     run.module, run.seen = module, seen
@@ -223,7 +223,11 @@ def test_a_task_says_where_its_answers_stand():
 
 def test_a_task_without_models_needs_one(command):
     with pytest.raises(ValueError, match="`model_name_or_path` is required with `task='wordproblems'`"):
-        command.module.run(*command.module.parse_arguments(["--task", "wordproblems", "--output_dir", "out", *CPU]))
+        command.module.run(
+            command.module.prepare(
+                *command.module.parse_arguments(["--task", "wordproblems", "--output_dir", "out", *CPU])
+            )
+        )
 
 
 def test_every_setting_of_a_scheme_is_a_field():
@@ -270,7 +274,7 @@ def test_the_held_out_problems_are_checked_too(command, monkeypatch):
             "credit: sepo\nrating_prompt: Rate it.",
             r"`rating_prompt` must contain some of {outcome}, .* 'Rate it.'",
         ),
-        ("a: [", "`--config` names a file that is no YAML. Check it"),
+        ("a: [", "`--config .*recipe.yaml` is not YAML: .* Correct the file"),
     ],
 )
 def test_values_of_a_recipe(recipe, message, command, tmp_path):
@@ -283,7 +287,8 @@ def test_values_of_a_recipe(recipe, message, command, tmp_path):
 
 @pytest.mark.parametrize("path", ["nowhere.yaml", "", "recipes"])
 def test_a_recipe_that_is_no_file(path, command):
-    with pytest.raises(ValueError, match=f"`--config {path}` names no file"):
+    message = f"`--config {path}` is neither a file nor a shipped recipe" if path else "is given without a recipe"
+    with pytest.raises(ValueError, match=message):
         command.module.parse_arguments(["--config", path] if path else ["--config"])
 
 

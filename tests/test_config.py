@@ -736,7 +736,7 @@ def train_ccpo(monkeypatch):
     monkeypatch.setitem(
         module.TASKS, "arithmetic", dataclasses.replace(module.TASKS["arithmetic"], build_models=build)
     )
-    return lambda *arguments: module.run(*module.parse_arguments([*arguments]))
+    return lambda *arguments: module.run(module.prepare(*module.parse_arguments([*arguments])))
 
 
 @pytest.mark.parametrize(

@@ -49,11 +49,13 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("examples")
     gsm8k, math = (data_file(folder, name) for name in ("gsm8k_train.jsonl", "math_train.jsonl"))
     smoke = [*LAUNCH, "examples/train_ccpo.py", "--config", "recipes/smoke/config_gsm8k.yaml", "--max_steps", "4"]
+    command = [sys.executable, "-m", "ccpo", "train", "--accelerate_config", "cpu"]  # a recipe by its shipped name
+    command += ["--config", "smoke/config_gsm8k.yaml", "--max_steps", "4"]
     tiny_models = ["--model_name_or_path", "tiny-random", "--num_eval_problems", "6", "--max_completion_length", "8"]
     commands = {
         "train_ccpo": [*LAUNCH, "examples/train_ccpo.py", *TINY, "--num_eval_problems", "16"],
         "smoke_gsm8k": [*smoke, "--dataset_name", gsm8k],
-        "smoke_math": [*smoke, "--dataset_name", math, "--problem_column", "problem", "--solution_column", "answer"],
+        "smoke_math": [*command, "--dataset_name", math, "--problem_column", "problem", "--solution_column", "answer"],
         "drop_in_reward": [sys.executable, "examples/drop_in_reward.py", *TINY],
         "two_models": [sys.executable, "examples/two_models.py", *TINY],
         "lora_per_role": [sys.executable, "examples/lora_per_role.py", *TINY],

@@ -85,6 +85,7 @@ def test_recipe_is_short_and_says_how_to_launch_it(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 70
     assert max(map(len, text.splitlines())) <= 119
+    assert header(path)[0].endswith(".")  # `ccpo recipes` lists it by this line
     assert any(line.startswith("# Needs: ") for line in header(path))
     for block in ("# Model", "# Data", "# Training"):
         assert f"\n{block}" in text
@@ -223,7 +224,7 @@ def test_every_family_of_recipes_has_a_policy_alone():
 @pytest.mark.parametrize("path", SINGLES, ids=name)
 def test_a_policy_alone_costs_what_its_team_costs(path):
     """Tokens and prompts of an update, and the steps made of it, from both recipes as they are parsed."""
-    (other,) = re.findall(r"^# As many tokens an update, at most, as (\S+?)[:;]", path.read_text(), re.MULTILINE)
+    (other,) = re.findall(r"^# Tokens per update, at full length, match (\S+?)[:;]", path.read_text(), re.MULTILINE)
     assert family(ROOT / other) == family(path)
     (mine, my_args, my_model), (theirs, their_args, their_model) = parse(path), parse(ROOT / other)
     assert tokens_of_a_prompt(mine, my_args) == pytest.approx(tokens_of_a_prompt(theirs, their_args), rel=CLOSE)

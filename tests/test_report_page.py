@@ -249,7 +249,7 @@ def test_what_cannot_be_read_is_said_in_a_line(damage, message, run, capsys):
 
 
 def test_the_command(run, tmp_path):
-    command = [sys.executable, "-m", "ccpo.evaluation.report", str(run), "--output", str(tmp_path / "x.html")]
+    command = [sys.executable, "-m", "ccpo", "report", str(run), "--output", str(tmp_path / "x.html")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"{tmp_path / 'x.html'}\n"
     with pytest.raises(SystemExit) as end:

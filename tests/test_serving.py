@@ -920,8 +920,8 @@ def run_folder(tmp_path):
 
 @contextmanager
 def command(*words, **environment):
-    """`python -m ccpo.evaluation.serving` on a free port, until it is ready: the process, its port and its log."""
-    line = [sys.executable, "-m", "ccpo.evaluation.serving", *map(str, words), "--port", "0"]
+    """`ccpo serve` on a free port, until it is ready: the process, its port and its log."""
+    line = [sys.executable, "-m", "ccpo", "serve", *map(str, words), "--port", "0"]
     own = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=own) as process:
         log, reader = [], None
@@ -995,19 +995,19 @@ def test_a_server_that_others_reach_is_warned_of(monkeypatch, caplog):
         (["RUN", "--endpoint", "nobody=m@http://x/v1"], "`--endpoint` names"),
     ],
 )
-def test_commands_that_cannot_be(words, message, run_folder, monkeypatch):
-    words = [str(run_folder) if word == "RUN" else word for word in words]
-    monkeypatch.setattr(sys, "argv", ["serving", *words])
-    with pytest.raises(SystemExit, match=message):
-        main()
+def test_commands_that_cannot_be(words, message, run_folder, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([str(run_folder) if word == "RUN" else word for word in words])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert end.value.code == 2 and error.startswith("ccpo serve: error: ") and message in error
 
 
-def test_a_package_that_is_missing(run_folder, monkeypatch):
+def test_a_package_that_is_missing(run_folder, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     monkeypatch.delitem(sys.modules, "ccpo.evaluation.serving.app")
-    monkeypatch.setattr(sys, "argv", ["serving", str(run_folder)])
-    with pytest.raises(SystemExit, match=r"needs fastapi and uvicorn: pip install ccpo\[serve\]"):
-        main()
+    with pytest.raises(SystemExit):
+        main([str(run_folder)])
+    assert "needs fastapi and uvicorn: pip install ccpo[serve]" in capsys.readouterr().err
 
 
 # ---- lm-evaluation-harness ----
@@ -1080,11 +1080,11 @@ def test_the_commands_on_the_page_are_read():
     text = (ROOT / "docs" / "serving.md").read_text()
     blocks = re.findall(r"^```bash\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for line in "\n".join(blocks).replace("\\\n", " ").splitlines() if line]
-    commands = [words[3:] for words in map(shlex.split, lines) if words[:3] == MODULE]
+    commands = [words[2:] for words in map(shlex.split, lines) if words[:2] == ["ccpo", "serve"]]
     assert len(commands) >= 3
     for words in commands:
         parse_arguments(words)
-    assert {words[0] for words in map(shlex.split, lines) if words[:3] != MODULE} == {"lm_eval"}
+    assert {words[0] for words in map(shlex.split, lines) if words[:2] != ["ccpo", "serve"]} == {"pip", "lm_eval"}
 
 
 def test_the_code_on_the_page_runs(capsys):

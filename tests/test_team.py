@@ -20,6 +20,7 @@ from ccpo.evaluation.arms import alone
 from ccpo.evaluation.benchmarks import BENCHMARKS, find_benchmark, load_benchmark
 from ccpo.evaluation.loading import find_defect
 from ccpo.generation import TransformersGenerator, VLLMGenerator
+from ccpo.tasks import TASKS
 from ccpo.team.prompts import default_prompt
 from ccpo.training.trainer import MultiAgentGRPOTrainer
 
@@ -392,12 +393,12 @@ def page_blocks(language):
 
 
 def test_the_commands_on_the_page_are_read():
-    lines = "\n".join(page_blocks("bash")).replace("\\\n", " ").splitlines()
-    assert len(lines) == 2
+    lines = "".join(page_blocks("bash")).replace("\\\n", " ").splitlines()
+    assert len(lines) == 3
     for words in map(shlex.split, lines):
-        assert words[:3] == ["python", "-m", "ccpo.evaluation"]
-        for benchmark in parse_arguments(words[3:]).benchmarks:
-            find_benchmark(benchmark)
+        assert words[:2] == ["ccpo", "evaluate"]
+        for benchmark in parse_arguments(words[2:]).benchmarks:
+            assert benchmark in TASKS or find_benchmark(benchmark)
 
 
 def test_the_code_on_the_page_runs(run_folder, problem_file, tmp_path, monkeypatch):

@@ -1,22 +1,25 @@
 """
-One policy alone against teams, and credit against credit, on the embedded task at equal generated tokens.
+Compare one policy alone, teams, and credit schemes on the arithmetic task, at equal generated tokens.
 
     make study
     python benchmarks/study [--seeds 0 1 2 3 4 5 6 7] [--tokens 100000] [--jobs 2] [--only shared C3] [--report]
 
-Every setting is a recipe of `recipes/arithmetic/`, for C3, vote and DACR the one of that name, with the fields of
-`SETTINGS` in study_settings.py. A run ends with the first step in which it has generated `--tokens` tokens: all texts
-of all roles and passes, by the trainer's own count. Its policies are kept at the end of each tenth of the tokens and
-answer 300 held-out problems, always the same; the last ones answer all 702 twice, with and without the partner.
+Every setting is a recipe of `recipes/arithmetic/` with the fields of `SETTINGS` in study_settings.py. For C3, vote
+and DACR it is the recipe of that name. A run ends with the first step after which it has generated `--tokens` tokens.
+The trainer counts them, over all texts of all roles and passes. The policies are saved at the end of each tenth of
+the tokens, and answer the same 300 held-out problems each time. The last ones answer all 702 problems twice, with and
+without the partner.
 
-All settings of Think-Solve start a seed from the same two policies, `single` from the policy of the first of three
-voters, and `single, Solver's start` from the policy of Think-Solve's Solver. DACR's start is of its own.
+Within a seed, all settings of Think-Solve start from the same two policies. `single` starts from the policy of the
+first of three voters, and `single, Solver's start` from the policy of Think-Solve's Solver. DACR has a start of its
+own.
 
-`--jobs` runs are made side by side, each with one thread. A run writes into a folder of another name until it is
-done: what is in `--folder` is not made again, and what a killed run left is thrown away. `--report` makes no runs.
+`--jobs` runs are made at the same time, each with one thread. A run writes into a folder of another name until it is
+done. Runs that are complete in `--folder` are not made again, and what a killed run left is deleted. `--report` makes
+no runs.
 
-Writes `<folder>/study.json`, docs/study.png and the parts of docs/study.md between its marks; the prose stays. With
-`--only` or other `--tokens` nothing under docs is written.
+Writes `<folder>/study.json`, docs/study.png, and the parts of docs/study.md between its marks. The prose stays. With
+`--only`, or with another `--tokens`, nothing in docs is written.
 """
 
 import argparse

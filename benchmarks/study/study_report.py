@@ -135,14 +135,14 @@ def write_tables(found: dict[str, Any]) -> dict[str, str]:
         for name, own in settings.items()
     ]
     head = ["setting", "steps", "tokens", "area", "accuracy at the end", "without the partner", "partner gain"]
-    parts = {"settings": table([*head, "tokens of an answer"], rows)}
+    parts = {"settings": table([*head, "tokens per problem"], rows)}
     columns = [(measure, base) for base in (SHARED, SINGLE) for measure in MEASURES]
     differences = found["differences"]
     rows = [
         [name, *(signed(differences[m, name, b]) if (m, name, b) in differences else "-" for m, b in columns)]
         for name in settings
     ]
-    parts["differences"] = table(["setting", *(f"{MEASURES[m]}, less {b}" for m, b in columns)], rows)
+    parts["differences"] = table(["setting", *(f"{MEASURES[m]}, minus {b}" for m, b in columns)], rows)
     rows = [
         [name, *(f"{np.mean([curve[i] for curve in own['curve']]):.3f}" for i in (0, *AT))]
         for name, own in settings.items()
@@ -158,14 +158,14 @@ def write_tables(found: dict[str, Any]) -> dict[str, str]:
         ]
         for name, own in found["votes"].items()
     ]
-    parts["votes"] = table(["team", "accuracy", "votes of `single`", "their accuracy", "team less votes"], rows)
+    parts["votes"] = table(["team", "accuracy", "votes of `single`", "their accuracy", "team minus votes"], rows)
     cost = [[kind, f"{seconds:.0f}"] for kind, seconds in found["cpu_seconds"].items()]
     parts["cost"] = table(["run", "CPU seconds, mean"], cost) + (
-        f"\n\nAll runs of the {len(found['seeds'])} seeds: {found['cpu_minutes']:.0f} CPU minutes, "
-        f"{found['cpu_minutes'] / 2:.0f} minutes of two cores. By the clock they took {found['run_minutes']:.0f} "
-        "minutes in sum, two at once."
+        f"\n\nThe runs of all {len(found['seeds'])} seeds took {found['cpu_minutes']:.0f} CPU minutes, which is "
+        f"{found['cpu_minutes'] / 2:.0f} minutes of two cores. By the clock, the runs took "
+        f"{found['run_minutes']:.0f} minutes in total, two at a time."
     )
-    parts["seeds"] = f"Seeds {', '.join(map(str, found['seeds']))}; at least {budget:,} generated tokens a run."
+    parts["seeds"] = f"Seeds {', '.join(map(str, found['seeds']))}. Each run generates at least {budget:,} tokens."
     return parts
 
 

@@ -19,13 +19,16 @@ import json
 import shlex
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from resource import RUSAGE_SELF, getrusage
+from typing import Any
 
-import yaml
 from accelerate import PartialState
+from datasets import Dataset
 from transformers import PrinterCallback, ProgressCallback
-from trl import ModelConfig, TrlParser
+from trl import ModelConfig
 
 from .arguments import TeamArguments, read_model_config
 from .data import has_splits, load_problems
@@ -35,7 +38,10 @@ from .evaluation.arms import SINGLE, VOTES, build_arms, single_policy
 from .evaluation.loading import make_generators
 from .evaluation.report import write_report
 from .evaluation.samples import OtherSamplesError
+from .exits import refusing
+from .parsing import TeamParser
 from .report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
+from .shipped import DEFAULT_RECIPE
 from .tasks import MODELS, TASKS
 from .team.topology import Topology
 from .training.checks import check_arguments
@@ -43,25 +49,15 @@ from .training.config import MultiAgentGRPOConfig
 from .training.team_file import generator_options
 from .training.trainer import MultiAgentGRPOTrainer
 
-# The folder of shipped recipes: in a checkout a link to `recipes/`, in a wheel the files themselves.
-RECIPES = Path(__file__).with_name("recipes")
-DEFAULT_RECIPE = RECIPES / "arithmetic" / "c3" / "config_demo.yaml"
-TASK_OF_ITS_OWN = {"__config", "__dataset_name", "__task", "_h", "__help"}
+TASK_OF_ITS_OWN = {"__config", "__dataset_name", "__task"}
 
 
 def parse_arguments(arguments: list[str], defaults: tuple[str, ...] = ()):
     """Read the command line; where it names no task, the embedded default's recipe and `defaults` come first."""
-    arguments = [w for a in arguments for w in (a.split("=", 1) if a.startswith("--config=") else [a])]
     given = {argument.split("=")[0].replace("-", "_") for argument in arguments}  # --dataset-name is --dataset_name
     if not given & TASK_OF_ITS_OWN:
         arguments = ["--config", str(DEFAULT_RECIPE), *defaults, *arguments]
-    for flag, path in zip(arguments, [*arguments[1:], ""], strict=True):
-        if flag == "--config" and not Path(path).is_file():
-            raise ValueError(f"`--config {path}` names no file. Give the path of a recipe, a YAML file.")
-    try:
-        return TrlParser((TeamArguments, MultiAgentGRPOConfig, ModelConfig)).parse_args_and_config(arguments)
-    except yaml.YAMLError as error:
-        raise ValueError(f"`--config` names a file that is no YAML. Check it. ({error})") from error
+    return TeamParser(launch_options=("--accelerate_config", "--num_processes")).parse_args_and_config(arguments)
 
 
 def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):
@@ -183,8 +179,28 @@ def compare_arms(whole: Team, problems, single: Team | None, team: TeamArguments
     return "\n".join([to_markdown(results), *map(say_who_helps, results.values())]), folder
 
 
-def run(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
-    """Train a team as the arguments say, and evaluate it before and after."""
+@dataclass
+class Run:
+    """A run that is ready to begin: what was asked for, and the trainer."""
+
+    team: TeamArguments
+    args: MultiAgentGRPOConfig
+    topology: Topology
+    outcome: Callable
+    trainer: MultiAgentGRPOTrainer
+    models: dict[str, str]
+    held_out: Dataset | None
+    quantization_config: Any
+    started: float
+
+
+def prepare(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> Run:
+    """
+    Check all that was asked for, then build the models and the trainer.
+
+    Raises:
+        `ValueError`: what cannot be right.
+    """
     started = time.perf_counter()
     loading = read_model_config(model, args)
     topology, train_dataset, held_out = load_task(team, args)
@@ -218,10 +234,19 @@ def run(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> 
         for callback in (ProgressCallback, PrinterCallback):
             trainer.remove_callback(callback)
         trainer.add_callback(TeamProgressCallback)
+    if args.resume_from_checkpoint:  # before anything is evaluated
+        trainer._find_checkpoint(args.resume_from_checkpoint)
+    quantization = loading["quantization_config"]
+    return Run(team, args, topology, credit.outcome, trainer, models, held_out, quantization, started)
 
+
+def run(prepared: Run) -> None:
+    """Train, evaluate before and after, and write the run's files."""
+    team, args, topology = prepared.team, prepared.args, prepared.topology
+    trainer, models, held_out, outcome = prepared.trainer, prepared.models, prepared.held_out, prepared.outcome
     evaluates = team.num_eval_problems > 0 and trainer.accelerator.is_main_process
-    evaluation = (topology, team, args, loading["quantization_config"])
-    before = evaluate(models, held_out, credit.outcome, *evaluation) if evaluates else None
+    evaluation = (topology, team, args, prepared.quantization_config)
+    before = evaluate(models, held_out, outcome, *evaluation) if evaluates else None
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     if trainer.was_stopped:  # by SIGTERM, after a checkpoint: little time is left
@@ -236,13 +261,14 @@ def run(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> 
         title = f"{team.credit}, {team.dataset_name or team.task}, {trainer.state.global_step} steps"
         paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title)
         if evaluates:
-            after = evaluate(trained, held_out, credit.outcome, *evaluation)
+            after = evaluate(trained, held_out, outcome, *evaluation)
             if team.final_arms:
-                whole = Team(topology, load_generators(trained, *evaluation), credit.outcome)
-                single = make_single(models, credit.outcome, *evaluation) if wants_single else None
+                whole = Team(topology, load_generators(trained, *evaluation), outcome)
+                wants_single = {SINGLE, VOTES} & {*team.final_arms}
+                single = make_single(models, outcome, *evaluation) if wants_single else None
                 arms, paths["evaluation"] = compare_arms(whole, held_out, single, team, args)
                 sys.stdout.write(f"{arms}\n")
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - prepared.started
             extra = {"seconds": seconds, "credit": team.credit, "seed": args.seed}
             extra["peak_gigabytes"] = getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts kilobytes
             paths["summary"] = write_json(summarize(before, after, **extra), output / "summary.json")
@@ -258,8 +284,19 @@ def run(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> 
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The command: read the arguments, by default the process's, and [`run`] them."""
-    run(*parse_arguments(sys.argv[1:] if arguments is None else arguments))
+    """
+    The command. What a user can mend is one line on stderr, with status 2, before anything is trained.
+
+    Args:
+        arguments (`list[str]`, *optional*): the command line's words; by default those of the process.
+    """
+    words = sys.argv[1:] if arguments is None else arguments
+    if {"-h", "--help", "--help-all"} & {*words}:
+        sys.stdout.write(TeamParser().format_help("--help-all" in words))
+        return
+    with refusing("ccpo train"):
+        prepared = prepare(*parse_arguments(words))
+    run(prepared)
 
 
 if __name__ == "__main__":

@@ -1,21 +1,28 @@
 """
 Evaluate a team against its arms, on benchmarks by name or on files of one's own.
 
-    python -m ccpo.evaluation outputs/run --benchmarks MATH500 GSM8K --k 4 --output_dir outputs/evaluation
-    python -m ccpo.evaluation outputs/run --benchmarks problems.jsonl:question:answer --single outputs/single
-    python -m ccpo.evaluation --models Qwen/Qwen2.5-1.5B-Instruct --topology think_solve --benchmarks GSM8K
+    ccpo evaluate outputs/run --benchmarks MATH500 GSM8K --k 4 --output_dir outputs/evaluation
+    ccpo evaluate outputs/demo --benchmarks arithmetic
+    ccpo evaluate outputs/run --benchmarks problems.jsonl:question:answer --single outputs/single
+    ccpo evaluate --models Qwen/Qwen2.5-1.5B-Instruct --topology think_solve --benchmarks GSM8K
 
 The folder gets results.json, results.md and samples.parquet. The same command goes on where it was interrupted.
 """
 
 import argparse
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from datasets import Dataset
+
+from ..exits import CommandParser, refusing
 from ..team.role import Role
 from ..team.topology import Topology
 from .arms import SINGLE, single_policy
-from .benchmarks import BENCHMARKS
+from .benchmarks import BENCHMARKS, load_benchmark
 from .command import add_team_arguments, chosen_sampling, load_team, read_pairs, read_text
 from .loading import TEAM_FILE
 from .suite import evaluate
@@ -24,13 +31,11 @@ from .team import Team
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m ccpo.evaluation", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("ccpo evaluate", __doc__)
     add_team_arguments(parser)
     add = parser.add_argument
-    add("--benchmarks", nargs="+", required=True, metavar="NAME", help=f"{', '.join(BENCHMARKS)}; NAME=path; or "
-        "path:problem_column:solution_column")  # fmt: skip
+    add("--benchmarks", nargs="+", required=True, metavar="NAME", help=f"{', '.join(BENCHMARKS)}; NAME=path; "
+        "path:problem_column:solution_column; or an embedded task, arithmetic or wordproblems")  # fmt: skip
     add("--output_dir", default="outputs/evaluation", help="gets the samples and the tables")
     add("--k", type=int, default=1, help="samples for each problem")
     add("--arms", nargs="+", help="by default all that can be")
@@ -49,8 +54,26 @@ def read_prompt(given: str | None) -> str | None:
     return given if text is None else text.removesuffix("\n")
 
 
-def run(options: argparse.Namespace) -> str:
-    """Evaluate, write the files, and return the tables."""
+def read_benchmarks(options: argparse.Namespace, embedded: Callable[[str], Dataset | None]) -> Any:
+    """The benchmarks that were named, as [`evaluate`] takes them; of an embedded task, its held-out problems."""
+    names = [name for name in options.benchmarks if name.isidentifier() and name not in BENCHMARKS]
+    own = {name: problems for name in names if (problems := embedded(name)) is not None}
+    if not own:
+        return options.benchmarks
+    if len({*options.benchmarks}) < len(options.benchmarks):
+        raise ValueError(f"`--benchmarks` names one twice, got {options.benchmarks}. Leave one out.")
+    load = partial(load_benchmark, conversational=not options.text)
+    return dict((name, own[name]) if name in own else load(name) for name in options.benchmarks)
+
+
+def run(options: argparse.Namespace, embedded: Callable[[str], Dataset | None] = lambda name: None) -> str:
+    """
+    Evaluate, write the files, and return the tables.
+
+    Args:
+        options (`argparse.Namespace`): of [`parse_arguments`].
+        embedded (`Callable`, *optional*): name -> the held-out problems of an embedded task, or `None`.
+    """
     common = {"backend": options.backend, "seed": options.seed}
     chosen = chosen_sampling(options)
     team, sampling = load_team(options, common)
@@ -72,7 +95,7 @@ def run(options: argparse.Namespace) -> str:
         swaps[role] = other.generate[role]
     results = evaluate(
         team,
-        options.benchmarks,
+        read_benchmarks(options, embedded),
         output_dir=options.output_dir,
         k=options.k,
         arms=options.arms,
@@ -86,11 +109,10 @@ def run(options: argparse.Namespace) -> str:
     return "\n".join([to_markdown(results), *remarks, *(str(Path(options.output_dir) / name) for name in FILES)])
 
 
-def main() -> None:
-    try:
-        sys.stdout.write(run(parse_arguments()) + "\n")
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.exit("\n".join([str(error), *getattr(error, "__notes__", ())]))
+def main(arguments: list[str] | None = None, embedded: Callable[[str], Dataset | None] = lambda name: None) -> None:
+    """The command `ccpo evaluate`; `embedded` as for [`run`]."""
+    with refusing("ccpo evaluate", RuntimeError):
+        sys.stdout.write(run(parse_arguments(arguments), embedded) + "\n")
 
 
 if __name__ == "__main__":

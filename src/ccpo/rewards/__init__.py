@@ -1,9 +1,9 @@
 """
-The credit allocators as TRL reward functions.
+The credit schemes as TRL reward functions.
 
-The same object serves two masters. [`MultiAgentGRPOTrainer`] reads its `outcome` and calls
+The same object works with two trainers. [`MultiAgentGRPOTrainer`] reads its `outcome` and calls
 [`~CreditAllocator.allocate`] with the outcomes of the global batch. TRL's own `GRPOTrainer` calls it as a reward
-function of a chain's first role; the other roles are then reached through `partners`.
+function for the first role of a chain. The other roles are then reached through `partners`.
 """
 
 from .base import CreditAllocator

@@ -6,10 +6,10 @@ from .base import CreditAllocator
 
 class ContextualCredit(CreditAllocator):
     """
-    C3 as a reward function: see [`~ccpo.credit.contextual_credit`]. A text is compared with those that continue the
-    same transcript.
+    C3 as a reward function: a text is compared with others that continue the same transcript. See
+    [`~ccpo.credit.contextual_credit`].
 
-    What it gives are advantages: they go to the loss as they are.
+    It gives advantages, which go to the loss as they are.
 
     Args:
         outcome, partner, partners, topology: as for [`CreditAllocator`].

@@ -13,8 +13,9 @@ class CrossImprovementCredit(CreditAllocator):
 
     Args:
         outcome, topology: as for [`CreditAllocator`].
-        gamma (`float`, defaults to 0.5): γ, weight of what an agent's critique did for its partner.
-        mode (`str`, defaults to `"total"`): `"total"` or `"segment"`.
+        gamma (`float`, defaults to 0.5): γ, the weight of what an agent's critique did for its partner.
+        mode (`str`, defaults to `"total"`):
+            `"total"`: all texts of an agent share one reward. `"segment"`: each text has its own.
     """
 
     __name__ = "cross_improvement_credit"

@@ -1,4 +1,4 @@
-"""What a scheme needs to see, and what it is shown: the outcomes of a batch."""
+"""What a scheme asks to see, and what it is shown: the outcomes of a batch."""
 
 import math
 from dataclasses import dataclass, field
@@ -13,11 +13,11 @@ from ..team.topology import Topology
 @dataclass(frozen=True)
 class Evidence:
     """
-    What a scheme needs beside the outcomes of what the team wrote.
+    What a scheme needs to see beside the team's own outcomes.
 
     Args:
-        removals (`tuple[str, ...]`): the roles without which the team is to be seen.
-        ratings (`bool`, defaults to `False`): whether each role rates all.
+        removals (`tuple[str, ...]`): roles for which the team must also be run without that role.
+        ratings (`bool`, defaults to `False`): whether every role rates every role.
     """
 
     removals: tuple[str, ...] = ()
@@ -27,22 +27,22 @@ class Evidence:
 @dataclass
 class TeamOutcomes:
     """
-    The outcomes of a global batch, by one outcome function: +1 right, -1 wrong, NaN unscorable.
+    The outcomes of a global batch, judged by one outcome function: +1 right, -1 wrong, NaN unscorable.
 
     Attributes:
-        topology ([`Topology`]): whose.
+        topology ([`Topology`]): the team.
         branches (`tuple[int, ...]`): how many texts of each role continue one of the role before it.
         own (`dict[str, torch.Tensor]`): judged role -> the outcome of each of its texts, `(P, N_j)`.
-        clusters (`torch.Tensor` of shape `(P, G, n)`, *optional*): of a vote, which answers are equal.
+        clusters (`torch.Tensor` of shape `(P, G, n)`, *optional*): for a vote, which answers are equal.
         without (`dict[str, torch.Tensor]`):
-            Removed role -> the team's outcomes without it, by the rule: `(P, S)` of each prompt, or `(P, N_(k-1), S)`
-            from each context.
+            Removed role -> the outcomes of the team without it: `(P, S)` if they are drawn for each prompt, or
+            `(P, N_(k-1), S)` if they are drawn from each context.
         without_right (`dict[str, torch.Tensor]`):
-            Removed role -> how much of the team's answer is right in those passes; where it is not given, as `without`
-            has it.
+            Removed role -> how much of the team's answer is right in those passes. If it is not given, it follows from
+            `without`.
         shares (`torch.Tensor` of shape `(P, N_n, n, n)`, *optional*):
-            Ratings of each leaf, the rater before the rated; NaN invalid.
-        training (`bool`): whether this batch is trained on; a scheme learns nothing in evaluation.
+            Ratings of each leaf, with the axis of the rater before that of the rated role. NaN where invalid.
+        training (`bool`): whether this batch is trained on. In evaluation, a scheme must not learn anything.
     """
 
     topology: Topology
@@ -73,7 +73,7 @@ class TeamOutcomes:
 
 
 def at_leaves(values: torch.Tensor, leaves: int) -> torch.Tensor:
-    """`(P, N_j, …)` -> `(P, N_n, …)`: what belongs to a text, for each leaf below it."""
+    """`(P, N_j, …)` -> `(P, N_n, …)`: repeat what belongs to a text for each leaf below it."""
     return values.repeat_interleave(leaves // values.shape[1], dim=1)
 
 
@@ -81,16 +81,17 @@ def team_outcome(
     topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None, leaves: int
 ) -> torch.Tensor:
     """
-    The team's outcome at each leaf, by the topology's rule: of the texts of the answer that stand above it or are it.
+    The team's outcome at each leaf, by the topology's rule. It rests on the answering texts above the leaf, or on the
+    leaf itself.
 
     Args:
-        topology ([`Topology`]): has the rule, `answer`.
-        own (`dict[str, torch.Tensor]`): the outcomes `(P, N_j)` of the roles of the answer.
-        clusters (`torch.Tensor` of shape `(P, G, n)`, *optional*): of a vote, which answers are equal.
-        leaves (`int`): N_n, the texts of the last role, which need not be one of the answer.
+        topology ([`Topology`]): the team. Its `answer` is the rule.
+        own (`dict[str, torch.Tensor]`): the outcomes `(P, N_j)` of the roles that answer.
+        clusters (`torch.Tensor` of shape `(P, G, n)`, *optional*): for a vote, which answers are equal.
+        leaves (`int`): N_n, the number of texts of the last role, which need not be one that answers.
 
     Returns:
-        `torch.Tensor` of shape `(P, N_n)`: NaN where an outcome that is needed is.
+        `torch.Tensor` of shape `(P, N_n)`. NaN where an outcome that it needs is NaN.
     """
     outcomes = [own[name] for name in topology.answer_roles]
     if topology.answer == "last":
@@ -103,13 +104,13 @@ def removal_outcome(topology: Topology, own: dict[str, torch.Tensor]) -> torch.T
     """
     The team's outcome in each pass without a role, by the topology's rule.
 
-    There are none of a vote: each of its roles answers, and no pass is without one.
+    A vote has no such passes, because each of its roles answers.
 
     Args:
-        topology ([`Topology`]): has the rule, `"last"` or `"mean"`.
-        own (`dict[str, torch.Tensor]`): the outcomes of the roles of the answer, all of one shape.
+        topology ([`Topology`]): the team. Its rule is `"last"` or `"mean"`.
+        own (`dict[str, torch.Tensor]`): the outcomes of the roles that answer, all of the same shape.
 
     Returns:
-        `torch.Tensor` of that shape: NaN where an outcome that is needed is.
+        `torch.Tensor` of that shape. NaN where an outcome that it needs is NaN.
     """
     return torch.stack([own[name] for name in topology.answer_roles], dim=-1).mean(dim=-1)

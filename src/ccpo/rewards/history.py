@@ -1,14 +1,14 @@
-"""History normalisation as an option of an allocator."""
+"""History normalisation as an option of a credit scheme."""
 
 from ..credit import HistoryNormalizer
 
 
 def read_history(history: HistoryNormalizer | bool | None) -> HistoryNormalizer | None:
     """
-    A normaliser of an option's value; `True` is one with its defaults.
+    The normaliser that the value of an option means. `True` means one with its defaults.
 
     Raises:
-        `ValueError`: something else.
+        `ValueError`: the value is something else.
     """
     if history is None or history is False:
         return None

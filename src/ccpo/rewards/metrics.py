@@ -1,4 +1,4 @@
-"""What a batch's outcomes and ratings are logged as."""
+"""The metrics of a batch's outcomes and ratings."""
 
 import torch
 
@@ -11,7 +11,7 @@ def _mean(mask: torch.Tensor, valid: torch.Tensor) -> float:
 
 
 def is_right(outcome: torch.Tensor) -> torch.Tensor:
-    """1 where an outcome is positive, 0 where it is not, NaN where it is unscorable."""
+    """1 where an outcome is positive, 0 where it is not, and NaN where it is unscorable."""
     return (outcome > 0).to(outcome.dtype).masked_fill(outcome.isnan(), torch.nan)
 
 
@@ -19,14 +19,14 @@ def right_share(
     topology: Topology, own: dict[str, torch.Tensor], clusters: torch.Tensor | None, leaves: int
 ) -> torch.Tensor:
     """
-    How much of the team's answer is right at each leaf: the topology's rule on right (1) and wrong (0).
+    How much of the team's answer is right at each leaf: the topology's rule, applied to right (1) and wrong (0).
 
     Args:
         topology ([`Topology`]), own (`dict`), clusters (`torch.Tensor`, *optional*), leaves (`int`):
             as for [`~ccpo.rewards.evidence.team_outcome`].
 
     Returns:
-        `torch.Tensor` of shape `(P, N_n)`: 0 or 1 where one text is the answer; NaN unscorable.
+        `torch.Tensor` of shape `(P, N_n)`: 0 or 1 if one text is the answer, NaN where unscorable.
     """
     right = {name: is_right(outcome) for name, outcome in own.items()}
     return team_outcome(topology, right, clusters, leaves).clamp(min=0)  # a vote in which nobody answers is wrong
@@ -40,9 +40,9 @@ def credit_metrics(outcomes: TeamOutcomes) -> dict[str, float]:
         outcomes ([`TeamOutcomes`]): the batch.
 
     Returns:
-        `dict[str, float]`: `credit/joint_accuracy`, `credit/unscorable_rate`; for each role without which the team was
-        seen `credit/without_<role>_accuracy`, `credit/<role>/help_rate` and `credit/<role>/hurt_rate` (shares of its
-        scorable texts with v > 0 > b and v < 0 < b). NaN where nothing is scorable.
+        `dict[str, float]`: `credit/joint_accuracy` and `credit/unscorable_rate`. For each role without which the team
+        was run, also `credit/without_<role>_accuracy`, `credit/<role>/help_rate` and `credit/<role>/hurt_rate` (the
+        shares of its scorable texts with v > 0 > b and with v < 0 < b). NaN where nothing is scorable.
     """
     topology = outcomes.topology
     share = right_share(topology, outcomes.own, outcomes.clusters, outcomes.leaves)
@@ -66,19 +66,21 @@ def credit_metrics(outcomes: TeamOutcomes) -> dict[str, float]:
 
 def shares_metrics(outcome: torch.Tensor, shares: torch.Tensor, roles: tuple[str, ...]) -> dict[str, float]:
     """
-    How well the ratings went, over the scorable leaves.
+    How many ratings are valid and how often they agree, over the scorable leaves.
 
     Args:
-        outcome (`torch.Tensor` of shape `(P, N)`): outcomes, NaN unscorable.
-        shares (`torch.Tensor` of shape `(P, N, n, n)`): ratings, the rater before the rated; NaN invalid.
+        outcome (`torch.Tensor` of shape `(P, N)`): outcomes, NaN where unscorable.
+        shares (`torch.Tensor` of shape `(P, N, n, n)`):
+            Ratings, with the axis of the rater before that of the rated role. NaN where invalid.
         roles (`tuple[str, ...]`): names of the n roles.
 
     Returns:
-        `dict[str, float]`: `rating/<role>_valid_rate`, and `rating/agreement_rate`, the share of the leaves rated by
-        all in which no two raters differ by 0.05 or more about any role. NaN where there are none.
+        `dict[str, float]`: `rating/<role>_valid_rate` and `rating/agreement_rate`. The latter is taken over the leaves
+        that all roles rated: the share in which no two raters differ by 0.05 or more about any role. NaN if there are
+        none.
 
     Raises:
-        `ValueError`: shapes that do not fit each other or the roles.
+        `ValueError`: shapes that do not fit each other, or do not fit the roles.
     """
     if shares.shape != (*outcome.shape, len(roles), len(roles)):
         raise ValueError(

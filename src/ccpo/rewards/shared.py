@@ -5,8 +5,8 @@ from .base import CreditAllocator
 
 class SharedCredit(CreditAllocator):
     """
-    Shared credit as a reward function: every text gets the team's outcome, see [`~ccpo.credit.shared_credit`]. Takes
-    outcomes of any real value.
+    Shared credit as a reward function: every text gets the team's outcome. See [`~ccpo.credit.shared_credit`].
+    Outcomes may have any real value.
     """
 
     __name__ = "shared_credit"

@@ -1,4 +1,4 @@
-"""Leave-one-out credit of voters as a reward function."""
+"""Leave-one-out credit for voters as a reward function."""
 
 import torch
 
@@ -10,14 +10,14 @@ from .history import read_history
 
 class VoteCredit(CreditAllocator):
     """
-    Credit of a team of voters: what the vote would be without each, see [`~ccpo.credit.vote_credit`].
+    Credit for a team of voters: what the vote would lose without each of them. See [`~ccpo.credit.vote_credit`].
 
     Args:
-        outcome, topology: as for [`CreditAllocator`]; `outcome` has `extract` and `equal`, as [`MathVerifier`] does.
-        coef (`float`, defaults to 0.2): λ.
-        mode (`str`, defaults to `"team"`): `"team"`: R + λ·Δ. `"marginal"`: Δ.
+        outcome, topology: as for [`CreditAllocator`]. `outcome` must have `extract` and `equal`, as [`MathVerifier`]
+        does. coef (`float`, defaults to 0.2): λ, the weight of Δ in the mode `"team"`.
+        mode (`str`, defaults to `"team"`): `"team"` rewards with R + λ·Δ, `"marginal"` with Δ.
         history ([`~ccpo.credit.HistoryNormalizer`] or `bool`, defaults to `False`):
-            Normalise Δ by running statistics of earlier batches: tanh(α·z).
+            Normalise Δ by running statistics of earlier batches. The reward is then tanh(α·z).
     """
 
     __name__ = "vote_credit"

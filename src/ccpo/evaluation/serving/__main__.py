@@ -1,9 +1,9 @@
 """
 Serve a team behind an OpenAI-compatible endpoint, as the one model that it has.
 
-    python -m ccpo.evaluation.serving outputs/run
-    python -m ccpo.evaluation.serving outputs/run --host 0.0.0.0 --port 8080 --api_key KEY --max_requests 512
-    python -m ccpo.evaluation.serving --models Qwen/Qwen2.5-1.5B-Instruct --topology think_solve
+    ccpo serve outputs/run
+    ccpo serve outputs/run --host 0.0.0.0 --port 8080 --api_key KEY --max_requests 512
+    ccpo serve --models Qwen/Qwen2.5-1.5B-Instruct --topology think_solve
 
 What is in flight when SIGTERM or SIGINT comes is answered first.
 """
@@ -11,10 +11,10 @@ What is in flight when SIGTERM or SIGINT comes is answered first.
 import argparse
 import logging
 import os
-import sys
 import threading
 from pathlib import Path
 
+from ...exits import CommandParser, refusing
 from ..command import add_team_arguments, load_team
 from .batching import THREAD
 
@@ -25,9 +25,7 @@ _REST = 5  # seconds that an answer which nobody waits for has to end
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "python -m ccpo.evaluation.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("ccpo serve", __doc__)
     add_team_arguments(parser)
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="the address to be bound to; by default none but this machine reaches it")
@@ -58,12 +56,11 @@ def run(options: argparse.Namespace) -> None:
                 os._exit(0)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
+    """The command `ccpo serve`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    try:
-        run(parse_arguments())
-    except (ValueError, OSError, RuntimeError, ImportError) as error:
-        sys.exit("\n".join([str(error), *getattr(error, "__notes__", ())]))
+    with refusing("ccpo serve", RuntimeError):
+        run(parse_arguments(arguments))
 
 
 if __name__ == "__main__":
