@@ -25,12 +25,12 @@ from transformers import TrainerCallback
 
 import ccpo
 from ccpo import MathVerifier, MultiAgentGRPOConfig, SharedCredit, ThinkSolve
-from ccpo.arguments import TeamArguments
+from ccpo.cli import split_options
 from ccpo.evaluation.__main__ import parse_arguments as parse_evaluation
 from ccpo.evaluation.report.__main__ import main as report
 from ccpo.evaluation.serving.__main__ import parse_arguments as parse_serving
 from ccpo.tasks import arithmetic
-from ccpo.train import DEFAULT_RECIPE, TASK_OF_ITS_OWN
+from ccpo.train import parse_arguments as parse_training
 from ccpo.training.checks import check_arguments
 from ccpo.training.config import AGENT_KEYS, ROLE_KEYS
 
@@ -68,29 +68,9 @@ def split(words: list[str], at: str) -> list[list[str]]:
 
 
 def read_training(words: list[str], launched: bool = False) -> None:
-    """The words of `ccpo train`, or those behind a script; what is the launcher's own must be an option of it."""
-    parser = trl.TrlParser((TeamArguments, MultiAgentGRPOConfig, trl.ModelConfig))
-    known = {option for action in parser._actions for option in action.option_strings} | {"--config"}
-    launcher = {option: action for action in launch_command_parser()._actions for option in action.option_strings}
-    rest, words = [], [word for given in words for word in given.split("=", 1)] if "=" in "".join(words[:1]) else words
-    while words:
-        word, *words = words
-        if word in known or not word.startswith("--"):
-            rest.append(word)
-        elif word == "--accelerate_config" and not launched:
-            configuration, *words = words
-            named = ROOT / "recipes" / "accelerate_configs" / f"{configuration}.yaml"
-            assert named.is_file() or (ROOT / configuration).is_file(), configuration
-        else:
-            assert word in launcher and not launched, f"{word} is an option of nobody"
-            words = words[0 if launcher[word].nargs == 0 else 1 :]
-    if not {word.replace("--", "__") for word in rest} & TASK_OF_ITS_OWN:
-        rest = ["--config", str(DEFAULT_RECIPE), *rest]
-    for place, word in enumerate(rest):
-        if word == "--config":
-            found = [top / rest[place + 1] for top in (ROOT, ROOT / "recipes")]
-            rest[place + 1] = str(next(path for path in found if path.is_file()))
-    parser.parse_args_and_config([*rest, "--use_cpu", "true", "--bf16", "false"])
+    """The words of `ccpo train`, or those behind a script, where none is the launcher's."""
+    words = words if launched else split_options(words, launch_command_parser())[1]
+    parse_training([*words, "--use_cpu", "true", "--bf16", "false"])
 
 
 def read_launch(words: list[str]) -> None:
@@ -136,6 +116,8 @@ def read_command(words: list[str]) -> None:
         assert (ROOT / second).exists(), words
         text = "".join(path.read_text() for path in [ROOT / second, *(ROOT / second).glob("*.py")] if path.is_file())
         assert all(f'"{word}"' in text for word in words[2:] if word.startswith("--")), words
+    elif head == "pytest":
+        assert all((ROOT / word).exists() for word in words[1:] if not word.startswith("-")), words
     elif head == "sbatch":
         assert (ROOT / second).is_file(), words
         read_training(["--config", words[2], "--output_dir", *words[3:]])
@@ -153,6 +135,7 @@ def read_command(words: list[str]) -> None:
 @pytest.mark.parametrize("block", cases(PAGES, "bash"))
 def test_every_command_of_every_page_is_read(block, monkeypatch, tmp_path):
     monkeypatch.setattr("ccpo.evaluation.report.__main__.write_report", lambda *args, **kwargs: tmp_path)
+    monkeypatch.chdir(ROOT)
     assert commands(block)
     for words in commands(block):
         read_command(words)
@@ -185,7 +168,7 @@ RUN_ELSEWHERE = {
     "serving.md": "test_serving.py",
     "recipes.md": "test_multiple_choice.py",
 }
-RUN_HERE = ("from_trl.md", "notebooks.md", "troubleshooting.md", "using.md")
+RUN_HERE = ("from_trl.md", "notebooks.md", "troubleshooting.md", "using.md", "verifier.md")
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -293,7 +276,8 @@ def test_blocks_of_from_trl(in_a_folder, monkeypatch, brief_model, chat_dataset)
     assert {path.name for path in (in_a_folder / "out").iterdir()} >= {"thinker", "solver", "team.json"}
 
 
-def test_blocks_of_troubleshooting(capsys):
+def test_blocks_of_troubleshooting_and_of_the_verifier(capsys):
+    assert run_page("verifier.md", {})["outcome"] == [1.0]
     run_page("troubleshooting.md", {})
     said = [
         line.split("  # ")[1]
@@ -310,7 +294,7 @@ def test_metrics_that_pages_name_are_in_the_glossary():
     known, missing = documented(), []
     for page in PAGES:
         for name in re.findall(r"`((?:credit|rating|rollout|<role>|thinker|solver)/[\w/<>]+)`", page.read_text()):
-            generally = general(name.replace("<arm>", "<role>"))
+            generally = re.sub(r"^credit/[^/]+/", "credit/<role>/", general(name.replace("<arm>", "<role>")))
             is_path = (ROOT / "src" / "ccpo" / name).exists() or re.fullmatch("(?:thinker|solver)/", name)
             if generally not in known and "/sampling/" not in name and not is_path:
                 missing.append((page.name, name))
