@@ -71,4 +71,14 @@ bench: $(STAMP)  ## every benchmark: prints tables, writes outputs/bench/*.json 
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) outputs build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .coverage*
+	rm -rf $(VENV) $(VLLM_VENV) outputs site build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .coverage*
+
+DOCS_STAMP := $(VENV)/.docs
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	@touch $@
+
+.PHONY: docs
+docs: $(DOCS_STAMP)  ## the documentation as a site, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

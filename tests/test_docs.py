@@ -5,7 +5,6 @@ import importlib
 import json
 import math
 import re
-import shlex
 import shutil
 import subprocess
 from contextlib import nullcontext
@@ -14,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 import trl
-from accelerate.commands.config.config_args import load_config_from_file
 from conftest import PRINTABLE, digit_outcome, make_model, make_tokenizer
 from openai_server import transformers_serve
 from peft import LoraConfig, get_peft_model
@@ -259,33 +257,6 @@ def test_python_blocks_run_as_they_stand(number, brief_model, gsm8k, tmp_path, m
         assert "/v1/chat/completions" in log.read_text() and "/v1/completions" not in log.read_text()
     else:
         assert {path.name for path in (tmp_path / "out").iterdir()} >= {"thinker", "solver"}
-
-
-def test_shell_blocks_say_what_there_is():
-    """Every command: a target of the Makefile, an installation, or a launch whose files and fields are read."""
-    lines = "\n".join(readme_blocks("bash")).replace("\\\n", " ").splitlines()
-    launches = 0
-    for command in (shlex.split(line, comments=True) for line in lines if line.strip()):
-        if command[0] == "make":
-            assert re.search(rf"^{command[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), command
-        elif command[:2] == ["accelerate", "launch"]:
-            launches += 1
-            script = next(i for i, word in enumerate(command) if word.endswith(".py"))
-            if "--config_file" in command[:script]:
-                load_config_from_file(str(ROOT / command[command.index("--config_file") + 1]))
-            assert command[script] == "examples/train_ccpo.py"
-            words = [str(ROOT / word) if word.startswith("recipes/") else word for word in command[script + 1 :]]
-            parser = trl.TrlParser((TeamArguments, ccpo.MultiAgentGRPOConfig, trl.ModelConfig))
-            parser.parse_args_and_config([*words, "--use_cpu", "true", "--bf16", "false"])
-        elif command[:2] == ["python", "examples/evaluate.py"]:
-            launches += 1
-            own = command.index("--k")  # the script's own
-            words = [*command[2:own], *command[own + 2 :], "--use_cpu", "true", "--bf16", "false"]
-            parser = trl.TrlParser((TeamArguments, ccpo.MultiAgentGRPOConfig, trl.ModelConfig))
-            parser.parse_args_and_config(words)
-        else:
-            assert command == ["pip", "install", "-e", "."], command
-    assert launches == 3
 
 
 def test_the_map_names_every_module():
