@@ -478,7 +478,7 @@ def test_prompts_of_the_wrong_type(generator, prompts, message):
         ({"generation_kwargs": {"stop_strings": [""]}}, "must be a text or a list of texts, got"),
         ({"generation_kwargs": {"stop_strings": []}}, "must be a text or a list of texts, got"),
         ({"generation_kwargs": {"stop_strings": [5]}}, "must be a text or a list of texts, got"),
-        ({"generation_kwargs": {"stop": "a"}}, "has the key 'stop', which .* would ignore. Write 'stop_strings'"),
+        ({"generation_kwargs": {"stop": "a"}}, "has the key 'stop', which .* would be ignored. Write 'stop_strings'"),
         ({"processing_class": 3}, "processing_class must be a tokenizer or the id of one"),
     ],
     ids=str,

@@ -662,7 +662,7 @@ def test_an_evaluation_without_arms_draws_none(model_dirs, chat_dataset, make_co
         (
             {"removal_eval_steps": 2},
             Vote(2),
-            "`removal_eval_steps=2` has no effect: because no role can be left out of the team",
+            "`removal_eval_steps=2` has no effect, because no role can be left out of the team",
         ),
         (
             {"num_solos": 2, "eval_strategy": "steps", "eval_arms": []},
