@@ -88,6 +88,9 @@ FUNCTIONS = {
     "transformers.generation": ["GenerationMode"],
     "transformers.integrations": ["deepspeed"],
     "transformers.integrations.deepspeed": ["_hf_deepspeed_config_weak_ref", "unset_hf_deepspeed_config"],
+    "accelerate.commands": ["launch"],
+    "accelerate.commands.launch": ["launch_command_parser", "default_config_file", "simple_launcher"],
+    "accelerate.utils.launch": ["prepare_simple_launcher_cmd_env"],
     "peft.tuners.tuners_utils": ["BaseTunerLayer"],
 }  # fmt: skip
 PUBLIC = ("accelerate.utils", "datasets.exceptions", "vllm.lora.request")  # documented, though below the root

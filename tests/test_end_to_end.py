@@ -17,13 +17,12 @@ from pathlib import Path
 import pytest
 from trl import GRPOConfig, GRPOTrainer
 
-import ccpo
 from ccpo import CounterfactualCredit, TransformersGenerator
 from ccpo.tasks import arithmetic
 
 pytestmark = pytest.mark.full  # `make test` has each step in a test of its own
 
-SMOKE = Path(ccpo.__file__).parent / "recipes" / "smoke" / "config_gsm8k.yaml"
+CCPO = [sys.executable, "-m", "ccpo"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_MODE": "offline"}
 CPU = ["--use_cpu", "true", "--bf16", "false", "--report_to", "none"]
 LORA = ["--policy_sharing", "adapters", "--use_peft", "true", "--lora_target_modules", "q_proj", "v_proj"]
@@ -31,9 +30,9 @@ LORA = ["--policy_sharing", "adapters", "--use_peft", "true", "--lora_target_mod
 STEPS = ["--max_steps", "2", "--save_strategy", "steps", "--save_steps", "1", "--gradient_checkpointing", "true"]
 
 
-def run(module: str, *arguments, cwd: Path) -> str:
-    """A command of the package, in an empty folder."""
-    command = [sys.executable, "-m", module, *map(str, arguments)]
+def run(*arguments, cwd: Path) -> str:
+    """The package's command, `ccpo`, in a folder that is not the checkout's."""
+    command = [*CCPO, *map(str, arguments)]
     environment = {**os.environ, **ENVIRONMENT}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
@@ -53,7 +52,7 @@ def folder(tmp_path_factory) -> Path:
 def test_smoke_recipe_trains_evaluates_and_reports(sharing, folder):
     data = ["--dataset_name", "train.jsonl", "--eval_dataset_name", "test.jsonl", "--num_eval_problems", 4]
     options = [*data, *STEPS, *(LORA if sharing == "adapters" else [])]
-    run("ccpo.train", "--config", SMOKE, *options, *CPU, "--output_dir", sharing, cwd=folder)
+    run("train", "--config", "smoke/config_gsm8k.yaml", *options, *CPU, "--output_dir", sharing, cwd=folder)
     out = folder / sharing
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert any("credit/joint_accuracy" in line for line in lines)
@@ -61,19 +60,19 @@ def test_smoke_recipe_trains_evaluates_and_reports(sharing, folder):
     assert json.loads((out / "summary.json").read_text())
 
     benchmark = ["--benchmarks", "test.jsonl:question:answer", "--max_problems", 4, "--k", 2]
-    printed = run("ccpo.evaluation", sharing, *benchmark, "--output_dir", out / "evaluation", cwd=folder)
+    printed = run("evaluate", sharing, *benchmark, "--output_dir", out / "evaluation", cwd=folder)
     assert "joint" in printed and "without_thinker" in printed
     assert (out / "evaluation" / "samples.parquet").is_file()
 
     (out / "report.html").unlink()
-    run("ccpo.evaluation.report", sharing, cwd=folder)
+    run("report", sharing, cwd=folder)
     assert "<svg" in (out / "report.html").read_text()
 
 
 def test_the_embedded_task_is_the_default(folder):
     few = ["--max_steps", 1, "--warm_start_steps", 2, "--num_eval_problems", 4, "--final_arms", "joint"]
     sizes = ["--per_device_train_batch_size", 8, "--num_generations", 4]
-    run("ccpo.train", *few, *sizes, "--output_dir", "demo", cwd=folder)
+    run("train", *few, *sizes, "--output_dir", "demo", cwd=folder)
     assert (folder / "demo" / "summary.json").is_file() and (folder / "demo" / "curves.png").is_file()
 
 
@@ -98,7 +97,7 @@ def test_a_team_is_served(model_dirs, tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     models = ["--models", model_dirs["qwen3"], "--topology", "think_solve", "--max_new_tokens", "4"]
-    command = [sys.executable, "-m", "ccpo.evaluation.serving", *models, "--port", str(port)]
+    command = [*CCPO, "serve", *models, "--port", str(port)]
     with open(tmp_path / "log.txt", "w") as log:
         server = subprocess.Popen(command, env={**os.environ, **ENVIRONMENT}, stdout=log, stderr=log)
     try:

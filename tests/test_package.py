@@ -100,7 +100,6 @@ def test_python_and_system():
     assert PROJECT["authors"] == [{"name": "ccpo developers"}]
 
 
-@pytest.mark.xfail(strict=True, reason="the module of the command line is to come")
 def test_commands_are_there():
     for place in PROJECT["scripts"].values():
         module, function = place.split(":")
