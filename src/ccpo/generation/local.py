@@ -336,7 +336,7 @@ class TransformersGenerator(LoadedGenerator):
         device = self._load()[0].device
         where = [] if device.type == "cpu" else [device]
         rng = torch.get_device_module(device) if where else torch.random
-        with torch.random.fork_rng(devices=where, device_type=device.type if where else None):
+        with torch.random.fork_rng(devices=where, device_type=device.type):
             if self._random_state is None:
                 rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
                 self._random_state = torch.Generator(device).manual_seed(self.seed + rank).get_state()
