@@ -324,6 +324,7 @@ def test_partner_is_loaded_whole_under_fsdp(model_path, process_group, monkeypat
     monkeypatch.setenv("LOCAL_RANK", "1")  # another rank than the one that broadcasts the weights of a trained model
     assert is_fsdp_enabled()
     assert TransformersGenerator(model_path, temperature=0, max_new_tokens=8)(TEXTS) == expected
+    assert is_fsdp_enabled()  # for the models that are trained
 
 
 def test_last_assistant_message_is_continued():

@@ -38,6 +38,7 @@ from .watching import Watch, Watching
 logger = logging.getLogger(__name__)
 
 _LOCAL_LOCK = threading.RLock()  # the random state and a shared model's mode belong to the process: one call at a time
+FSDP_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # the first process loads a model and sends it to the others
 CPU_BATCH = 32  # rows of a call; 60 questions of GSM8K in two calls take a model of 135M 0.79 of the time of one
 _RESERVED = {"max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "pad_token_id"}
 _RESERVED |= {"num_return_sequences", "return_dict_in_generate"}
@@ -46,13 +47,18 @@ HUB = {"revision", "trust_remote_code", "token", "cache_dir", "subfolder", "loca
 
 @contextmanager
 def _unsharded_loading() -> Iterator[None]:
-    """Load a frozen model whole on every process: ZeRO-3 would shard it at birth, with no engine to gather it."""
-    config = deepspeed._hf_deepspeed_config_weak_ref
+    """
+    Load a frozen model whole on every process. ZeRO-3 would shard it at birth, with no engine to gather it. For FSDP,
+    transformers 5.17 would leave zeros on all processes but the first, to which nobody sends the weights.
+    """
+    config, efficient = deepspeed._hf_deepspeed_config_weak_ref, os.environ.pop(FSDP_LOADING, None)
     deepspeed.unset_hf_deepspeed_config()
     try:
         yield
     finally:
         deepspeed._hf_deepspeed_config_weak_ref = config
+        if efficient is not None:
+            os.environ[FSDP_LOADING] = efficient
 
 
 @dataclass(eq=False, repr=False)
@@ -337,7 +343,7 @@ class TransformersGenerator(LoadedGenerator):
         device = self._load()[0].device
         where = [] if device.type == "cpu" else [device]
         rng = torch.get_device_module(device) if where else torch.random
-        with torch.random.fork_rng(devices=where, device_type=device.type if where else None):
+        with torch.random.fork_rng(devices=where, device_type=device.type):
             if self._random_state is None:
                 rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
                 self._random_state = torch.Generator(device).manual_seed(self.seed + rank).get_state()

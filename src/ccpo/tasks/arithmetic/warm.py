@@ -1,5 +1,6 @@
 """The warm start: supervised training of the policies on their demonstrations."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -121,6 +122,12 @@ def _mixed(team: Topology, roles: Iterable[str], size: int, seed: int) -> Datase
     return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
+def _checkpointing_field(config: type) -> str:
+    """The field that switches checkpointing on: transformers below 5.23 has the older name, of which 5.23 warns."""
+    new = "activation_checkpointing"
+    return new if new in {field.name for field in dataclasses.fields(config)} else "gradient_checkpointing"
+
+
 def _train(
     name: str,
     path: str,
@@ -142,7 +149,7 @@ def _train(
         "adam_beta2": 0.98,
         "bf16": False,
         "use_cpu": True,
-        "activation_checkpointing": False,
+        _checkpointing_field(SFTConfig): False,
         "dataloader_pin_memory": False,
         "max_length": None,
         "logging_steps": 100,
