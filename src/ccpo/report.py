@@ -1,4 +1,4 @@
-"""What a run shows: a compact progress line, curves and a table."""
+"""What a run shows at its end: curves and a table."""
 
 import json
 import math
@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from transformers import ProgressCallback
 
 from .evaluation import BenchmarkResult, TeamEvaluation, paired_difference
 from .evaluation.arms import JOINT, SINGLE
@@ -20,19 +19,6 @@ _TAKEN_AWAY = {
     "ablated": "where it says nothing",
     "swapped": "where it speaks of another problem",
 }
-
-
-class TeamProgressCallback(ProgressCallback):
-    """TRL's progress bar, with the team's accuracy behind it instead of every metric printed."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and logs:
-            names = {"credit/joint_accuracy": "joint", "credit/solo_accuracy": "solo", "credit/leak_rate": "leak"}
-            if logs.get("credit/no_answer_rate"):  # only where there is something to say
-                names["credit/no_answer_rate"] = "no answer"
-            shown = {label: f"{logs[name]:.2f}" for name, label in names.items() if logs.get(name) is not None}
-            if shown:
-                self.training_bar.set_postfix(shown)
 
 
 def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str = "") -> Path:

@@ -24,7 +24,6 @@ from resource import RUSAGE_SELF, getrusage
 
 import yaml
 from accelerate import PartialState
-from transformers import PrinterCallback, ProgressCallback
 from trl import ModelConfig, TrlParser
 
 from .arguments import TeamArguments, read_model_config
@@ -35,7 +34,7 @@ from .evaluation.arms import SINGLE, VOTES, build_arms, single_policy
 from .evaluation.loading import make_generators
 from .evaluation.report import write_report
 from .evaluation.samples import OtherSamplesError
-from .report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
+from .report import plot_curves, say_who_helps, show_summary, summarize, write_json
 from .tasks import MODELS, TASKS
 from .team.topology import Topology
 from .training.checks import check_arguments
@@ -214,10 +213,6 @@ def run(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> 
         topology=topology,
         **loading,
     )
-    if not args.disable_tqdm:
-        for callback in (ProgressCallback, PrinterCallback):
-            trainer.remove_callback(callback)
-        trainer.add_callback(TeamProgressCallback)
 
     evaluates = team.num_eval_problems > 0 and trainer.accelerator.is_main_process
     evaluation = (topology, team, args, loading["quantization_config"])

@@ -1,4 +1,4 @@
-"""[`TableMixin`]: what a generation batch is logged as, metrics and the completions table."""
+"""[`TableMixin`]: what a generation batch is logged as, metrics, the completions table, and on the screen."""
 
 import copy
 import json
@@ -20,6 +20,7 @@ from .episodes import as_text, describe_columns, effect_of, print_episodes, writ
 from .generator import Sample
 from .model_card import installed_versions, recipe_of
 from .policies import replaced
+from .progress import use_team_progress
 from .run_record import RunRecord
 
 
@@ -33,6 +34,7 @@ class TableMixin:
 
     def _init_table(self) -> None:
         """To be called when the trainer is built."""
+        use_team_progress(self.callback_handler)
         self.add_callback(RunRecord(self._describe_run))
         if not self.topology.is_solo:
             leaves = self.args.generation_batch_size * self._texts_per_row(self.roles[-1])
