@@ -3,7 +3,6 @@
 import json
 import math
 from dataclasses import replace
-from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from ccpo.evaluation import ArmResult, BenchmarkResult, Proportion, TeamEvaluation, paired_difference
 from ccpo.evaluation.report.curves import smooth
 from ccpo.evaluation.statistics import Difference, Estimate
-from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
+from ccpo.report import plot_curves, say_who_helps, show_summary, summarize, write_json
 
 BEFORE = TeamEvaluation(Proportion(100, 600), Proportion(60, 600), Proportion(90, 600))
 AFTER = TeamEvaluation(
@@ -113,16 +112,6 @@ def test_table_is_printed(tmp_path, capsys):
     show_summary(AFTER, AFTER, {}, seconds=1)
     assert f"no answer found │ {AFTER.no_answer}" in " ".join(capsys.readouterr().out.split())
     assert f"summary: {paths['summary']}" in out and "61 seconds" in out
-
-
-def test_progress_shows_the_accuracies_only():
-    callback, shown = TeamProgressCallback(), []
-    callback.training_bar = SimpleNamespace(set_postfix=shown.append)
-    callback.on_log(None, None, None, logs={"loss": 1.0, "credit/joint_accuracy": 0.514, "credit/solo_accuracy": None})
-    callback.on_log(None, None, None, logs={"loss": 1.0})
-    for rate in (0.0, 0.25):
-        callback.on_log(None, None, None, logs={"credit/joint_accuracy": 0.5, "credit/no_answer_rate": rate})
-    assert shown == [{"joint": "0.51"}, {"joint": "0.50"}, {"joint": "0.50", "no answer": "0.25"}]
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,8 @@ class CheckpointMixin:
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()
         if self.args.dataloader_num_workers:
-            loader.worker_init_fn = IgnoreSignals(loader.worker_init_fn)
+            started = getattr(loader, "base_dataloader", loader)  # within accelerate's, which starts no workers itself
+            started.worker_init_fn = IgnoreSignals(started.worker_init_fn)
         return loader
 
     def _run_epoch(self, *args, **kwargs):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 # How the writers of weights, which are no Python, tell that a file could not be written.
-_NOT_WRITTEN = re.compile(r"os error \d+|PytorchStreamWriter|inline_container|file write failed")
+_NOT_WRITTEN = re.compile(r"os error \d+|PytorchStreamWriter|inline_container|iostream error|file write failed")
 _REASONS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -115,13 +118,26 @@ def _say(message: str) -> None:
 
 
 class IgnoreSignals:
-    """A data worker's start: the end of a job, and Ctrl-C, are its parent's business."""
+    """
+    A data worker's start: the end of a job, and Ctrl-C, are its parent's business.
+
+    The parent ends its workers by SIGTERM, too, where it exits without having closed them, as after an exception: it
+    sets an event before, and they heed that one.
+
+    Args:
+        then (`Callable`, *optional*): the `worker_init_fn` that was given.
+    """
 
     def __init__(self, then):
-        self.then = then
+        self.then, self.closing = then, multiprocessing.Event()
+        atexit.register(self.closing.set)  # runs before what multiprocessing has registered
 
     def __call__(self, worker_id: int) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, self._end)
         if self.then is not None:
             self.then(worker_id)
+
+    def _end(self, signum, frame):
+        if self.closing.is_set():
+            os._exit(0)
