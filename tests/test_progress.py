@@ -93,7 +93,7 @@ def test_the_bar_is_the_default_and_one_that_is_given_is_not_doubled(model_dirs,
 
 @pytest.fixture
 def notebook(monkeypatch):
-    """The real callback of transformers, with what IPython displays: the HTML codes, the last one as it was updated."""
+    """transformers' real callback, with a stand-in for IPython: what it displays, the last one as it was updated."""
     shown = []
 
     class Display:

@@ -26,7 +26,7 @@ import yaml
 from accelerate import PartialState
 from trl import ModelConfig, TrlParser
 
-from .arguments import TeamArguments, read_model_config
+from .arguments import TeamArguments, read_model_config, told_by
 from .data import has_splits, load_problems
 from .evaluation import Team, evaluate_team, to_markdown
 from .evaluation import evaluate as evaluate_arms
@@ -213,6 +213,7 @@ def run(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> 
         topology=topology,
         **loading,
     )
+    trainer.told = {"task": team.task, **told_by(team, model)} if team.dataset_name is None else told_by(team, model)
 
     evaluates = team.num_eval_problems > 0 and trainer.accelerator.is_main_process
     evaluation = (topology, team, args, loading["quantization_config"])
@@ -229,9 +230,9 @@ def run(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> 
     if trainer.accelerator.is_main_process:
         paths = {agent: Path(path) for agent, path in trained.items()}
         title = f"{team.credit}, {team.dataset_name or team.task}, {trainer.state.global_step} steps"
-        paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title)
+        after = evaluate(trained, held_out, credit.outcome, *evaluation) if evaluates else None
+        paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title, before, after)
         if evaluates:
-            after = evaluate(trained, held_out, credit.outcome, *evaluation)
             if team.final_arms:
                 whole = Team(topology, load_generators(trained, *evaluation), credit.outcome)
                 single = make_single(models, credit.outcome, *evaluation) if wants_single else None

@@ -6,12 +6,14 @@ import logging
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl.data_utils import is_conversational
 
 from ..quiet import patient_bars
 from .adapters import load_sharded_adapters, merge_adapters
@@ -49,8 +51,11 @@ class CheckpointMixin:
       end of an epoch waits for what the `Trainer` does there.
     """
 
+    told: dict[str, Any] = {}  # of the command that has built the trainer, fields that it does not see
+
     def _init_checkpoints(self) -> None:
         """To be called when the trainer is built."""
+        self._is_chat = self.train_dataset is not None and is_conversational(next(iter(self.train_dataset)))
         self._finished_epochs = 0  # of the run that this one continues
         self._saved_step = None  # global step of the last checkpoint
         self._saves_checkpoint = False  # whether what is being saved is one
@@ -249,8 +254,12 @@ class CheckpointMixin:
                 merge_adapters(self.model, folder, self.agents, self.args)
             card = TeamCard(
                 topology=self.topology,
-                credit=self._credit,
+                allocators=self.allocators,
+                names=self._credit,
                 args=self.args,
+                told=self.told,
+                dataset=self.train_dataset,
+                is_chat=self._is_chat,
                 step=self.state.global_step,
                 tags=self._tag_names,
                 origins=self._origins,

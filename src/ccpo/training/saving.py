@@ -59,18 +59,21 @@ def save_policies(
 
 
 def link_saved(output_dir: Path, agents: tuple[str, ...]) -> None:
-    """Make the further agents' folders what the first one's is: weights as hard links, all else copied."""
+    """Put the first agent's model into the further agents' folders: weights as hard links, its other files copied."""
     first, *others = (output_dir / agent for agent in agents)
     for folder in others:
         for name in (*(f"*{end}" for end in WEIGHTS), "*.index.json", "adapter_config.json"):
             for file in folder.glob(name):  # of another save, maybe of a model in more files
                 file.unlink()
-        shutil.copytree(first, folder, copy_function=_link, dirs_exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in first.iterdir():
+            if file.suffix in (*WEIGHTS, ".json", ".py"):
+                _link(file, folder / file.name)
 
 
-def _link(source: str, target: str) -> None:
-    Path(target).unlink(missing_ok=True)
-    if source.endswith(WEIGHTS):
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    if source.suffix in WEIGHTS:
         try:
             return os.link(source, target)
         except OSError:  # no hard links there, or the disk is full, of which the copy tells

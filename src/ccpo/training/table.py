@@ -18,9 +18,10 @@ from ..verifier import plurality
 from .collection import Rollout
 from .episodes import as_text, describe_columns, effect_of, print_episodes, write_table
 from .generator import Sample
-from .model_card import installed_versions, recipe_of
+from .model_card import installed_versions
 from .policies import replaced
 from .progress import use_team_progress
+from .recipe import recipe_of
 from .run_record import RunRecord
 
 
@@ -46,7 +47,8 @@ class TableMixin:
         """What `run.json` holds."""
         return {
             "columns": describe_columns(self.topology, self.reward_func_names[0]),
-            "recipe": recipe_of(self.topology, self._credit, self.args),
+            "recipe": recipe_of(self.topology, self.allocators, self.args, self.told),
+            "credit": self._credit,
             "versions": installed_versions(),
         }
 
