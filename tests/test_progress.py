@@ -14,7 +14,7 @@ from transformers.utils import logging
 
 from ccpo import CounterfactualCredit, MultiAgentGRPOTrainer, SharedCredit, Solo
 from ccpo.quiet import no_dataset_bars, patient_bars
-from ccpo.training import progress
+from ccpo.training import table
 from ccpo.training.progress import LogLineCallback, TeamProgressCallback, shown_metrics
 
 
@@ -112,7 +112,7 @@ def notebook(monkeypatch):
         monkeypatch.delitem(sys.modules, name, raising=False)
     from transformers.utils.notebook import NotebookProgressCallback
 
-    monkeypatch.setattr(progress, "DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
+    monkeypatch.setattr(table, "DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
     monkeypatch.setattr("transformers.trainer.DEFAULT_PROGRESS_CALLBACK", NotebookProgressCallback)
     yield shown
     for name in ("transformers.utils.notebook", "ccpo.training.notebook"):

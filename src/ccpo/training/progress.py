@@ -1,12 +1,10 @@
-"""What a run shows while it goes on: a bar with the team's accuracy, a line for each log, or a notebook's table."""
+"""What a run shows while it goes on: a bar with the team's accuracy, or a line for each log."""
 
 import sys
 from collections.abc import Mapping
 from typing import Any
 
-from transformers import PrinterCallback, ProgressCallback, TrainerCallback
-from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_callback import CallbackHandler
+from transformers import ProgressCallback, TrainerCallback
 
 # Metric -> what it is called.
 _SHOWN = {
@@ -67,21 +65,3 @@ class LogLineCallback(TrainerCallback):
         label = f", {prefix.removesuffix('_')}" if prefix not in ("", "train_") else ""
         sys.stdout.write(f"step {state.global_step}/{state.max_steps}{label}: {', '.join(told)}\n")
         sys.stdout.flush()
-
-
-def use_team_progress(handler: CallbackHandler) -> None:
-    """
-    Put ours in the place of the callback with which `Trainer` shows a run. What a user has given stays.
-
-    Args:
-        handler ([`~transformers.trainer_callback.CallbackHandler`]): the trainer's.
-    """
-    if DEFAULT_PROGRESS_CALLBACK is ProgressCallback:
-        bar = TeamProgressCallback
-    else:  # in a notebook
-        from .notebook import TeamNotebookCallback as bar
-    ours = {PrinterCallback: LogLineCallback, DEFAULT_PROGRESS_CALLBACK: bar}
-    place = max(i for i, callback in enumerate(handler.callbacks) if type(callback) in ours)  # behind a user's
-    kind = ours[type(handler.callbacks.pop(place))]
-    if not any(isinstance(callback, kind) for callback in handler.callbacks):
-        handler.callbacks.insert(place, kind())

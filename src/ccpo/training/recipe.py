@@ -67,9 +67,9 @@ def credit_of(allocators: Sequence[CreditAllocator]) -> dict[str, Any]:
     if name is None:
         return {}
     (allocator,) = allocators
-    shared = inspect.signature(CreditAllocator).parameters
-    own = [setting for setting in inspect.signature(type(allocator)).parameters if setting not in shared]
-    settings = {setting: getattr(allocator, setting) for setting in own if setting != "thinker_rater"}
+    no_field = (*inspect.signature(CreditAllocator).parameters, *allocator.drop_in_fields)
+    settings = inspect.signature(type(allocator)).parameters
+    settings = {setting: getattr(allocator, setting) for setting in settings if setting not in no_field}
     if isinstance(history := settings.get("history"), HistoryNormalizer):
         names = inspect.signature(HistoryNormalizer).parameters
         settings["history"] = {setting: getattr(history, setting) for setting in names}

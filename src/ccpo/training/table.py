@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import CallbackHandler
 
 from ..calls import unanswered
 from ..rewards import credit_metrics, shares_metrics
@@ -20,7 +23,7 @@ from .episodes import as_text, describe_columns, effect_of, print_episodes, writ
 from .generator import Sample
 from .model_card import installed_versions
 from .policies import replaced
-from .progress import use_team_progress
+from .progress import LogLineCallback, TeamProgressCallback
 from .recipe import recipe_of
 from .run_record import RunRecord
 
@@ -203,6 +206,24 @@ class TableMixin:
             columns[f"without_{removed}_outcome"] = without
             columns[f"{removed}_effect"] = list(map(effect_of, outcome, without))
         return columns
+
+
+def use_team_progress(handler: CallbackHandler) -> None:
+    """
+    Put ours in the place of the callback with which `Trainer` shows a run. What a user has given stays.
+
+    Args:
+        handler ([`~transformers.trainer_callback.CallbackHandler`]): the trainer's.
+    """
+    if DEFAULT_PROGRESS_CALLBACK is ProgressCallback:
+        bar = TeamProgressCallback
+    else:  # in a notebook
+        from .notebook import TeamNotebookCallback as bar
+    ours = {PrinterCallback: LogLineCallback, DEFAULT_PROGRESS_CALLBACK: bar}
+    place = max(i for i, callback in enumerate(handler.callbacks) if type(callback) in ours)  # behind a user's
+    kind = ours[type(handler.callbacks.pop(place))]
+    if not any(isinstance(callback, kind) for callback in handler.callbacks):
+        handler.callbacks.insert(place, kind())
 
 
 def _shares_as_text(roles: tuple[str, ...], shares: list[float]) -> str | None:
