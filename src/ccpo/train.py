@@ -34,6 +34,7 @@ from .evaluation.arms import SINGLE, VOTES, build_arms, single_policy
 from .evaluation.loading import make_generators
 from .evaluation.report import write_report
 from .evaluation.samples import OtherSamplesError
+from .quiet import name_accelerator_to_deepspeed, patient_bars
 from .report import plot_curves, say_who_helps, show_summary, summarize, write_json
 from .tasks import MODELS, TASKS
 from .team.topology import Topology
@@ -114,8 +115,9 @@ def load_models(
             f"once with one, then with these and `{_name_models(warmed, team)}`."
         )
     if PartialState().is_main_process:
-        for name in MODELS.keys() & {*models.values()}:
-            MODELS[name](built[name], seed=args.seed)
+        with patient_bars():
+            for name in MODELS.keys() & {*models.values()}:
+                MODELS[name](built[name], seed=args.seed)
         if missing:
             options = {"steps": team.warm_start_steps, "use_cpu": args.use_cpu}
             build_models(topology, warm, args.seed, shared=common == "shared", **options)
@@ -185,6 +187,7 @@ def compare_arms(whole: Team, problems, single: Team | None, team: TeamArguments
 def run(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig) -> None:
     """Train a team as the arguments say, and evaluate it before and after."""
     started = time.perf_counter()
+    name_accelerator_to_deepspeed()
     loading = read_model_config(model, args)
     topology, train_dataset, held_out = load_task(team, args)
     if held_out is not None and team.num_eval_problems:
