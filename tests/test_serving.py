@@ -600,7 +600,11 @@ def test_a_client_that_hangs_up(stream):
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "got 'tool'"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "must be a text, got None"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content", "must be a text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "only parts of text"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content",
+            "only parts of text",
+        ),
         ({"messages": [{"role": "user", "content": "x", "name": "a"}]}, "messages[0].name", "not supported"),
         ({"messages": [*ASK, {"role": "assistant", "content": "so"}]}, "messages", "must be the user's"),
         ({"temperature": -1}, "temperature", "of at least 0 and at most 2, got -1"),

@@ -66,6 +66,7 @@ class TeamEvaluation:
             answers in which the outcome function's `extract`, if it has one, found no answer.
         without (`dict[str, Proportion]`): for each role that can be removed, right answers of the team without it.
         right (`tuple[float, ...]`): for each problem 1 where the team is right, 0 where not, NaN unscorable.
+        right_without (`dict[str, tuple[float, ...]]`): the same of the team without each role that can be removed.
         cut (`dict[str, Proportion]`): for each role that reads others, prompts with their texts in which
             these were cut to fit, those of passes without a role too.
     """
@@ -77,6 +78,7 @@ class TeamEvaluation:
     no_answer: Proportion | None = None
     without: dict[str, Proportion] = field(default_factory=dict)
     right: tuple[float, ...] = ()
+    right_without: dict[str, tuple[float, ...]] = field(default_factory=dict)
     cut: dict[str, Proportion] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -159,6 +161,7 @@ def evaluate_team(
         no_answer=Proportion(sum(no_answer), len(no_answer)) if hasattr(outcome, "extract") else None,
         without=removed,
         right=tuple(right),
+        right_without={name: tuple(values) for name, values in without.items()},
         cut={name: Proportion(sum(seen), len(seen)) for name, seen in cut.items()},
     )
 
@@ -178,13 +181,16 @@ def _check(dataset: Any, batch_size: Any) -> None:
         raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}. Set it to 1 or more.")
 
 
-def paired_difference(before: TeamEvaluation, after: TeamEvaluation) -> tuple[float, tuple[float, float]]:
+def paired_difference(
+    before: TeamEvaluation, after: TeamEvaluation, without: str | None = None
+) -> tuple[float, tuple[float, float]]:
     """
     How much more of the same problems a team gets right, with a 95 % bootstrap interval over the problems, of
     [`~ccpo.evaluation.statistics.estimate`].
 
     Args:
         before, after ([`TeamEvaluation`]): of the same problems in the same order.
+        without (`str`, *optional*): a role, for the team without it.
 
     Returns:
         `tuple[float, tuple[float, float]]`: the mean difference and its interval; NaN where nothing is scorable.
@@ -197,6 +203,7 @@ def paired_difference(before: TeamEvaluation, after: TeamEvaluation) -> tuple[fl
             f"`before` has {len(before.right)} problems but `after` has {len(after.right)}. To be compared, they "
             "must be of the same problems."
         )
-    difference = torch.tensor(after.right, dtype=torch.float64) - torch.tensor(before.right, dtype=torch.float64)
+    earlier, later = (found.right if without is None else found.right_without[without] for found in (before, after))
+    difference = torch.tensor(later, dtype=torch.float64) - torch.tensor(earlier, dtype=torch.float64)
     found = estimate(difference)
     return found.value, found.interval

@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.integrations import deepspeed
 
+from ..quiet import patient_bars
 from .bases import find_base
 from .completion import Completion, LoadedGenerator
 from .inputs import (
@@ -290,7 +291,7 @@ class TransformersGenerator(LoadedGenerator):
             if isinstance(model, str):
                 if (device := PartialState().device).type != "cpu":
                     options.setdefault("device_map", {"": device})
-                with _unsharded_loading():
+                with _unsharded_loading(), patient_bars():
                     model = AutoModelForCausalLM.from_pretrained(find_base(model), **options).requires_grad_(False)
             pad_ids = [i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None]
             self._loaded = model, tokenizer, pad_ids[0]  # pads are masked: without a token for them any will do

@@ -22,7 +22,8 @@ from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id, use_adapter
 
 from ..generation.bases import BASE_FILE
-from .policies import activate, adapters_of, policy_of
+from .policies import activate, adapters_of, is_shared, policy_of
+from .saving import link_saved, unlink_shared
 from .starts import match_dtypes
 
 REFERENCE = "{agent}:ref"  # an adapter as it was at the start; no agent's name has a colon
@@ -139,7 +140,7 @@ def load_sharded_adapters(model: PeftModel, folder: Path, agents: tuple[str, ...
 
 def merge_adapters(model: nn.Module, folder: Path, agents: tuple[str, ...], args: Any) -> None:
     """
-    Replace the adapters that [`~ccpo.training.policies.save_policies`] wrote by the models that they make of their
+    Replace the adapters that [`~ccpo.training.saving.save_policies`] wrote by the models that they make of their
     base, which is loaded from where it came from. An agent that plays the base gets the base.
 
     Args:
@@ -153,7 +154,7 @@ def merge_adapters(model: nn.Module, folder: Path, agents: tuple[str, ...], args
     whole = plugin.zero3_init_context_manager(enable=False) if plugin is not None else nullcontext()
     kwargs = {"revision": (args.model_init_kwargs or {}).get("revision"), "trust_remote_code": args.trust_remote_code}
     with whole:
-        for agent in agents:
+        for agent in agents[:1] if is_shared(model, agents) else agents:
             policy, own = policy_of(model, agent), folder / agent
             if not isinstance(policy, PeftModel):
                 continue
@@ -162,6 +163,9 @@ def merge_adapters(model: nn.Module, folder: Path, agents: tuple[str, ...], args
             else:
                 base = get_config_model_id(policy.config)
                 merged = AutoModelForCausalLM.from_pretrained(base, dtype=policy.dtype, **kwargs)
+            unlink_shared(own)
             merged.save_pretrained(own)
             for file in (*own.glob("adapter_*"), *own.glob(BASE_FILE)):
                 file.unlink()
+    if is_shared(model, agents):
+        link_saved(folder, agents)

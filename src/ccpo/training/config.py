@@ -227,6 +227,10 @@ class MultiAgentGRPOConfig(GRPOConfig):
         check_counts(self)
         if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # as text from the command line
             self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"
+        for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):  # TRL sets these, which are deprecated
+            new = old.replace("gradient", "activation")
+            if getattr(self, new, "not there") is None:
+                setattr(self, new, getattr(self, old))
         try:
             super().__post_init__()
         except ValueError as error:

@@ -6,8 +6,10 @@ import os
 from collections.abc import Iterable, Mapping
 
 from datasets import Dataset, concatenate_datasets
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
+from ccpo.quiet import name_accelerator_to_deepspeed, no_dataset_bars, patient_bars
 from ccpo.team.topology import Topology
 
 from .family import Family, part_name
@@ -128,6 +130,27 @@ def _checkpointing_field(config: type) -> str:
     return new if new in {field.name for field in dataclasses.fields(config)} else "gradient_checkpointing"
 
 
+class WarmUpProgress(ProgressCallback):
+    """
+    A bar that says whose warm-up it is, and no metrics.
+
+    Args:
+        name (`str`): the agent, or the folder of what all agents start with.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.label = "Warm-up of all agents together" if name == SHARED else f"Warm-up of the {name}"
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(f"{self.label}, {state.max_steps} steps")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
+
+
 def _train(
     name: str,
     path: str,
@@ -161,13 +184,15 @@ def _train(
     model = build_policy(tokenizer, seed)
     if start is not None:
         model.load_state_dict(start.state_dict())
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(output_dir=path, seed=seed, **settings),
-        train_dataset=rows,
-        processing_class=tokenizer,
-    )
+    name_accelerator_to_deepspeed()
+    args = SFTConfig(output_dir=path, seed=seed, **settings)
+    with no_dataset_bars():
+        trainer = SFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+    trainer.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+    if not args.disable_tqdm:
+        trainer.add_callback(WarmUpProgress(name))
     result = trainer.train()
-    trainer.save_model(path)
+    with patient_bars():
+        trainer.save_model(path)
     logger.info("Warm-started the %s: mean loss %.3f, saved to %s", name, result.training_loss, path)
     return model
