@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -231,10 +232,30 @@ def gsm8k(tmp_path):
     return str(folder)
 
 
-@pytest.mark.parametrize("number", range(2), ids=["quickstart", "drop-in"])
+def test_the_quickstart_on_a_laptop_runs_as_it_stands(tmp_path, monkeypatch, capsys):
+    """With fewer steps."""
+    code = readme_blocks("python")[0]
+    for steps, fewer in (("use_cpu=True)", "use_cpu=True, steps=2)"), ("max_steps=40", "max_steps=1")):
+        assert code.count(steps) == 1
+        code = code.replace(steps, fewer)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+    assert "'thinker': " in capsys.readouterr().out and (tmp_path / "quickstart" / "solver").is_dir()
+
+
+@pytest.mark.parametrize("was_stopped", [True, False])
+def test_a_script_looks_whether_the_run_was_stopped(was_stopped):
+    called = []
+    trainer = SimpleNamespace(was_stopped=was_stopped, train=lambda: called.append("train"), save_model=called.append)
+    with pytest.raises(SystemExit) if was_stopped else nullcontext():
+        exec(compile(readme_blocks("python")[3], "README.md", "exec"), {"trainer": trainer})
+    assert called == (["train"] if was_stopped else ["train", "out"])
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["quickstart", "drop-in"])
 def test_python_blocks_run_as_they_stand(number, brief_model, gsm8k, tmp_path, monkeypatch, caplog):
     """With other names for the model, the data, the address and the folder; on a CPU, two steps instead of all."""
-    assert len(readme_blocks("python")) == 2
+    assert len(readme_blocks("python")) == 4
     code, log = readme_blocks("python")[number], tmp_path / "serve.log"
     served = ":8000" in code
     with transformers_serve(brief_model, log) if served else nullcontext("") as url:

@@ -177,7 +177,6 @@ def links() -> list[str]:
     return re.findall(r"\]\(([^)\s]+)", text) + re.findall(r"(?:src|href)=\"([^\"]+)\"", text)
 
 
-@pytest.mark.xfail(strict=True, reason="README's links are to become absolute")
 def test_links_and_pictures_work_away_from_the_checkout():
     relative = [link for link in links() if not link.startswith("https://")]
     assert not relative

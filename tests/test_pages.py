@@ -83,7 +83,9 @@ def read_launch(words: list[str]) -> None:
 
 def read_ccpo(command: str, words: list[str]) -> None:
     """`ccpo <command>`."""
-    if command == "recipes":
+    if command == "--help":
+        assert not words
+    elif command == "recipes":
         assert all((ROOT / "recipes" / word).exists() for word in words[:1]) and len(words) < 3, words
     else:
         read = {"train": read_training, "evaluate": parse_evaluation, "serve": parse_serving, "report": report}
@@ -241,7 +243,7 @@ class Stop(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **kwargs):
         if state.global_step == 0:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_blocks_of_notebooks(in_a_folder, monkeypatch, capsys):

@@ -1,10 +1,16 @@
-"""The folder of an agent that played the base of others' adapters: it has no weights, and names the base."""
+"""Where a model is loaded from: a folder without weights names its base; and whole, whatever shards the others."""
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers.integrations import deepspeed
+
 BASE_FILE = "ccpo_base.json"
+FSDP_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # the first process loads a model and sends it to the others
 _KEY = "base_model_name_or_path"  # as in adapter_config.json
 
 
@@ -57,3 +63,19 @@ def read_adapter(model: Any) -> dict[str, Any] | None:
     raise ValueError(
         f"{str(file)!r} does not name the base model of the adapter. Set `{_KEY}` in it, or save the adapter again."
     )
+
+
+@contextmanager
+def unsharded_loading() -> Iterator[None]:
+    """
+    Load a frozen model whole on every process. ZeRO-3 would shard it at birth, with no engine to gather it. For FSDP,
+    transformers 5.17 would leave zeros on all processes but the first, to which nobody sends the weights.
+    """
+    config, efficient = deepspeed._hf_deepspeed_config_weak_ref, os.environ.pop(FSDP_LOADING, None)
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
+        if efficient is not None:
+            os.environ[FSDP_LOADING] = efficient

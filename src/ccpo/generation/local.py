@@ -16,10 +16,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
-from transformers.integrations import deepspeed
 
 from ..quiet import patient_bars
-from .bases import find_base
+from .bases import find_base, unsharded_loading
 from .completion import Completion, LoadedGenerator
 from .inputs import (
     TEXT_FOR_A_CHAT_MODEL,
@@ -39,27 +38,10 @@ from .watching import Watch, Watching
 logger = logging.getLogger(__name__)
 
 _LOCAL_LOCK = threading.RLock()  # the random state and a shared model's mode belong to the process: one call at a time
-FSDP_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # the first process loads a model and sends it to the others
 CPU_BATCH = 32  # rows of a call; 60 questions of GSM8K in two calls take a model of 135M 0.79 of the time of one
 _RESERVED = {"max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "pad_token_id"}
 _RESERVED |= {"num_return_sequences", "return_dict_in_generate"}
 HUB = {"revision", "trust_remote_code", "token", "cache_dir", "subfolder", "local_files_only"}  # a tokenizer's, too
-
-
-@contextmanager
-def _unsharded_loading() -> Iterator[None]:
-    """
-    Load a frozen model whole on every process. ZeRO-3 would shard it at birth, with no engine to gather it. For FSDP,
-    transformers 5.17 would leave zeros on all processes but the first, to which nobody sends the weights.
-    """
-    config, efficient = deepspeed._hf_deepspeed_config_weak_ref, os.environ.pop(FSDP_LOADING, None)
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = config
-        if efficient is not None:
-            os.environ[FSDP_LOADING] = efficient
 
 
 @dataclass(eq=False, repr=False)
@@ -291,7 +273,7 @@ class TransformersGenerator(LoadedGenerator):
             if isinstance(model, str):
                 if (device := PartialState().device).type != "cpu":
                     options.setdefault("device_map", {"": device})
-                with _unsharded_loading(), patient_bars():
+                with unsharded_loading(), patient_bars():
                     model = AutoModelForCausalLM.from_pretrained(find_base(model), **options).requires_grad_(False)
             pad_ids = [i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None]
             self._loaded = model, tokenizer, pad_ids[0]  # pads are masked: without a token for them any will do

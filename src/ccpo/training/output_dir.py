@@ -56,7 +56,7 @@ def writing(args: Any, what: str) -> Iterator[None]:
         what (`str`): what is written, for the error.
 
     Raises:
-        [`OutputError`]: it cannot be written, such as on a full disk: in one line, which names the field and the remedy.
+        [`OutputError`]: it cannot be written, as on a full disk. One line names the field and the remedy.
     """
     try:
         yield
