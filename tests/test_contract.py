@@ -86,6 +86,7 @@ FUNCTIONS = {
     "transformers.utils.peft_utils": ["find_adapter_config_file"],
     "transformers.trainer_utils": ["PREFIX_CHECKPOINT_DIR", "TrainerMemoryTracker", "sort_checkpoints"],
     "transformers.trainer": ["DEFAULT_PROGRESS_CALLBACK", "TRAINER_STATE_NAME", "TRAINING_ARGS_NAME"],
+    "transformers.trainer_callback": ["CallbackHandler"],
     "transformers.cache_utils": ["DynamicCache", "DynamicLayer", "DynamicSlidingWindowLayer"],
     "transformers.generation": ["GenerationMode"],
     "transformers.integrations": ["deepspeed"],
