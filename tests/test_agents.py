@@ -134,7 +134,7 @@ def test_what_belongs_to_an_agent_is_refused_of_one_of_its_roles(model_dirs, pro
             ValueError, match=rf"{message} \['draft', 'final'\] of 'writer'. Set them in `role_kwargs\["
         ):
             build("no model loads", tmp_path, problems, topology=WRITER, role_kwargs={"final": {key: value}})
-    with pytest.raises(ValueError, match=r"`role_kwargs` names \['author'\], which the topology does not have"):
+    with pytest.raises(ValueError, match=r"`role_kwargs` names \['author'\], which are not in the topology"):
         build("no model loads", tmp_path, problems, topology=WRITER, role_kwargs={"author": {"top_k": 3}})
     alone = Topology((Role("plan", agent="one"), Role("answer", agent="two", reads=("plan",))))
     entries = {"plan": {"learning_rate": 3e-2}, "two": {"learning_rate": 2e-2}, "answer": {"trainable": True}}

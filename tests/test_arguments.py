@@ -17,6 +17,7 @@ from ccpo import AnswerCritiqueRewrite, Chain, MultiAgentGRPOTrainer, SharedCred
 from ccpo import train as train_module
 from ccpo.arguments import _SETTINGS, TeamArguments
 from ccpo.tasks import TASKS
+from ccpo.team.topology import make_topology
 
 ROOT = Path(__file__).parents[1]
 CPU = ["--use_cpu", "true", "--bf16", "false", "--report_to", "none", "--num_generations", "2"]
@@ -320,9 +321,9 @@ def test_the_model_card_keeps_the_prompts(model_dirs, text_dataset, make_config,
     trainer._save(tmp_path)
     for role in trainer.roles:
         card = (tmp_path / role / "README.md").read_text()
-        (recipe,) = re.findall(r"^````yaml\n(.*?)^````$", card, re.DOTALL | re.MULTILINE)
-        assert {name: yaml.safe_load(recipe)[name] for name in PROMPTS} == PROMPTS
-        assert "  Plan: {thought}\n" in recipe  # a block, as it was written
+        *_, recipe = re.findall(r"^````yaml\n(.*?)^````$", card, re.DOTALL | re.MULTILINE)
+        assert make_topology(yaml.safe_load(recipe)["topology"]) == ThinkSolve(**PROMPTS)
+        assert " Plan: {thought}\n" in recipe  # a block, as it was written
 
 
 def test_the_model_card_has_code_for_any_name(model_dirs, text_dataset, make_config, outcome, tmp_path):
@@ -332,8 +333,8 @@ def test_the_model_card_has_code_for_any_name(model_dirs, text_dataset, make_con
     )
     trainer._save(tmp_path)
     for agent in team.agents:
-        (code,) = re.findall(r"^```python\n(.*?)^```$", (tmp_path / agent / "README.md").read_text(), re.S | re.M)
-        ast.parse(code)
+        blocks = re.findall(r"^```python\n(.*?)^```$", (tmp_path / agent / "README.md").read_text(), re.S | re.M)
+        assert len(blocks) == 2 and all(map(ast.parse, blocks))
 
 
 @pytest.mark.parametrize(

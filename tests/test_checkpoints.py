@@ -747,7 +747,7 @@ def test_saved_roles_load_and_answer_as_in_training(layout, model_dirs, tmp_path
         assert f"# The {role} of a team of 2" in card and ", step 4." in card
         for line in (
             "learning_rate: 0.001",
-            "- CounterfactualCredit(",
+            "credit: ccpo",
             f"policy_sharing: {sharing}",
             "schedule: alternate",
             "alternate_period: 1",

@@ -1,14 +1,24 @@
-"""What we lean on in TRL and transformers beyond their public API. When they move, this fails first and names it."""
+"""
+What we lean on in TRL, transformers, accelerate and DeepSpeed beyond their public API. When they move, this fails
+first, and names what moved and where we use it. docs/architecture.md says why we lean on it.
+"""
 
+import ast
+import importlib.util
 import inspect
 import re
+from pathlib import Path
 
 import pytest
 import trl
+from accelerate import Accelerator
+from accelerate.state import GradientState
 from packaging.version import Version
-from transformers import Trainer
+from transformers import Trainer, modeling_utils
+from transformers.cache_utils import DynamicCache
 from trl import GRPOTrainer
 from trl.generation.vllm_generation import VLLMGeneration
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer import grpo_trainer
 from trl.trainer.utils import RepeatSampler
 
@@ -27,6 +37,11 @@ METHODS = {
     "save_model": ["self", "output_dir", "_internal_call"],
     "_get_output_dir": ["self", "trial"],
     "_get_train_sampler": ["self", "dataset"],
+    "_run_epoch": [
+        "self", "model", "epoch", "train_dataloader", "steps_in_epoch", "num_update_steps_per_epoch", "trial",
+        "ignore_keys_for_eval", "start_time", "resume_from_checkpoint", "epochs_trained",
+        "steps_trained_in_current_epoch",
+    ],
     "_save_checkpoint": ["self", "model", "trial"],
     "_save_rng_state": ["self", "output_dir"],
     "_load_rng_state": ["self", "checkpoint"],
@@ -58,15 +73,58 @@ ATTRIBUTES = {
     "_prepare_inputs": ["_generate_and_score_completions", "_step", "num_iterations", "_buffered_inputs"],
 }  # fmt: skip
 FUNCTIONS = {
+    "trl.trainer": ["grpo_trainer"],
     "trl.trainer.utils": [
         "create_model_from_path", "disable_dropout_in_model", "get_callable_name", "get_config_model_id", "nanstd",
-        "pad", "use_adapter",
+        "use_adapter",
     ],
     "trl.data_utils": ["is_conversational"],
+    "trl.generation.vllm_generation": ["VLLMGeneration"],
+    "transformers.utils": ["cached_file", "logging"],
+    "transformers.trainer_pt_utils": ["AcceleratorConfig"],
+    "transformers.utils.notebook": ["NotebookProgressCallback"],
     "transformers.utils.peft_utils": ["find_adapter_config_file"],
-    "transformers.trainer_utils": ["PREFIX_CHECKPOINT_DIR", "sort_checkpoints"],
-    "transformers.trainer": ["TRAINER_STATE_NAME", "TRAINING_ARGS_NAME"],
+    "transformers.trainer_utils": ["PREFIX_CHECKPOINT_DIR", "TrainerMemoryTracker", "sort_checkpoints"],
+    "transformers.trainer": ["DEFAULT_PROGRESS_CALLBACK", "TRAINER_STATE_NAME", "TRAINING_ARGS_NAME"],
+    "transformers.trainer_callback": ["CallbackHandler"],
+    "transformers.cache_utils": ["DynamicCache", "DynamicLayer", "DynamicSlidingWindowLayer"],
+    "transformers.generation": ["GenerationMode"],
+    "transformers.integrations": ["deepspeed"],
+    "transformers.integrations.deepspeed": ["_hf_deepspeed_config_weak_ref", "unset_hf_deepspeed_config"],
+    "accelerate.commands": ["launch"],
+    "accelerate.commands.launch": ["launch_command_parser", "default_config_file", "simple_launcher"],
+    "accelerate.utils.launch": ["prepare_simple_launcher_cmd_env"],
+    "peft.tuners.tuners_utils": ["BaseTunerLayer"],
 }  # fmt: skip
+PUBLIC = ("accelerate.utils", "datasets.exceptions", "vllm.lora.request")  # documented, though below the root
+ROOT = Path(__file__).parents[1]
+SOURCES = {path: path.read_text() for path in (ROOT / "src" / "ccpo").rglob("*.py")}
+
+
+def users_of(name: str) -> str:
+    """Where we use it."""
+    files = [str(path.relative_to(ROOT)) for path, text in SOURCES.items() if re.search(rf"\b{name}\b", text)]
+    return f"we use it in {', '.join(sorted(files)) or 'no file'}"
+
+
+def test_nothing_that_we_lean_on_is_missing_here():
+    """Every method of TRL's that we call through `super()`, every import from below a package's root."""
+    for path, text in SOURCES.items():
+        for node in ast.walk(ast.parse(text)):
+            module = getattr(node, "module", None) or ""
+            if module not in PUBLIC and re.match(r"(trl|transformers|peft|accelerate|datasets|vllm)\.", module):
+                unlisted = [each.name for each in node.names if each.name not in FUNCTIONS.get(module, [])]
+                assert not unlisted, f"{path} imports {unlisted} from {module}"
+        if path.parent.name == "training":
+            unlisted = {name for name in re.findall(r"super\(\)\.(_[a-z]\w*)", text) if name not in METHODS}
+            assert not unlisted, f"{path} calls {unlisted} through super()"
+
+
+def test_the_page_on_architecture_says_why():
+    section = (ROOT / "docs" / "architecture.md").read_text().partition("## What it leans on")[2].partition("\n## ")[0]
+    names = {*METHODS, *sum(ATTRIBUTES.values(), []), *sum(FUNCTIONS.values(), [])}
+    missing = sorted(name for name in names if f"`{name}`" not in section)
+    assert not missing, f"not in the section: {missing}"
 
 
 def test_version():
@@ -75,22 +133,49 @@ def test_version():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_method_has_the_parameters_that_we_pass(name):
-    assert list(inspect.signature(getattr(GRPOTrainer, name)).parameters) == METHODS[name]
+    assert hasattr(GRPOTrainer, name), f"GRPOTrainer.{name} is gone: {users_of(name)}"
+    found = list(inspect.signature(getattr(GRPOTrainer, name)).parameters)
+    assert found == METHODS[name], f"GRPOTrainer.{name} has other parameters: {users_of(name)}"
 
 
 @pytest.mark.parametrize("method", ATTRIBUTES)
 def test_method_reads_the_attributes_that_we_swap(method):
     source = inspect.getsource(getattr(GRPOTrainer, method))
-    missing = [name for name in ATTRIBUTES[method] if f"self.{name}" not in source]
-    assert not missing
+    missing = {name: users_of(name) for name in ATTRIBUTES[method] if f"self.{name}" not in source}
+    assert not missing, f"GRPOTrainer.{method} reads these no more: {missing}"
 
 
 @pytest.mark.parametrize("module", FUNCTIONS)
 def test_function_is_there(module):
-    import importlib
+    if module.endswith(".notebook"):
+        pytest.importorskip("IPython")
 
-    missing = [name for name in FUNCTIONS[module] if not hasattr(importlib.import_module(module), name)]
-    assert not missing
+    def is_there(name):
+        return hasattr(importlib.import_module(module), name) or importlib.util.find_spec(f"{module}.{name}")
+
+    missing = {name: users_of(name) for name in FUNCTIONS[module] if not is_there(name)}
+    assert not missing, f"{module} has these no more: {missing}"
+
+
+def test_checkpointing_is_switched_on_by_one_of_two_names():
+    """transformers 5.23 renamed it, for what it is about: activations. TRL 1.16 calls the older name."""
+    model, trainer = inspect.getsource(modeling_utils), inspect.getsource(Trainer.train)
+    new = "activation_checkpointing_enable" in model
+    assert new or "gradient_checkpointing_enable" in model
+    assert f"self.model.{'activation' if new else 'gradient'}_checkpointing_enable(" in trainer
+    assert "model.gradient_checkpointing_enable(" in inspect.getsource(disable_gradient_checkpointing)
+
+
+def test_gradients_are_kept_in_step_by_hand_under_deepspeed():
+    assert list(inspect.signature(GradientState._set_sync_gradients).parameters) == ["self", "sync_gradients"]
+    backward = inspect.getsource(Accelerator.backward)
+    assert "self.deepspeed_engine_wrapped.backward(loss, sync_gradients=self.sync_gradients, **kwargs)" in backward
+    assert "scale_wrt_gas" in inspect.getsource(Trainer.training_step)
+
+
+def test_a_cache_says_what_its_layers_are():
+    assert [type(layer).__name__ for layer in DynamicCache().layers] == []
+    assert "layers" in inspect.getsource(DynamicCache.__init__)
 
 
 def test_the_reference_of_an_adapter_that_there_was_is_a_copy_of_it():
@@ -162,7 +247,6 @@ def test_zero3_has_what_we_reset():
 
 
 def test_models_name_their_tied_weights_and_their_sharding():
-    from transformers import modeling_utils
     from transformers.distributed import fsdp
 
     assert "all_tied_weights_keys" in inspect.getsource(modeling_utils)

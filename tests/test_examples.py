@@ -255,7 +255,7 @@ def test_lora_per_role(runs):
 def test_custom_credit(runs):
     out, output = finished(runs, "custom_credit")
     assert "correlation of the Thinker's advantages with shared credit's: [" in out
-    assert "worst_answer_credit" in runs["custom_credit"][0].stdout + runs["custom_credit"][0].stderr
+    assert "rewards/worst_answer_credit/mean" in (output / "metrics.jsonl").read_text()
     assert_loadable(output / "solver")
 
 

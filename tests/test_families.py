@@ -355,7 +355,7 @@ def test_rewards_of_one_role_beside_a_removal_estimator(model_dirs, chat_dataset
 
 def test_rewards_of_one_role_that_would_do_nothing(model_dirs, chat_dataset, make_config):
     given = {"role_rewards": {"thinker": [lambda completions, **kwargs: [0.0] * len(completions)]}}
-    with pytest.raises(ValueError, match="`role_rewards` .* `contextual_credit` gives advantages"):
+    with pytest.raises(ValueError, match="`role_rewards` .* `contextual_credit` gives finished advantages"):
         args = make_config(num_solves=2, scale_rewards="none")
         MultiAgentGRPOTrainer(model_dirs["qwen3"], ContextualCredit(digit_outcome), args, chat_dataset, **given)
     with pytest.raises(ValueError, match="`role_rewards` names 'thinker', but its agent 'thinker' is not trained"):

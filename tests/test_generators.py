@@ -324,6 +324,7 @@ def test_partner_is_loaded_whole_under_fsdp(model_path, process_group, monkeypat
     monkeypatch.setenv("LOCAL_RANK", "1")  # another rank than the one that broadcasts the weights of a trained model
     assert is_fsdp_enabled()
     assert TransformersGenerator(model_path, temperature=0, max_new_tokens=8)(TEXTS) == expected
+    assert is_fsdp_enabled()  # for the models that are trained
 
 
 def test_last_assistant_message_is_continued():
@@ -478,7 +479,7 @@ def test_prompts_of_the_wrong_type(generator, prompts, message):
         ({"generation_kwargs": {"stop_strings": [""]}}, "must be a text or a list of texts, got"),
         ({"generation_kwargs": {"stop_strings": []}}, "must be a text or a list of texts, got"),
         ({"generation_kwargs": {"stop_strings": [5]}}, "must be a text or a list of texts, got"),
-        ({"generation_kwargs": {"stop": "a"}}, "has the key 'stop', which .* would ignore. Write 'stop_strings'"),
+        ({"generation_kwargs": {"stop": "a"}}, "has the key 'stop', which .* would be ignored. Write 'stop_strings'"),
         ({"processing_class": 3}, "processing_class must be a tokenizer or the id of one"),
     ],
     ids=str,

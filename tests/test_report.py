@@ -2,18 +2,19 @@
 
 import json
 import math
+import re
 from dataclasses import replace
-from types import SimpleNamespace
 
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 
 from ccpo.evaluation import ArmResult, BenchmarkResult, Proportion, TeamEvaluation, paired_difference
-from ccpo.evaluation.report.curves import smooth
+from ccpo.evaluation.report.curves import smooth, spread
 from ccpo.evaluation.statistics import Difference, Estimate
-from ccpo.report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
+from ccpo.report import plot_curves, say_who_helps, show_summary, summarize, write_json
 
 BEFORE = TeamEvaluation(Proportion(100, 600), Proportion(60, 600), Proportion(90, 600))
 AFTER = TeamEvaluation(
@@ -59,6 +60,43 @@ def test_every_curve_shows(tmp_path):
     assert drawn("loss") == 0
 
 
+def hues(path):
+    """The colours of the first three curves -> how many pixels have them."""
+    pixels = matplotlib.image.imread(path)[..., :3]
+    first_row = pixels[: len(pixels) // 2] if len(pixels) > 500 else pixels
+    return [int((abs(first_row - to_rgb(f"C{i}")).max(-1) < 0.05).sum()) for i in range(3)]
+
+
+def test_curves_that_lie_on_each_other_are_all_seen(tmp_path):
+    names = ("credit/joint_accuracy", "credit/without_a_accuracy", "credit/without_b_accuracy")
+    history = [{"step": step, **dict.fromkeys(names, 0.5)} for step in range(1, 31)]
+    seen = hues(plot_curves(history, tmp_path / "curves.png"))
+    legend = 150  # pixels of a line there, at most
+    assert min(seen) > 2 * legend, seen
+
+
+def test_before_and_after_stand_beside_the_curves(tmp_path):
+    """Also of a team whose training draws no passes without a role."""
+    history = [{"step": step, "credit/joint_accuracy": 0.5} for step in range(1, 31)]
+    roles = {"a": Proportion(60, 600), "b": Proportion(540, 600)}
+    found = replace(AFTER, without=roles)
+    alone = hues(plot_curves(history, tmp_path / "curves.png"))
+    both = hues(plot_curves(history, tmp_path / "both.png", "", found, found))
+    one = hues(plot_curves(history, tmp_path / "one.png", "", found))
+    assert alone[1:] == [0, 0] and both[1] > one[1] > 50 and both[2] > one[2] > 50
+    assert hues(plot_curves([], tmp_path / "empty.png", "", found, found))[1] > 50
+    assert hues(plot_curves(history, tmp_path / "solo.png", "", AFTER, AFTER))[1] > 50
+
+
+def test_a_band_is_the_deviation_around_the_running_mean():
+    values = [3.0, -1.0, 4.0, 1.5]
+    for n, found in enumerate(spread(values, 0.8), start=1):
+        weights = np.array([0.8 ** (n - 1 - i) for i in range(n)]) / sum(0.8**i for i in range(n))
+        own = np.array(values[:n])
+        assert found == pytest.approx(np.sqrt(weights @ (own - weights @ own) ** 2), abs=1e-7)
+    assert spread([2.0] * 5) == pytest.approx([0.0] * 5) and spread([]) == []
+
+
 def test_smooth_is_an_unbiased_moving_average():
     values = [3.0, -1.0, 4.0, 1.5]
     for n, smoothed in enumerate(smooth(values, 0.8), start=1):
@@ -92,37 +130,57 @@ def test_json_is_written_with_its_folder_and_without_nan(tmp_path):
     assert math.isnan(nothing.joint.value)
 
 
+def plain(out):
+    return re.sub(r"\x1b\[[\d;]*m", "", out)
+
+
+def rows_of(out):
+    """Row -> its cells; where an interval stands below its value, both."""
+    rows, label = {}, None
+    for line in plain(out).splitlines():
+        if line.count("│") == 5:
+            first, *cells = (cell.strip() for cell in line.split("│")[1:-1])
+            label = first or label
+            rows.setdefault(label, []).append(cells)
+    return {
+        label: [" ".join(filter(None, parts)) for parts in zip(*lines, strict=True)] for label, lines in rows.items()
+    }
+
+
 def test_table_is_printed(tmp_path, capsys):
     paths = {"summary": tmp_path / ("a-long-folder-name" * 5) / "summary.json"}
     show_summary(BEFORE, AFTER, paths, seconds=61.4)
     out = capsys.readouterr().out
     assert "600 held-out problems, 95 % intervals" in " ".join(out.split())
-    rows = {line.split("│")[1].strip(): line for line in out.splitlines() if line.count("│") >= 3}
-    assert str(BEFORE.joint) in rows["joint accuracy"] and str(AFTER.joint) in rows["joint accuracy"]
-    assert str(BEFORE.solo) in rows["solo accuracy"] and str(AFTER.solo) in rows["solo accuracy"]
-    assert str(BEFORE.leak) in rows["leak rate"] and str(AFTER.leak) in rows["leak rate"]
-    assert rows["joint accuracy"].index(str(BEFORE.joint)) < rows["joint accuracy"].index(str(AFTER.joint))
-    assert "no answer found" not in rows  # not known before
-    assert "after less before" not in out  # not known by problem
-    right = (1.0,) * 6 + (0.0,) * 6
-    before, after = replace(BEFORE, right=right[6:] * 2), replace(AFTER, right=right)
-    show_summary(before, after, {}, seconds=1)
-    value, (low, high) = paired_difference(before, after)
-    line = f"joint accuracy, after less before: +0.500 [{low:+.3f}, {high:+.3f}], paired by problem"
-    assert value == 0.5 and line in capsys.readouterr().out
-    show_summary(AFTER, AFTER, {}, seconds=1)
-    assert f"no answer found │ {AFTER.no_answer}" in " ".join(capsys.readouterr().out.split())
+    assert rows_of(out) == {
+        "joint accuracy": [str(BEFORE.joint), str(AFTER.joint), ""],  # not known by problem
+        "solo accuracy": [str(BEFORE.solo), str(AFTER.solo), ""],
+        "leak rate": [str(BEFORE.leak), str(AFTER.leak), ""],
+        "unscorable": ["0 of 600", "1 of 600", ""],  # and no answer: not known before
+    }
     assert f"summary: {paths['summary']}" in out and "61 seconds" in out
+    show_summary(AFTER, AFTER, {}, seconds=1)
+    assert rows_of(capsys.readouterr().out)["no answer found"] == ["150 of 600", "150 of 600", ""]
 
 
-def test_progress_shows_the_accuracies_only():
-    callback, shown = TeamProgressCallback(), []
-    callback.training_bar = SimpleNamespace(set_postfix=shown.append)
-    callback.on_log(None, None, None, logs={"loss": 1.0, "credit/joint_accuracy": 0.514, "credit/solo_accuracy": None})
-    callback.on_log(None, None, None, logs={"loss": 1.0})
-    for rate in (0.0, 0.25):
-        callback.on_log(None, None, None, logs={"credit/joint_accuracy": 0.5, "credit/no_answer_rate": rate})
-    assert shown == [{"joint": "0.51"}, {"joint": "0.50"}, {"joint": "0.50", "no answer": "0.25"}]
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_has_the_difference_by_problem(width, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", str(width))
+    right = (1.0,) * 6 + (0.0,) * 6
+    roles = {"planner": Proportion(6, 12), "adder": Proportion(3, 12)}
+    before = replace(BEFORE, right=right[6:] * 2, without=roles, right_without=dict.fromkeys(roles, right[6:] * 2))
+    after = replace(
+        before, joint=Proportion(6, 12), right=right, right_without={"planner": right, "adder": right[::-1]}
+    )
+    show_summary(before, after, {}, seconds=1)
+    out = capsys.readouterr().out
+    value, (low, high) = paired_difference(before, after)
+    shown = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    rows = rows_of(out)
+    assert value == 0.5 and rows["joint accuracy"][2] == shown and rows["without planner"][2] == shown
+    assert paired_difference(before, after, "adder")[0] == 0.5 and rows["without adder"][2].startswith("+0.500 [")
+    assert max(map(len, plain(out).splitlines())) <= width and (shown in plain(out)) == (width == 120)
 
 
 @pytest.mark.parametrize(

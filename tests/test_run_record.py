@@ -35,7 +35,8 @@ def test_metrics_are_lines_of_json_and_the_run_says_what_it_is(train, make_confi
     assert lines[:3] == trainer.state.log_history[:3] and [row["step"] for row in lines] == [1, 2, 3, 3]
     info = json.loads((folder / "run.json").read_text())
     assert info["recipe"]["schedule"] == "joint" and info["recipe"]["learning_rate"] == 2e-3 and info["max_steps"] == 3
-    assert "CounterfactualCredit(" in info["recipe"]["credit"][0] and info["versions"]["trl"].startswith("1.16")
+    assert info["recipe"]["credit"] == "ccpo" and info["recipe"]["coef"] == 0.2
+    assert "CounterfactualCredit(" in info["credit"][0] and info["versions"]["trl"].startswith("1.16")
     assert [role["name"] for role in info["columns"]["roles"]] == ["thinker", "solver"]
     assert [removal["columns"]["text"] for removal in info["columns"]["removals"]][0] == "solo_answer"
 

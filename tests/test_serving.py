@@ -600,7 +600,11 @@ def test_a_client_that_hangs_up(stream):
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].role", "got 'tool'"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "must be a text, got None"),
         ({"messages": [{"role": "user", "content": " "}]}, "messages[0].content", "must be a text"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content", "text only"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
+            "messages[0].content",
+            "only parts of text",
+        ),
         ({"messages": [{"role": "user", "content": "x", "name": "a"}]}, "messages[0].name", "not supported"),
         ({"messages": [*ASK, {"role": "assistant", "content": "so"}]}, "messages", "must be the user's"),
         ({"temperature": -1}, "temperature", "of at least 0 and at most 2, got -1"),
@@ -616,9 +620,9 @@ def test_a_client_that_hangs_up(stream):
         ({"n": 1000}, "n", "at most 32"),
         ({"seed": 2**70}, "seed", "an integer"),
         ({"seed": 0.5}, "seed", "an integer"),
-        ({"stop": 5}, "stop", "up to 4"),
+        ({"stop": 5}, "stop", "at most 4"),
         ({"stop": [""]}, "stop", "none of them empty"),
-        ({"stop": ["a"] * 5}, "stop", "up to 4"),
+        ({"stop": ["a"] * 5}, "stop", "at most 4"),
         ({"stream": "yes"}, "stream", "true or false, got 'yes'"),
         ({"stream_options": {"include_usage": True}}, "stream_options", "needs `stream: true`"),
         ({"stream": True, "stream_options": {"x": 1}}, "stream_options", "may only have `include_usage`"),
@@ -859,8 +863,8 @@ def test_generators_of_ones_own():
 
 def test_options_that_cannot_be():
     for options, message in (
-        ({"name": ""}, "`name` must be a text"),
-        ({"api_key": ""}, "`api_key` must be a text"),
+        ({"name": ""}, "`name` must be a non-empty text"),
+        ({"api_key": ""}, "`api_key` must be a non-empty text"),
         ({"api_key": "schlüssel"}, "`api_key` must be ASCII without spaces"),
         ({"api_key": "two words"}, "`api_key` must be ASCII without spaces"),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, got 0"),

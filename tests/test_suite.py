@@ -363,7 +363,7 @@ def test_an_endpoint_that_fails_on_the_way(tmp_path):
             evaluate(make(endpoint.base_url), {"four": PROBLEMS}, **options)
         said = str(error.value)
         assert endpoint.base_url in said and "out of memory" in said
-        assert re.search("Of 2 prompts [01] were answered, 1 failed and [01] were not asked", said)
+        assert re.search("Of 2 prompts, [01] were answered, 1 failed, and [01] were not asked", said)
         assert "the generator of ['writer']" in error.value.__notes__[0]
         broken[0] = False
         asked = len(endpoint.requests)

@@ -662,7 +662,7 @@ def test_an_evaluation_without_arms_draws_none(model_dirs, chat_dataset, make_co
         (
             {"removal_eval_steps": 2},
             Vote(2),
-            "`removal_eval_steps=2` has no effect: because no role can be left out of the team",
+            "`removal_eval_steps=2` has no effect, because no role can be left out of the team",
         ),
         (
             {"num_solos": 2, "eval_strategy": "steps", "eval_arms": []},
@@ -886,7 +886,7 @@ def test_activation_checkpointing_is_every_policys(model_dirs, chat_dataset, mak
 
     class Look(TrainerCallback):
         def on_train_begin(self, args, state, control, model=None, **kwargs):
-            enabled.extend(policy.is_activation_checkpointing for policy in model.policies.values())
+            enabled.extend(policy.is_gradient_checkpointing for policy in model.policies.values())
 
     trainer = MultiAgentGRPOTrainer(model, SharedCredit(outcome), args, chat_dataset, callbacks=[Look()])
     trainer.train()

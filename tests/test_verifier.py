@@ -389,7 +389,7 @@ def test_is_a_trl_reward_function(verifier):
 def test_arguments_are_checked(verifier):
     with pytest.raises(TypeError):
         verifier.score(["5"], ["5"])
-    with pytest.raises(ValueError, match="as long, got 2 and 1"):
+    with pytest.raises(ValueError, match="must have the same length, got 2 and 1"):
         verifier.score(gold=["5", "6"], prediction=["5"])
     with pytest.raises(ValueError, match="gold must be a list of strings, got str"):
         verifier.score(gold="5", prediction=["5"])

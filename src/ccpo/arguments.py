@@ -258,6 +258,17 @@ class TeamArguments(ThinkSolveArguments, ScriptArguments):
         return SCHEMES[self.credit](outcome, **settings, **kwargs)
 
 
+def told_by(*arguments: Any) -> dict[str, Any]:
+    """The fields of these dataclasses that differ from their defaults, as a recipe has them."""
+    told = {}
+    for given in arguments:
+        for f in dataclasses.fields(given):
+            default = f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+            if f.init and getattr(given, f.name) != default:
+                told[f.name] = getattr(given, f.name)
+    return told
+
+
 def read_model_config(model: ModelConfig, args: MultiAgentGRPOConfig) -> dict[str, Any]:
     """
     What the fields of [`~trl.ModelConfig`] mean for the trainer; how models are loaded goes to `args`.

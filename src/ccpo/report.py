@@ -1,19 +1,21 @@
-"""What a run shows: a compact progress line, curves and a table."""
+"""What a run shows at its end: curves and a table."""
 
 import json
 import math
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
-from transformers import ProgressCallback
 
-from .evaluation import BenchmarkResult, TeamEvaluation, paired_difference
+from .evaluation import BenchmarkResult, Proportion, TeamEvaluation, paired_difference
 from .evaluation.arms import JOINT, SINGLE
-from .evaluation.report.curves import draw, find_blocks, find_panels
+from .evaluation.report.curves import PANELS, Mark, Panel, draw, find_blocks, find_panels
 from .evaluation.statistics import Difference
 
+_WIDE = 96  # columns of a terminal in which a table's intervals stand beside their values
 # Arms that take a role's text away -> what they do.
 _TAKEN_AWAY = {
     "without": "without it",
@@ -22,34 +24,30 @@ _TAKEN_AWAY = {
 }
 
 
-class TeamProgressCallback(ProgressCallback):
-    """TRL's progress bar, with the team's accuracy behind it instead of every metric printed."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if self.training_bar is not None and logs:
-            names = {"credit/joint_accuracy": "joint", "credit/solo_accuracy": "solo", "credit/leak_rate": "leak"}
-            if logs.get("credit/no_answer_rate"):  # only where there is something to say
-                names["credit/no_answer_rate"] = "no answer"
-            shown = {label: f"{logs[name]:.2f}" for name, label in names.items() if logs.get(name) is not None}
-            if shown:
-                self.training_bar.set_postfix(shown)
-
-
-def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str = "") -> Path:
+def plot_curves(
+    log_history: list[dict[str, Any]],
+    path: str | Path,
+    title: str = "",
+    before: TeamEvaluation | None = None,
+    after: TeamEvaluation | None = None,
+) -> Path:
     """
-    Draw a run's metrics over its steps, raw and smoothed: the panels of its report of which there is something to see.
+    Draw a run's metrics over its steps, smoothed, each in a band of a standard deviation on either side: the panels of
+    its report of which there is something to see. pyplot is not touched, nor the backend of a notebook.
 
     Args:
         log_history (`list[dict]`): `trainer.state.log_history`.
         path (`str` or `Path`): the PNG to write.
         title (`str`, *optional*): above the panels.
+        before, after ([`~ccpo.evaluation.TeamEvaluation`], *optional*):
+            Of held-out problems: marks with their 95 % intervals at either end of the accuracies.
 
     Returns:
         `Path`: where it was written.
     """
     from matplotlib.figure import Figure
 
-    panels, blocks = find_panels([log_history]), [find_blocks(log_history)]
+    panels, blocks = _with_marks(find_panels([log_history]), log_history, before, after), [find_blocks(log_history)]
     rows = max(1, -(-len(panels) // 3))
     figure = Figure(figsize=(13.8, 3.4 * rows), layout="constrained")
     axes = figure.subplots(rows, 3, squeeze=False).flatten()
@@ -59,9 +57,39 @@ def plot_curves(log_history: list[dict[str, Any]], path: str | Path, title: str 
         axis.set_visible(False)
     if title:
         figure.suptitle(title)
+    if panels:
+        marks = (
+            "" if before is None and after is None else " Marks: held-out problems, before and after, 95 % intervals."
+        )
+        figure.supxlabel(f"Lines: running means. Bands: a standard deviation on either side.{marks}", fontsize=9)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return Path(path)
+
+
+def _with_marks(
+    panels: list[Panel], history: list[dict[str, Any]], before: TeamEvaluation | None, after: TeamEvaluation | None
+) -> list[Panel]:
+    """The panels, the first of which has the evaluations' accuracies as marks."""
+    last = max((row["step"] for row in history), default=0)
+    marks = [
+        Mark(name, step, share.value, share.interval)
+        for step, found in ((0, before), (last, after))
+        for name, share in (_accuracies(found).items() if found is not None else ())
+        if share.total
+    ]
+    if not marks:
+        return panels
+    title, label, _ = PANELS[0]
+    own = next((panel for panel in panels if panel.title == title), Panel(title, label, []))
+    return [replace(own, marks=marks), *(panel for panel in panels if panel is not own)]
+
+
+def _accuracies(found: TeamEvaluation) -> dict[str, Proportion]:
+    """The team's accuracy and that without each role, by the names that the curves of training have."""
+    if len(found.without) > 1:
+        return {"joint": found.joint, **{f"without {role}": share for role, share in found.without.items()}}
+    return {"joint": found.joint} | ({"solo": found.solo} if found.solo is not None else {})
 
 
 def summarize(before: TeamEvaluation, after: TeamEvaluation, **extra: Any) -> dict[str, Any]:
@@ -135,26 +163,43 @@ def _sign(difference: Difference) -> int:
 
 
 def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str, Path], seconds: float) -> None:
-    """Print one table, before against after with 95 % intervals, their difference, and where the run's files are."""
+    """
+    Print one table, and where the run's files are.
+
+    The table has before, after and their difference by problem, with 95 % intervals, and how many answers were none or
+    could not be scored. In a narrow terminal an interval stands below its value.
+    """
     total = len(after.right) or after.joint.total
+    console = Console(width=None if sys.stdout.isatty() else _WIDE)
+    between = " [" if console.width >= _WIDE else "\n["
+
+    def add(label: str, *cells: str) -> None:
+        table.add_row(label, *(cell.replace(" [", between) for cell in cells))
+
+    def difference(role: str | None = None) -> str:
+        if not all(found.right if role is None else found.right_without.get(role) for found in (before, after)):
+            return ""
+        value, (low, high) = paired_difference(before, after, role)
+        return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+
     table = Table(title=f"{total} held-out problems, 95 % intervals")
-    for column in ("", "before", "after"):
-        table.add_column(column, justify="left" if not column else "right")
-    table.add_row("joint accuracy", str(before.joint), str(after.joint))
+    for column in ("", "before", "after", "after less before"):
+        table.add_column(column, justify="right" if column else "left")
+    add("joint accuracy", str(before.joint), str(after.joint), difference())
     if len(after.without) > 1:
         for role, share in after.without.items():
-            table.add_row(f"without {role}", str(before.without[role]), str(share))
+            add(f"without {role}", str(before.without[role]), str(share), difference(role))
     elif after.solo is not None:
-        table.add_row("solo accuracy", str(before.solo), str(after.solo))
+        add("solo accuracy", str(before.solo), str(after.solo), difference(next(iter(after.without), None)))
     if after.leak.total:
-        table.add_row("leak rate", str(before.leak), str(after.leak))
+        add("leak rate", str(before.leak), str(after.leak))
     if before.no_answer and after.no_answer:
-        table.add_row("no answer found", str(before.no_answer), str(after.no_answer))
-    console = Console()
+        add(
+            "no answer found",
+            *(f"{found.no_answer.successes} of {found.no_answer.total}" for found in (before, after)),
+        )
+    add("unscorable", *(f"{found.unscorable} of {total}" for found in (before, after)))
     console.print(table)
-    if before.right and after.right:
-        value, (low, high) = paired_difference(before, after)
-        console.print(f"joint accuracy, after less before: {value:+.3f} [{low:+.3f}, {high:+.3f}], paired by problem")
     for label, path in paths.items():
         console.print(f"{label}: {path}", soft_wrap=True)
     console.print(f"{seconds:.0f} seconds")

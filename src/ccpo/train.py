@@ -27,10 +27,9 @@ from typing import Any
 
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import PrinterCallback, ProgressCallback
 from trl import ModelConfig
 
-from .arguments import TeamArguments, read_model_config
+from .arguments import TeamArguments, read_model_config, told_by
 from .data import has_splits, load_problems
 from .evaluation import Team, evaluate_team, to_markdown
 from .evaluation import evaluate as evaluate_arms
@@ -38,14 +37,16 @@ from .evaluation.arms import SINGLE, VOTES, build_arms, single_policy
 from .evaluation.loading import make_generators
 from .evaluation.report import write_report
 from .evaluation.samples import OtherSamplesError
-from .exits import refusing
+from .exits import one_line, refuse, refusing
 from .parsing import TeamParser
-from .report import TeamProgressCallback, plot_curves, say_who_helps, show_summary, summarize, write_json
+from .quiet import name_accelerator_to_deepspeed, patient_bars
+from .report import plot_curves, say_who_helps, show_summary, summarize, write_json
 from .shipped import DEFAULT_RECIPE
 from .tasks import MODELS, TASKS
 from .team.topology import Topology
 from .training.checks import check_arguments
 from .training.config import MultiAgentGRPOConfig
+from .training.output_dir import OutputError
 from .training.team_file import generator_options
 from .training.trainer import MultiAgentGRPOTrainer
 
@@ -111,8 +112,9 @@ def load_models(
             f"once with one, then with these and `{_name_models(warmed, team)}`."
         )
     if PartialState().is_main_process:
-        for name in MODELS.keys() & {*models.values()}:
-            MODELS[name](built[name], seed=args.seed)
+        with patient_bars():
+            for name in MODELS.keys() & {*models.values()}:
+                MODELS[name](built[name], seed=args.seed)
         if missing:
             options = {"steps": team.warm_start_steps, "use_cpu": args.use_cpu}
             build_models(topology, warm, args.seed, shared=common == "shared", **options)
@@ -202,6 +204,7 @@ def prepare(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig)
         `ValueError`: what cannot be right.
     """
     started = time.perf_counter()
+    name_accelerator_to_deepspeed()
     loading = read_model_config(model, args)
     topology, train_dataset, held_out = load_task(team, args)
     if held_out is not None and team.num_eval_problems:
@@ -230,10 +233,7 @@ def prepare(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig)
         topology=topology,
         **loading,
     )
-    if not args.disable_tqdm:
-        for callback in (ProgressCallback, PrinterCallback):
-            trainer.remove_callback(callback)
-        trainer.add_callback(TeamProgressCallback)
+    trainer.told = {"task": team.task, **told_by(team, model)} if team.dataset_name is None else told_by(team, model)
     if args.resume_from_checkpoint:  # before anything is evaluated
         trainer._find_checkpoint(args.resume_from_checkpoint)
     quantization = loading["quantization_config"]
@@ -259,9 +259,9 @@ def run(prepared: Run) -> None:
     if trainer.accelerator.is_main_process:
         paths = {agent: Path(path) for agent, path in trained.items()}
         title = f"{team.credit}, {team.dataset_name or team.task}, {trainer.state.global_step} steps"
-        paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title)
+        after = evaluate(trained, held_out, outcome, *evaluation) if evaluates else None
+        paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title, before, after)
         if evaluates:
-            after = evaluate(trained, held_out, outcome, *evaluation)
             if team.final_arms:
                 whole = Team(topology, load_generators(trained, *evaluation), outcome)
                 wants_single = {SINGLE, VOTES} & {*team.final_arms}
@@ -285,7 +285,7 @@ def run(prepared: Run) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """
-    The command. What a user can mend is one line on stderr, with status 2, before anything is trained.
+    The command. What a user can mend is one line on stderr, with status 2; a full disk too.
 
     Args:
         arguments (`list[str]`, *optional*): the command line's words; by default those of the process.
@@ -296,7 +296,10 @@ def main(arguments: list[str] | None = None) -> None:
         return
     with refusing("ccpo train"):
         prepared = prepare(*parse_arguments(words))
-    run(prepared)
+    try:
+        run(prepared)
+    except OutputError as error:
+        refuse("ccpo train", one_line(error))
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ class TeamEvaluation:
         without (`dict[str, Proportion]`): For each role that can be removed, the right answers of the team without it.
         right (`tuple[float, ...]`):
             For each problem 1 if the team is right and 0 if it is wrong. NaN if it cannot be scored.
+        right_without (`dict[str, tuple[float, ...]]`): The same for the team without each role that can be removed.
         cut (`dict[str, Proportion]`):
             For each role that reads others, the prompts in which their texts were cut to fit. Passes without a role
             count, too.
@@ -79,6 +80,7 @@ class TeamEvaluation:
     no_answer: Proportion | None = None
     without: dict[str, Proportion] = field(default_factory=dict)
     right: tuple[float, ...] = ()
+    right_without: dict[str, tuple[float, ...]] = field(default_factory=dict)
     cut: dict[str, Proportion] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
@@ -164,6 +166,7 @@ def evaluate_team(
         no_answer=Proportion(sum(no_answer), len(no_answer)) if hasattr(outcome, "extract") else None,
         without=removed,
         right=tuple(right),
+        right_without={name: tuple(values) for name, values in without.items()},
         cut={name: Proportion(sum(seen), len(seen)) for name, seen in cut.items()},
     )
 
@@ -183,7 +186,9 @@ def _check(dataset: Any, batch_size: Any) -> None:
         raise ValueError(f"`batch_size` must be an integer of at least 1, got {batch_size!r}. Set it to 1 or more.")
 
 
-def paired_difference(before: TeamEvaluation, after: TeamEvaluation) -> tuple[float, tuple[float, float]]:
+def paired_difference(
+    before: TeamEvaluation, after: TeamEvaluation, without: str | None = None
+) -> tuple[float, tuple[float, float]]:
     """
     The change in accuracy between two evaluations of the same problems, with its 95 % bootstrap interval.
 
@@ -191,6 +196,7 @@ def paired_difference(before: TeamEvaluation, after: TeamEvaluation) -> tuple[fl
 
     Args:
         before, after ([`TeamEvaluation`]): Two evaluations of the same problems in the same order.
+        without (`str`, *optional*): A role. The team without this role is compared. By default the whole team is.
 
     Returns:
         `tuple[float, tuple[float, float]]`: The mean difference and its interval. NaN if nothing can be scored.
@@ -203,6 +209,7 @@ def paired_difference(before: TeamEvaluation, after: TeamEvaluation) -> tuple[fl
             f"`before` has {len(before.right)} problems but `after` has {len(after.right)}. To be compared, they "
             "must be of the same problems."
         )
-    difference = torch.tensor(after.right, dtype=torch.float64) - torch.tensor(before.right, dtype=torch.float64)
+    earlier, later = (found.right if without is None else found.right_without[without] for found in (before, after))
+    difference = torch.tensor(later, dtype=torch.float64) - torch.tensor(earlier, dtype=torch.float64)
     found = estimate(difference)
     return found.value, found.interval

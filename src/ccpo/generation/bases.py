@@ -1,15 +1,21 @@
 """
-Folders that name a base model instead of holding weights.
+Where a model is loaded from.
 
-If agents have adapters on one base, an agent may also play the base itself. Its folder has no weights then, but a file
-that names the base.
+A folder may name a base model instead of holding weights: an agent may play the base of other agents' adapters. Models
+of generators are loaded whole, even if training splits its models over processes.
 """
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from transformers.integrations import deepspeed
+
 BASE_FILE = "ccpo_base.json"
+FSDP_LOADING = "FSDP_CPU_RAM_EFFICIENT_LOADING"  # the first process loads a model and sends it to the others
 _KEY = "base_model_name_or_path"  # as in adapter_config.json
 
 
@@ -65,3 +71,21 @@ def read_adapter(model: Any) -> dict[str, Any] | None:
     raise ValueError(
         f"{str(file)!r} does not name the base model of the adapter. Set `{_KEY}` in it, or save the adapter again."
     )
+
+
+@contextmanager
+def unsharded_loading() -> Iterator[None]:
+    """
+    Load a frozen model whole on every process, within this context.
+
+    ZeRO-3 would split the model when it is created, and no DeepSpeed engine could gather it. With FSDP, transformers
+    5.17 would load the weights only on the first process and leave zeros on the others.
+    """
+    config, efficient = deepspeed._hf_deepspeed_config_weak_ref, os.environ.pop(FSDP_LOADING, None)
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config
+        if efficient is not None:
+            os.environ[FSDP_LOADING] = efficient

@@ -16,9 +16,9 @@ from transformers import (
     PreTrainedTokenizerBase,
     StoppingCriteriaList,
 )
-from transformers.integrations import deepspeed
 
-from .bases import find_base
+from ..quiet import patient_bars
+from .bases import find_base, unsharded_loading
 from .completion import Completion, LoadedGenerator
 from .inputs import (
     TEXT_FOR_A_CHAT_MODEL,
@@ -42,17 +42,6 @@ CPU_BATCH = 32  # measured: 60 GSM8K questions in two batches took 0.79 of the t
 _RESERVED = {"max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "pad_token_id"}
 _RESERVED |= {"num_return_sequences", "return_dict_in_generate"}
 HUB = {"revision", "trust_remote_code", "token", "cache_dir", "subfolder", "local_files_only"}  # a tokenizer's, too
-
-
-@contextmanager
-def _unsharded_loading() -> Iterator[None]:
-    """Load a frozen model whole on every process: ZeRO-3 would split it when it is created, and not gather it."""
-    config = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = config
 
 
 @dataclass(eq=False, repr=False)
@@ -287,7 +276,7 @@ class TransformersGenerator(LoadedGenerator):
             if isinstance(model, str):
                 if (device := PartialState().device).type != "cpu":
                     options.setdefault("device_map", {"": device})
-                with _unsharded_loading():
+                with unsharded_loading(), patient_bars():
                     model = AutoModelForCausalLM.from_pretrained(find_base(model), **options).requires_grad_(False)
             pad_ids = [i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None]
             self._loaded = model, tokenizer, pad_ids[0]  # padding is masked, so any token will do
@@ -340,7 +329,7 @@ class TransformersGenerator(LoadedGenerator):
         device = self._load()[0].device
         where = [] if device.type == "cpu" else [device]
         rng = torch.get_device_module(device) if where else torch.random
-        with torch.random.fork_rng(devices=where, device_type=device.type if where else None):
+        with torch.random.fork_rng(devices=where, device_type=device.type):
             if self._random_state is None:
                 rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
                 self._random_state = torch.Generator(device).manual_seed(self.seed + rank).get_state()

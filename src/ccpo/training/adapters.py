@@ -22,7 +22,8 @@ from trl import GRPOTrainer
 from trl.trainer.utils import get_config_model_id, use_adapter
 
 from ..generation.bases import BASE_FILE
-from .policies import activate, adapters_of, policy_of
+from .policies import activate, adapters_of, is_shared, policy_of
+from .saving import link_saved, unlink_shared
 from .starts import match_dtypes
 
 REFERENCE = "{agent}:ref"  # the name of an adapter as it was at the start; agents' names have no colon
@@ -144,7 +145,7 @@ def merge_adapters(model: nn.Module, folder: Path, agents: tuple[str, ...], args
     """
     Replace saved adapters by whole models, with each adapter merged into its base.
 
-    The adapters are those that [`~ccpo.training.policies.save_policies`] wrote. The base is loaded again from its
+    The adapters are those that [`~ccpo.training.saving.save_policies`] wrote. The base is loaded again from its
     original place. For an agent without an adapter, the base itself is saved.
 
     Args:
@@ -158,7 +159,7 @@ def merge_adapters(model: nn.Module, folder: Path, agents: tuple[str, ...], args
     whole = plugin.zero3_init_context_manager(enable=False) if plugin is not None else nullcontext()
     kwargs = {"revision": (args.model_init_kwargs or {}).get("revision"), "trust_remote_code": args.trust_remote_code}
     with whole:
-        for agent in agents:
+        for agent in agents[:1] if is_shared(model, agents) else agents:
             policy, own = policy_of(model, agent), folder / agent
             if not isinstance(policy, PeftModel):
                 continue
@@ -167,6 +168,9 @@ def merge_adapters(model: nn.Module, folder: Path, agents: tuple[str, ...], args
             else:
                 base = get_config_model_id(policy.config)
                 merged = AutoModelForCausalLM.from_pretrained(base, dtype=policy.dtype, **kwargs)
+            unlink_shared(own)
             merged.save_pretrained(own)
             for file in (*own.glob("adapter_*"), *own.glob(BASE_FILE)):
                 file.unlink()
+    if is_shared(model, agents):
+        link_saved(folder, agents)

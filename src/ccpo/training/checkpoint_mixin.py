@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 import shutil
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
-from transformers import TrainerCallback, TrainerState
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl.data_utils import is_conversational
 
+from ..quiet import patient_bars
 from .adapters import load_sharded_adapters, merge_adapters
 from .checkpoints import (
     RUN_STATE,
@@ -26,8 +26,11 @@ from .checkpoints import (
     write_manifest,
 )
 from .model_card import TeamCard, write_model_cards
-from .policies import adapters_of, all_trainable, load_policies, save_policies
+from .output_dir import writing
+from .policies import adapters_of, all_trainable
 from .run_state import load_run_state, run_settings, run_state
+from .saving import load_policies, save_policies, unlink_shared
+from .stopping import IgnoreSignals, SaveCallback
 from .team_file import write_team
 
 logger = logging.getLogger(__name__)
@@ -36,7 +39,7 @@ logger = logging.getLogger(__name__)
 class CheckpointMixin:
     """
     Over a [`~transformers.Trainer`] of several policies: checkpoints that are complete or known not to be, and from
-    which a run goes on as if it had never stopped; SIGTERM saves one and stops.
+    which a run goes on as if it had never stopped; SIGTERM and Ctrl-C save one and stop.
 
     Overrides, which call `super()` but where it knows one model only:
 
@@ -44,12 +47,15 @@ class CheckpointMixin:
     - `_save_checkpoint`, `_save_rng_state`, `_finalize_training`: our state beside the `Trainer`'s, a manifest written
       last, and older checkpoints deleted only after it;
     - `train`, `_run_epoch`, `_get_train_sampler`, `_load_*`: the counterparts;
-    - `get_train_dataloader`, `_determine_best_metric`: SIGTERM does not reach the data workers, and a save at the end
-      of an epoch waits for what the `Trainer` does there.
+    - `get_train_dataloader`, `_determine_best_metric`: the signals do not reach the data workers, and a save at the
+      end of an epoch waits for what the `Trainer` does there.
     """
+
+    told: dict[str, Any] = {}  # of the command that has built the trainer, fields that it does not see
 
     def _init_checkpoints(self) -> None:
         """To be called when the trainer is built."""
+        self._is_chat = self.train_dataset is not None and is_conversational(next(iter(self.train_dataset)))
         self._finished_epochs = 0  # of the run that this one continues
         self._saved_step = None  # global step of the last checkpoint
         self._saves_checkpoint = False  # whether what is being saved is one
@@ -58,7 +64,21 @@ class CheckpointMixin:
 
     def train(self, resume_from_checkpoint=None, *args, **kwargs):
         """
-        As in TRL. A resumed run goes on as if it had never stopped; SIGTERM finishes the step, saves and returns.
+        As in TRL. A resumed run goes on as if it had never stopped.
+
+        Ctrl-C (SIGINT) and SIGTERM stop a run: it finishes the optimizer step, saves a checkpoint, whatever
+        `save_strategy` says, and `train` returns as if the run were over. A script that goes on after `train` looks at
+        `trainer.was_stopped`:
+
+        ```python
+        trainer.train()
+        if trainer.was_stopped:  # by Ctrl-C or SIGTERM; the checkpoint is saved
+            raise SystemExit
+        trainer.save_model()
+        ```
+
+        A second Ctrl-C, a second or more after the first, ends at once: `train` raises `KeyboardInterrupt`, and the
+        last checkpoint is the one from before. In a thread that is not the main one, signals keep their meaning.
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
@@ -77,7 +97,9 @@ class CheckpointMixin:
             if self.args.ignore_data_skip:
                 logger.warning("`ignore_data_skip=True`: the resumed run sees other rows than the first would have.")
         with self._saver.listening():
-            return super().train(resume_from_checkpoint, *args, **kwargs)
+            result = super().train(resume_from_checkpoint, *args, **kwargs)
+            self._saver.stopped |= self._saver.agreed() and self._saved_step == self.state.global_step
+        return result
 
     def _find_checkpoint(self, resume_from_checkpoint: str | bool) -> Path:
         """The checkpoint, checked by every process; what one finds wrong, all raise, lest the others wait."""
@@ -99,13 +121,14 @@ class CheckpointMixin:
 
     @property
     def was_stopped(self) -> bool:
-        """Whether SIGTERM ended the last `train()`, after a checkpoint."""
+        """Whether Ctrl-C or SIGTERM ended the last `train()`, after a checkpoint."""
         return self._saver.stopped
 
     def get_train_dataloader(self):
         loader = super().get_train_dataloader()
         if self.args.dataloader_num_workers:
-            loader.worker_init_fn = IgnoreSigterm(loader.worker_init_fn)
+            started = getattr(loader, "base_dataloader", loader)  # within accelerate's, which starts no workers itself
+            started.worker_init_fn = IgnoreSignals(started.worker_init_fn)
         return loader
 
     def _run_epoch(self, *args, **kwargs):
@@ -113,6 +136,9 @@ class CheckpointMixin:
             self.control.should_training_stop = True
         else:
             super()._run_epoch(*args, **kwargs)
+        is_over = self.state.global_step >= self.state.max_steps
+        if is_over and self._saver.agreed() and self._saved_step != self.state.global_step:
+            self._save_checkpoint(self.model, None)  # the signal came after the last step, in an evaluation, say
 
     def _get_train_sampler(self, dataset=None):
         sampler = super()._get_train_sampler(dataset)
@@ -129,10 +155,11 @@ class CheckpointMixin:
         self.accelerator.wait_for_everyone()
         limit, self._saves_checkpoint = self.args.save_total_limit, True
         try:
-            super()._save_checkpoint(model, trial)
+            with writing(self.args, folder.name), patient_bars():
+                super()._save_checkpoint(model, trial)
+                self._complete_checkpoint(folder)
         finally:
             self.args.save_total_limit, self._saves_checkpoint = limit, False
-        self._complete_checkpoint(folder)
         best = self.state.best_model_checkpoint
         if self.args.should_save:
             rotate_complete_checkpoints(folder.parent, limit, {folder} | ({Path(best)} if best else set()))
@@ -190,6 +217,7 @@ class CheckpointMixin:
         for parameter in untouched:
             parameter.requires_grad_(True)
 
+    @patient_bars()
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model=None) -> None:
         if self.is_fsdp_enabled and adapters_of(self.model, self.agents):
             load_sharded_adapters(self.model, Path(resume_from_checkpoint), self.agents)
@@ -210,7 +238,8 @@ class CheckpointMixin:
         sharded = self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(
             self.accelerator.state.fsdp_plugin.state_dict_type
         )
-        with all_trainable(self.model, self.agents):
+        what = nullcontext() if self._saves_checkpoint else writing(self.args, "the models")
+        with all_trainable(self.model, self.agents), patient_bars(), what:
             if sharded:  # `Trainer` writes no models then
                 self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))
             super().save_model(output_dir, _internal_call)
@@ -225,8 +254,12 @@ class CheckpointMixin:
                 merge_adapters(self.model, folder, self.agents, self.args)
             card = TeamCard(
                 topology=self.topology,
-                credit=self._credit,
+                allocators=self.allocators,
+                names=self._credit,
                 args=self.args,
+                told=self.told,
+                dataset=self.train_dataset,
+                is_chat=self._is_chat,
                 step=self.state.global_step,
                 tags=self._tag_names,
                 origins=self._origins,
@@ -246,87 +279,6 @@ class CheckpointMixin:
         if not self.topology.is_solo and self.is_world_process_zero() and self.args.hub_strategy != "end":
             for agent in self.agents:
                 saved, out = Path(checkpoint_folder) / agent, Path(self.args.output_dir) / agent
+                unlink_shared(out)
                 shutil.copytree(saved, out, dirs_exist_ok=True)
         super()._push_from_checkpoint(checkpoint_folder)
-
-
-class SaveCallback(TrainerCallback):
-    """
-    When to save beyond `save_strategy`.
-
-    On SIGTERM: finish the optimizer step, save a checkpoint, stop. All processes do so if one got the signal.
-    (`transformers`' `enable_jit_checkpoint` saves between backward pass and optimizer step, and each process on its
-    own: what it saves cannot be continued exactly.)
-
-    At the last step of an epoch, or of the run: save when the epoch has ended, for a resumed run does not repeat what
-    is logged and evaluated there.
-
-    Attributes:
-        stopped (`bool`): whether the run ended by SIGTERM.
-        deferred (`bool`): whether a checkpoint waits for the epoch's end.
-        passes (`int`): how often the dataset has been begun.
-    """
-
-    def __init__(self, accelerator):
-        self.accelerator = accelerator
-        self.received = self.stopped = self.deferred = False
-        self.epoch_ended, self.passes = False, 0
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listen to SIGTERM. Off the main thread Python cannot, and the signal keeps its meaning."""
-        self.received = self.stopped = self.deferred = False
-        self.passes = 0
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = signal.signal(signal.SIGTERM, self._receive)
-        try:
-            yield
-            self.stopped |= self.received  # during the last evaluation, say: little time is left
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL if previous is None else previous)
-
-    def _receive(self, signum, frame):
-        self.received = True
-
-    def is_last_of_epoch(self, state) -> bool:
-        """Whether the step that has ended is its epoch's last, and the epoch's end is still to come."""
-        last = float(state.epoch).is_integer() or state.global_step >= state.max_steps
-        return last and not self.epoch_ended
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.passes += 1
-
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.epoch_ended = self.deferred = False
-
-    def on_step_end(self, args, state, control, **kwargs):
-        received = torch.tensor([float(self.received)], device=self.accelerator.device)
-        if self.accelerator.reduce(received, reduction="sum").item() > 0:
-            self.stopped = control.should_save = control.should_training_stop = True
-            if self.accelerator.is_main_process:
-                logger.warning(
-                    "SIGTERM: saving %s-%d in %s and stopping. Continue with `--resume_from_checkpoint true`.",
-                    PREFIX_CHECKPOINT_DIR,
-                    state.global_step,
-                    args.output_dir,
-                )
-        if control.should_save and self.is_last_of_epoch(state):
-            control.should_save, self.deferred = False, True
-
-    def on_epoch_end(self, args, state, control, **kwargs):
-        self.epoch_ended = True
-        control.should_save |= self.deferred
-
-
-class IgnoreSigterm:
-    """A data worker's start: the end of a job is its parent's business."""
-
-    def __init__(self, then):
-        self.then = then
-
-    def __call__(self, worker_id: int) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        if self.then is not None:
-            self.then(worker_id)

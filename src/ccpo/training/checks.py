@@ -19,6 +19,7 @@ from .engines import has_engine_per_agent
 from .input_checks import check_datasets
 from .model_checks import check_tokens, check_weights
 from .models import AgentModels, frozen_by_role_kwargs
+from .output_dir import check_output_dir
 from .starts import Start, tokenizer_folder
 
 
@@ -112,6 +113,7 @@ def check_arguments(
             f"`num_train_epochs={args.num_train_epochs}` and `max_steps={args.max_steps}`: nothing would be trained. "
             "Set one of them to more than 0."
         )
+    check_output_dir(args)
     if train_dataset is not None:
         check_datasets(train_dataset, eval_dataset, args, allocators, topology)
     for agent, model in models.items():

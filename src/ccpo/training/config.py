@@ -233,6 +233,10 @@ class MultiAgentGRPOConfig(GRPOConfig):
         check_counts(self)
         if str(self.resume_from_checkpoint).lower() in ("true", "false"):  # the command line gives text
             self.resume_from_checkpoint = str(self.resume_from_checkpoint).lower() == "true"
+        for old in ("gradient_checkpointing", "gradient_checkpointing_kwargs"):  # TRL sets these, which are deprecated
+            new = old.replace("gradient", "activation")
+            if getattr(self, new, "not there") is None:
+                setattr(self, new, getattr(self, old))
         try:
             super().__post_init__()
         except ValueError as error:
@@ -316,9 +320,7 @@ class MultiAgentGRPOConfig(GRPOConfig):
         return [self.role_kwargs[name] for name in dict.fromkeys((agent, role)) if name in (self.role_kwargs or {})]
 
     def for_agent(self, agent: str, roles: tuple[str, ...], key: str) -> Any:
-        """
-        The value of `key` for an agent in `role_kwargs`, or `None`. The entry of its only role counts for it, too.
-        """
+        """An agent's value of `key` in `role_kwargs`, or `None`. If it has only one role, that role's entry counts."""
         entries = self._entries(roles[0] if len(roles) == 1 else agent, agent)
         return next((entry[key] for entry in reversed(entries) if key in entry), None)
 

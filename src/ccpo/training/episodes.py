@@ -16,6 +16,7 @@ from rich.text import Text
 from ..evaluation.samples import write_whole
 from ..team.prompts import whole_characters
 from ..team.topology import Topology
+from .output_dir import writing
 
 _OF_ROLE = ("prompt", "outcome", "credit", "advantage", "leaked", "truncated", "rating", "shares")
 _LONGEST = 400  # characters of a text that are printed
@@ -88,8 +89,9 @@ def write_table(table: Mapping[str, Sequence], step: int, args: Any, prefix: str
     rows = len(next(iter(table.values())))
     frame = pd.DataFrame({"step": [step] * rows, **{name: as_column(own) for name, own in table.items()}})
     file = Path(args.output_dir) / "completions" / f"{prefix}completions_{step:05d}.parquet"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, frame.to_parquet())
+    with writing(args, f"completions/{file.name}"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, frame.to_parquet())
     if args.log_unique_prompts:
         frame = frame[~frame["problem"].duplicated()]
     for name in ("wandb", "trackio"):

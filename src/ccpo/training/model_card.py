@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from keyword import iskeyword
 from pathlib import Path
@@ -13,12 +14,12 @@ import yaml
 from huggingface_hub import ModelCard, ModelCardData
 from trl.trainer.utils import get_config_model_id
 
+from ..rewards import CreditAllocator
 from ..team.topology import Topology
 from .policies import policy_of
+from .recipe import credit_in_words, credit_of, recipe_of
 
 _PACKAGES = ("ccpo", "trl", "transformers", "torch", "accelerate", "peft", "deepspeed", "datasets", "tokenizers")
-_NOT_RECIPE = ("output_dir", "logging_dir", "run_name", "resume_from_checkpoint", "deepspeed", "fsdp", "fsdp_config")
-
 _BASE_ALONE = "\nIt was not trained: it plays the base. Here are its tokenizer, and the base's name if it has one.\n"
 _TEXT = """---
 {metadata}
@@ -38,9 +39,35 @@ from {library} import {auto_class}
 {variable} = {auto_class}.from_pretrained("{source}"{subfolder})
 ```
 
+The whole team answers a problem:
+
+```python
+{whole}
+```
+
+## The team
+
+Who speaks, who reads whom, and what each is asked.
+
+{fence}yaml
+{team_yaml}
+{fence}
+
+## Data
+
+{data}
+
+## Credit
+
+{credit}
+
+{fence}yaml
+{credit_yaml}
+{fence}
+
 ## Recipe
 
-The prompts, `policy_sharing` and `schedule`, and what differs from the defaults of `MultiAgentGRPOConfig`.
+What `ccpo train --config` reads: the team, the credit, and what differs from the defaults.{unsaid}
 
 {fence}yaml
 {recipe}
@@ -69,8 +96,11 @@ class TeamCard:
 
     Attributes:
         topology ([`Topology`]): who speaks.
-        credit (`list[str]`): the allocators with their settings.
-        args ([`MultiAgentGRPOConfig`]): the recipe.
+        allocators (`list[CreditAllocator]`), names (`list[str]`): how credit is divided, and what they are called.
+        args ([`MultiAgentGRPOConfig`]): the configuration.
+        told (`dict`): the command's other fields, see [`~ccpo.training.recipe.recipe_of`].
+        dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]): what was trained on.
+        is_chat (`bool`): whether its problems are chat messages.
         step (`int`): optimizer steps.
         tags (`list[str]`): for the Hub.
         origins (`dict[str, str | None]`): where each agent started from; `None` for an object from nowhere.
@@ -79,8 +109,12 @@ class TeamCard:
     """
 
     topology: Topology
-    credit: list[str]
+    allocators: list[CreditAllocator]
+    names: list[str]
     args: Any
+    told: dict[str, Any]
+    dataset: Any
+    is_chat: bool
     step: int
     tags: list[str]
     origins: dict[str, str | None]
@@ -99,10 +133,9 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
     """
     agents = card.topology.agents
     bases = {agent: get_config_model_id(policy_of(model, agent).config) or None for agent in agents}
-    recipe = yaml.dump(
-        recipe_of(card.topology, card.credit, card.args), Dumper=_Dumper, sort_keys=False, allow_unicode=True
-    ).strip()
-    fence = max(re.findall("`{3,}", recipe), key=len, default="``") + "`"  # longer than any in a prompt
+    recipe = _as_yaml(recipe_of(card.topology, card.allocators, card.args, card.told))
+    team_yaml = _as_yaml({"topology": card.topology.to_dict()})
+    fence = max(re.findall("`{3,}", recipe + team_yaml), key=len, default="``") + "`"  # longer than any in a prompt
     for agent in agents:
         is_adapter = (folder / agent / "adapter_config.json").is_file()
         is_bare = not is_adapter and not (folder / agent / "config.json").is_file()
@@ -128,6 +161,12 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
             base_alone=_BASE_ALONE if is_bare else "",
             source=(bases[agent] or "path/to/base") if is_bare else card.hub_id or f"path/to/{agent}",
             subfolder=f', subfolder="{agent}"' if card.hub_id and not is_bare else "",
+            whole=_whole(folder, card),
+            team_yaml=team_yaml,
+            data=_describe_data(card),
+            credit=credit_in_words(card.allocators, card.names),
+            credit_yaml=_as_yaml(credit_of(card.allocators)),
+            unsaid="" if card.told else " A script has trained it: add `dataset_name` and the models.",
             recipe=recipe,
             fence=fence,
             versions="\n".join(f"- {name} {version}" for name, version in installed_versions().items()),
@@ -135,32 +174,29 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
         ModelCard(text).save(folder / agent / "README.md")
 
 
-def recipe_of(topology: Topology, credit: list[str], args: Any) -> dict[str, Any]:
-    """
-    The prompts, the credit, and what differs from the defaults, in plain values; no tokens.
+def _as_yaml(values: dict[str, Any]) -> str:
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, allow_unicode=True).strip()
 
-    Args:
-        topology ([`Topology`]): who speaks.
-        credit (`list[str]`): the allocators with their settings.
-        args ([`MultiAgentGRPOConfig`]): the configuration.
-    """
-    values = args.to_dict()  # tokens are masked there
-    recipe: dict[str, Any] = {
-        "topology": type(topology).__name__,
-        **topology.prompts,
-        "credit": credit,
-        "policy_sharing": args.policy_sharing,
-        "schedule": args.schedule,
-    }
-    for field in fields(args):
-        default = field.default_factory() if field.default_factory is not MISSING else field.default
-        value = values.get(field.name)
-        if isinstance(value, dict):
-            value = {key: item for key, item in value.items() if not key.endswith("token")}
-        if field.init and value is not None and value != default and field.name not in _NOT_RECIPE:
-            if not field.name.endswith("_token"):
-                recipe.setdefault(field.name, value if isinstance(value, bool | int | float | str) else repr(value))
-    return recipe
+
+def _whole(folder: Path, card: TeamCard) -> str:
+    """Lines that answer one problem with the team."""
+    problem = "What is 7 + 12 * 4?"
+    asked = [{"role": "user", "content": problem}] if card.is_chat else problem
+    lines = ["from ccpo.evaluation import Team", "", f"team = Team.from_pretrained({json.dumps(str(folder))})"]
+    if card.hub_id:
+        lines = ["from huggingface_hub import snapshot_download", *lines]
+        lines[-1] = f"team = Team.from_pretrained(snapshot_download({json.dumps(card.hub_id)}))"
+    return "\n".join([*lines, f"answer = team([{json.dumps(asked)}])[0]", "print(answer.text)"])
+
+
+def _describe_data(card: TeamCard) -> str:
+    """The training data: its name where it has one, and its size."""
+    info, told = getattr(card.dataset, "info", None), card.told
+    name = told.get("dataset_name") or told.get("task") or getattr(info, "dataset_name", None)
+    named = f"`{name}`" if name else "A dataset without a name, made in memory"
+    rows = f", {len(card.dataset):,} rows" if hasattr(card.dataset, "__len__") else ", a stream"
+    columns = f", columns {', '.join(card.dataset.column_names)}" if card.dataset.column_names else ""
+    return f"{named}{rows}{columns}."
 
 
 def _on_the_hub(origin: str | None) -> str | None:

@@ -3,17 +3,15 @@
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+from peft import PeftModel
 from torch import nn
 from transformers.trainer_utils import TrainerMemoryTracker
 from trl import GRPOTrainer
-from trl.trainer.utils import get_config_model_id
 
-from ..generation.bases import BASE_FILE, name_base
+from ..quiet import patient_bars
 
 
 class AgentPolicies(nn.Module):
@@ -122,6 +120,11 @@ def all_trainable(model: nn.Module, agents: tuple[str, ...]) -> Iterator[None]:
         model.set_requires_grad(frozen, requires_grad=False)
 
 
+def is_shared(model: nn.Module, agents: tuple[str, ...]) -> bool:
+    """Whether the agents are one model without anything of their own."""
+    return len(agents) > 1 and not isinstance(model, AgentPolicies) and not adapters_of(model, agents)
+
+
 def policy_of(model: nn.Module, agent: str) -> nn.Module:
     """The agent's model; the one model where agents share it or have adapters on it."""
     return model.policies[agent] if isinstance(model, AgentPolicies) else model
@@ -202,7 +205,7 @@ class PolicySetup(GRPOTrainer):
         # The engines and all that is written or sent anywhere are the one trainer's.
         silent = {"use_vllm": False, "push_to_hub": False, "log_completions": False, "report_to": []}
         silent["skip_memory_metrics"] = True
-        with replaced(trainer.args, **settings, **silent):
+        with replaced(trainer.args, **settings, **silent), patient_bars():
             super().__init__(
                 **source,
                 reward_funcs=[_judge_nothing] * len(trainer.reward_funcs),
@@ -251,53 +254,3 @@ def replaced(args: Any, **values: Any) -> Iterator[None]:
         yield
     finally:
         vars(args).update(before)
-
-
-def save_policies(
-    model: nn.Module, output_dir: Path, tokenizers: dict[str, Any], state_dict: dict | None = None
-) -> None:
-    """
-    Write `output_dir/<agent>` for every agent: weights or adapter, configuration and tokenizer. An agent that plays
-    the base of others' adapters gets its tokenizer and the name of the base, see [`~ccpo.generation.bases.find_base`].
-
-    Args:
-        model (`nn.Module`): the policies.
-        output_dir (`Path`): where to.
-        tokenizers (`dict[str, PreTrainedTokenizerBase]`): per agent.
-        state_dict (`dict`, *optional*): the gathered weights, where a backend shards them.
-    """
-    agents = tuple(tokenizers)
-    if adapters := adapters_of(model, agents):
-        model.save_pretrained(output_dir, state_dict=state_dict, selected_adapters=adapters)  # a folder per adapter
-    else:
-        for agent in agents:
-            policy, weights = model, state_dict
-            if isinstance(model, AgentPolicies):
-                policy, prefix = model.policies[agent], f"policies.{agent}."
-                if state_dict is not None:
-                    weights = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
-            if weights is not None:  # gathered, tied weights are two tensors
-                tied = getattr(policy, "all_tied_weights_keys", {})
-                weights = {name: weight for name, weight in weights.items() if name not in tied}
-            # Beside an adapter that was trained on, TRL keeps a copy as the reference.
-            own = {"selected_adapters": [policy.active_adapter]} if isinstance(policy, PeftModel) else {}
-            policy.save_pretrained(output_dir / agent, state_dict=weights, **own)
-    for agent, tokenizer in tokenizers.items():
-        tokenizer.save_pretrained(output_dir / agent)
-        if adapters and agent not in adapters:
-            name_base(output_dir / agent, get_config_model_id(model.config) or None)
-        else:  # of an earlier run
-            (output_dir / agent / BASE_FILE).unlink(missing_ok=True)
-
-
-def load_policies(model: nn.Module, folder: Path, agents: tuple[str, ...]) -> None:
-    """Load what [`save_policies`] wrote into policies that are neither wrapped nor sharded; in place, bit for bit."""
-    for agent in adapters_of(model, agents) or agents:
-        policy = policy_of(model, agent)
-        if isinstance(policy, PeftModel):
-            adapter = agent if agent in policy.peft_config else policy.active_adapter
-            weights = load_peft_weights(str(folder / agent), device="cpu")
-            set_peft_model_state_dict(policy, weights, adapter_name=adapter)
-        else:
-            saved = type(policy).from_pretrained(folder / agent, dtype=policy.dtype)
-            policy.load_state_dict(saved.state_dict())

@@ -11,6 +11,7 @@ from transformers import TrainerCallback
 
 from ..evaluation.report.run import METRICS_FILE, RUN_FILE, read_lines
 from ..evaluation.samples import write_whole
+from .output_dir import writing
 
 
 class RunRecord(TrainerCallback):
@@ -31,12 +32,13 @@ class RunRecord(TrainerCallback):
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
         self.file = folder / METRICS_FILE
         content = json.dumps({**self.describe(), "max_steps": state.max_steps}, indent=2, default=str) + "\n"
-        write_whole(folder / RUN_FILE, content.encode("utf-8", "replace"))
         kept = [row for row in read_lines(self.file) if row["step"] <= state.global_step] if state.global_step else []
-        write_whole(self.file, "".join(map(_line, kept)).encode())
+        with writing(args, RUN_FILE):
+            folder.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / RUN_FILE, content.encode("utf-8", "replace"))
+            write_whole(self.file, "".join(map(_line, kept)).encode())
         for table in folder.glob("completions/*.parquet"):
             name = re.fullmatch(r"(?:eval_)?completions_(\d+)\.parquet", table.name)
             if name and (not state.global_step or int(name[1]) > state.global_step):
@@ -44,8 +46,25 @@ class RunRecord(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if self.file is not None and logs:
-            with open(self.file, "a", encoding="utf-8") as stream:
-                stream.write(_line({"step": state.global_step, **logs}))
+            with writing(args, METRICS_FILE):
+                append(self.file, _line({"step": state.global_step, **logs}).encode())
+
+
+def append(file: Path, line: bytes) -> None:
+    """
+    Write a line at a file's end, whole or not at all.
+
+    Raises:
+        `OSError`: it cannot be written, such as on a full disk.
+    """
+    with open(file, "ab", buffering=0) as stream:
+        size = stream.tell()
+        try:
+            while line:  # a disk takes what fits
+                line = line[stream.write(line) :]
+        except OSError:
+            stream.truncate(size)
+            raise
 
 
 def _line(row: dict[str, Any]) -> str:

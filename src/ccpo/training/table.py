@@ -1,4 +1,4 @@
-"""[`TableMixin`]: what a generation batch is logged as, metrics and the completions table."""
+"""[`TableMixin`]: what a generation batch is logged as, metrics, the completions table, and on the screen."""
 
 import copy
 import json
@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from transformers import PrinterCallback, ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import CallbackHandler
 
 from ..calls import unanswered
 from ..rewards import credit_metrics, shares_metrics
@@ -18,8 +21,10 @@ from ..verifier import plurality
 from .collection import Rollout
 from .episodes import as_text, describe_columns, effect_of, print_episodes, write_table
 from .generator import Sample
-from .model_card import installed_versions, recipe_of
+from .model_card import installed_versions
 from .policies import replaced
+from .progress import LogLineCallback, TeamProgressCallback
+from .recipe import recipe_of
 from .run_record import RunRecord
 
 
@@ -33,6 +38,7 @@ class TableMixin:
 
     def _init_table(self) -> None:
         """To be called when the trainer is built."""
+        use_team_progress(self.callback_handler)
         self.add_callback(RunRecord(self._describe_run))
         if not self.topology.is_solo:
             leaves = self.args.generation_batch_size * self._texts_per_row(self.roles[-1])
@@ -44,7 +50,8 @@ class TableMixin:
         """What `run.json` holds."""
         return {
             "columns": describe_columns(self.topology, self.reward_func_names[0]),
-            "recipe": recipe_of(self.topology, self._credit, self.args),
+            "recipe": recipe_of(self.topology, self.allocators, self.args, self.told),
+            "credit": self._credit,
             "versions": installed_versions(),
         }
 
@@ -199,6 +206,24 @@ class TableMixin:
             columns[f"without_{removed}_outcome"] = without
             columns[f"{removed}_effect"] = list(map(effect_of, outcome, without))
         return columns
+
+
+def use_team_progress(handler: CallbackHandler) -> None:
+    """
+    Put ours in the place of the callback with which `Trainer` shows a run. What a user has given stays.
+
+    Args:
+        handler ([`~transformers.trainer_callback.CallbackHandler`]): the trainer's.
+    """
+    if DEFAULT_PROGRESS_CALLBACK is ProgressCallback:
+        bar = TeamProgressCallback
+    else:  # in a notebook
+        from .notebook import TeamNotebookCallback as bar
+    ours = {PrinterCallback: LogLineCallback, DEFAULT_PROGRESS_CALLBACK: bar}
+    place = max(i for i, callback in enumerate(handler.callbacks) if type(callback) in ours)  # behind a user's
+    kind = ours[type(handler.callbacks.pop(place))]
+    if not any(isinstance(callback, kind) for callback in handler.callbacks):
+        handler.callbacks.insert(place, kind())
 
 
 def _shares_as_text(roles: tuple[str, ...], shares: list[float]) -> str | None:

@@ -15,6 +15,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from trl import GRPOTrainer
 from trl.trainer.utils import disable_dropout_in_model, get_callable_name
 
+from ..quiet import name_accelerator_to_deepspeed, patient_bars
 from ..rewards import CreditAllocator, SharedCredit
 from ..team.topology import ThinkSolve, Topology
 from .adapters import REFERENCE, StartReference, add_agent_adapters
@@ -115,6 +116,7 @@ class MultiAgentGRPOTrainer(
         environment_factory: Callable | dict[str, Callable] | None = None,
         role_rewards: dict[str, list] | None = None,
     ):
+        name_accelerator_to_deepspeed()
         check_objects(args, reward_funcs, topology, environment_factory)
         args = MultiAgentGRPOConfig("ccpo-output") if args is None else args
         self.topology = ThinkSolve() if topology is None else topology
@@ -142,7 +144,7 @@ class MultiAgentGRPOTrainer(
         saved_adapters = given.saved_adapters()
         first, *others = self.agents if args.policy_sharing == "separate" else self.agents[:1]
         sources = {agent: given.source(agent) for agent in (*others, first)}  # a single object is changed in place
-        with as_first_engine(self.topology, args), replaced(args, **given.settings(first)):
+        with as_first_engine(self.topology, args), replaced(args, **given.settings(first)), patient_bars():
             super().__init__(
                 **sources[first],
                 reward_funcs=[allocator.outcome for allocator in self.allocators],

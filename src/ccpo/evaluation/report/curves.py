@@ -1,10 +1,11 @@
 """The curves of runs, drawn by matplotlib: as pictures for a page that takes no style from them, and as numbers."""
 
 import io
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from xml.etree import ElementTree
 
@@ -27,6 +28,7 @@ _ROWS = 100  # of a table of numbers
 _BLOCKS = 100  # that are shaded; of more, each would be thinner than a line
 _LABEL = 44  # characters of a legend's
 _LARGEST = 1e300  # what can be added up, and is no infinity
+_MARKS = "osD^vP"
 _DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (9, 2)), (0, (3, 1, 1, 1, 1, 1)))
 # Colours are placeholders: the page's stylesheet says what they are, in light and dark.
 _INK, _COLORS = "#010101", tuple(f"#0200{i:02x}" for i in range(10))
@@ -45,12 +47,23 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Mark:
+    """A measurement beside the curves: the name of the curve that it goes with, step, value and interval."""
+
+    name: str
+    step: float
+    value: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Panel:
-    """What is drawn together: a title, the y axis' label, and the curves."""
+    """What is drawn together: a title, the y axis' label, the curves, and measurements beside them."""
 
     title: str
     label: str
     curves: list[Curve]
+    marks: list[Mark] = field(default_factory=list)
 
 
 def find_panels(histories: Sequence[Sequence[dict[str, Any]]]) -> list[Panel]:
@@ -112,6 +125,12 @@ def smooth(values: list[float], weight: float = 0.8) -> list[float]:
     return smoothed
 
 
+def spread(values: list[float], weight: float = 0.8) -> list[float]:
+    """The standard deviation of the values around [`smooth`]'s mean, by the same weights."""
+    means, squares = smooth(values, weight), smooth([value * value for value in values], weight)
+    return [math.sqrt(max(0.0, square - mean * mean)) for mean, square in zip(means, squares, strict=True)]
+
+
 def draw(
     axis: Any,
     panel: Panel,
@@ -122,7 +141,10 @@ def draw(
     title: str | None = None,
 ) -> int:
     """
-    Draw a panel: each curve raw and smoothed, in a colour for each name and a dash for each run.
+    Draw a panel: each curve smoothed, within a band of a standard deviation on either side, in a colour for each name.
+
+    Of several runs each has a dash; of one run each curve, later ones being thinner, too: of curves that lie on each
+    other all are seen. Measurements stand beside their curve with their intervals.
 
     Args:
         axis (`matplotlib.axes.Axes`): where.
@@ -136,24 +158,27 @@ def draw(
     """
     from matplotlib.patches import Patch
 
-    names = list(dict.fromkeys(curve.name for curve in panel.curves))
+    names = list(dict.fromkeys([*(curve.name for curve in panel.curves), *(mark.name for mark in panel.marks)]))
+    looks = [{"color": colors[i % len(colors)], "linewidth": max(1.2, 2.6 - 0.35 * i)} for i in range(len(names))]
+    if len(runs) == 1:
+        looks = [{**look, "linestyle": _DASHES[i % len(_DASHES)]} for i, look in enumerate(looks)]
     turns = list(dict.fromkeys(roles for *_, roles in blocks[0]))
     seen = len(blocks[0]) <= _BLOCKS
     for start, end, roles in blocks[0] if seen else ():
         axis.axvspan(start, end, color=shades[turns.index(roles) % len(shades)], linewidth=0)
     for curve in panel.curves:
-        color = colors[names.index(curve.name) % len(colors)]
+        look = {"linestyle": _DASHES[curve.run % len(_DASHES)], **looks[names.index(curve.name)]}
         steps, values = thinned(curve.steps, curve.values)
-        dash = _DASHES[curve.run % len(_DASHES)]
-        smoothed = smooth(values)
+        smoothed, around = smooth(values), spread(values)
+        lows = [max(mean - size, min(values)) for mean, size in zip(smoothed, around, strict=True)]
+        highs = [min(mean + size, max(values)) for mean, size in zip(smoothed, around, strict=True)]
         for part in _parts(steps, blocks[curve.run]):
-            axis.plot(steps[part], values[part], color=color, alpha=0.3, linewidth=0.8, linestyle=dash)
+            axis.fill_between(steps[part], lows[part], highs[part], color=look["color"], alpha=0.15, linewidth=0)
             alone = "o" if len(steps[part]) == 1 else ""
-            axis.plot(
-                steps[part], smoothed[part], color=color, linewidth=1.8, linestyle=dash, marker=alone, markersize=3
-            )
+            axis.plot(steps[part], smoothed[part], marker=alone, markersize=3, **look)
+    _draw_marks(axis, panel, names, looks)
     labels = [*names]
-    handles = [axis.plot([], [], color=colors[i % len(colors)], linewidth=1.8)[0] for i in range(len(names))]
+    handles = [axis.plot([], [], **look)[0] for look in looks]
     if len(runs) > 1:
         there = sorted({curve.run for curve in panel.curves})
         handles += [axis.plot([], [], color="0.5", linestyle=_DASHES[i % len(_DASHES)])[0] for i in there]
@@ -179,6 +204,19 @@ def draw(
     for text, label in zip(legend.get_texts(), labels, strict=True):  # a label that begins with "_" would be left out
         text.set_text(label)
     return -(-len(labels) // columns)
+
+
+def _draw_marks(axis: Any, panel: Panel, names: list[str], looks: list[dict[str, Any]]) -> None:
+    """Measurements of one step stand side by side."""
+    steps = [step for curve in panel.curves for step in curve.steps] + [mark.step for mark in panel.marks]
+    for mark in panel.marks:
+        place = names.index(mark.name)
+        x = mark.step + 0.015 * place * (max(steps) - min(steps)) * (1 if mark.step > min(steps) else -1)
+        errors = [[mark.value - mark.interval[0]], [mark.interval[1] - mark.value]]
+        axis.errorbar(
+            [x], [mark.value], yerr=errors, fmt=_MARKS[place % len(_MARKS)], color=looks[place]["color"], capsize=2,
+            markersize=4, linewidth=1,
+        )  # fmt: skip
 
 
 def _as_label(text: str) -> str:

@@ -1,12 +1,15 @@
 """The warm start: supervised training of the policies on their demonstrations."""
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Mapping
 
 from datasets import Dataset, concatenate_datasets
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 
+from ccpo.quiet import name_accelerator_to_deepspeed, no_dataset_bars, patient_bars
 from ccpo.team.topology import Topology
 
 from .family import Family, part_name
@@ -121,6 +124,33 @@ def _mixed(team: Topology, roles: Iterable[str], size: int, seed: int) -> Datase
     return parts[0] if len(parts) == 1 else concatenate_datasets(parts)
 
 
+def _checkpointing_field(config: type) -> str:
+    """The field that switches checkpointing on: transformers below 5.23 has the older name, of which 5.23 warns."""
+    new = "activation_checkpointing"
+    return new if new in {field.name for field in dataclasses.fields(config)} else "gradient_checkpointing"
+
+
+class WarmUpProgress(ProgressCallback):
+    """
+    A bar that says whose warm-up it is, and no metrics.
+
+    Args:
+        name (`str`): the agent, or the folder of what all agents start with.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.label = "Warm-up of all agents together" if name == SHARED else f"Warm-up of the {name}"
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        super().on_train_begin(args, state, control, **kwargs)
+        if self.training_bar is not None:
+            self.training_bar.set_description(f"{self.label}, {state.max_steps} steps")
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        pass
+
+
 def _train(
     name: str,
     path: str,
@@ -142,7 +172,7 @@ def _train(
         "adam_beta2": 0.98,
         "bf16": False,
         "use_cpu": True,
-        "activation_checkpointing": False,
+        _checkpointing_field(SFTConfig): False,
         "dataloader_pin_memory": False,
         "max_length": None,
         "logging_steps": 100,
@@ -154,13 +184,15 @@ def _train(
     model = build_policy(tokenizer, seed)
     if start is not None:
         model.load_state_dict(start.state_dict())
-    trainer = SFTTrainer(
-        model=model,
-        args=SFTConfig(output_dir=path, seed=seed, **settings),
-        train_dataset=rows,
-        processing_class=tokenizer,
-    )
+    name_accelerator_to_deepspeed()
+    args = SFTConfig(output_dir=path, seed=seed, **settings)
+    with no_dataset_bars():
+        trainer = SFTTrainer(model=model, args=args, train_dataset=rows, processing_class=tokenizer)
+    trainer.remove_callback(PrinterCallback if args.disable_tqdm else DEFAULT_PROGRESS_CALLBACK)
+    if not args.disable_tqdm:
+        trainer.add_callback(WarmUpProgress(name))
     result = trainer.train()
-    trainer.save_model(path)
+    with patient_bars():
+        trainer.save_model(path)
     logger.info("Warm-started the %s: mean loss %.3f, saved to %s", name, result.training_loss, path)
     return model
