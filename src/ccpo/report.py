@@ -128,8 +128,8 @@ def say_who_helps(result: BenchmarkResult) -> str:
     """
     In words, whether each role helps, and whether the team is better than a single policy.
 
-    A role helps where the team is better than each arm that takes its text away, and the difference *stands* in the
-    table, corrected; it hurts where the team is worse than one of them, and that stands.
+    A role helps where the team is better than each arm that takes its text away, and the difference is *significant* in
+    the table. It hurts where the team is significantly worse than one of them.
 
     Args:
         result ([`~ccpo.evaluation.BenchmarkResult`]): one benchmark's.
@@ -158,7 +158,7 @@ def say_who_helps(result: BenchmarkResult) -> str:
 
 
 def _sign(difference: Difference) -> int:
-    """Of a difference that stands; else 0."""
+    """The sign of a significant difference; else 0."""
     return (difference.value > 0) - (difference.value < 0) if difference.stands else 0
 
 
