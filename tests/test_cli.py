@@ -3,14 +3,18 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from accelerate.commands.launch import launch_command_parser
 from launching import needs_deepspeed, write_zero_config
 from trl import GRPOConfig, ScriptArguments
@@ -67,6 +71,55 @@ def test_a_wrong_argument_is_the_last_line_on_the_screen(name, endings):
         assert ended.stderr == f"{LINE}\n"
 
 
+# ---- Signals to several processes ----
+
+
+def start_two(folder: Path) -> subprocess.Popen:
+    """A long run of `ccpo train` on two processes, in a session of its own, as a terminal would have it."""
+    rows = [{"question": f"{i} + 1?", "answer": f"#### {i + 1}"} for i in range(16)]
+    (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no"]
+    words += ["--main_process_port", "0", "--config", "smoke/config_gsm8k.yaml", "--dataset_name", "train.jsonl"]
+    words += ["--num_eval_problems", "0", "--max_steps", "1000", "--logging_steps", "1", "--save_strategy", "no"]
+    words += ["--use_cpu", "true", "--bf16", "false", "--ddp_backend", "gloo", "--output_dir", "out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    with (folder / "log").open("w") as log:
+        command = [sys.executable, "-m", "ccpo", "train", *words]
+        options = {"cwd": folder, "env": environment, "stdout": log, "stderr": log, "start_new_session": True}
+        process = subprocess.Popen(command, **options)
+    metrics = folder / "out" / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while not metrics.is_file() or len(metrics.read_text().splitlines()) < 2:
+        assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()[-4000:]
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.full)])
+def test_a_signal_stops_all_processes_after_a_checkpoint(number, tmp_path):
+    process = start_two(tmp_path)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)  # Ctrl-C goes to the terminal's group
+    assert process.wait(120) == 0, (tmp_path / "log").read_text()[-4000:]
+    assert list((tmp_path / "out").glob("checkpoint-*/ccpo_checkpoint.json"))
+    assert "--resume_from_checkpoint true" in (tmp_path / "log").read_text().splitlines()[-1]
+
+
+@pytest.mark.distributed
+@pytest.mark.full
+def test_a_second_ctrl_c_ends_all_processes_at_once(tmp_path):
+    process = start_two(tmp_path)
+    workers = psutil.Process(process.pid).children()
+    for worker in workers:
+        worker.suspend()  # the step does not end
+    os.killpg(process.pid, signal.SIGINT)
+    time.sleep(1.5)
+    os.killpg(process.pid, signal.SIGINT)
+    for worker in workers:
+        worker.resume()
+    assert process.wait(120) in (0, 130) and not any(worker.is_running() for worker in workers)
+
+
 # ---- The words of a wrong argument ----
 
 
@@ -117,11 +170,34 @@ def test_one_line():
     assert one_line(error) == "first second and a note"
 
 
-@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, ImportError, RuntimeError])
-def test_what_a_user_can_mend_ends_with_status_2(kind, capsys):
-    with pytest.raises(SystemExit) as end, refusing("ccpo x", RuntimeError):
+@pytest.mark.parametrize("kind", [ValueError, FileNotFoundError, ImportError])
+def test_what_a_user_can_mend_ends_with_status_2(kind, capsys, monkeypatch):
+    with pytest.raises(SystemExit) as end, refusing("ccpo x"):
         raise kind("`a` is\nwrong")
-    assert end.value.code == 2 and capsys.readouterr().err == "ccpo x: error: `a` is wrong\n"
+    where = "(CCPO_TRACEBACK=1 in the environment shows where.)"
+    assert end.value.code == 2 and capsys.readouterr().err == f"ccpo x: error: `a` is wrong {where}\n"
+    monkeypatch.setenv("CCPO_TRACEBACK", "1")
+    with pytest.raises(kind), refusing("ccpo x"):
+        raise kind("x")
+
+
+def test_errors_of_our_own_code_have_no_more_to_show(capsys):
+    with pytest.raises(SystemExit), refusing("ccpo x"):
+        find_recipe("nothing")
+    assert capsys.readouterr().err.endswith("`ccpo recipes` lists those that are shipped.\n")
+
+
+def test_a_run_time_error_is_the_users_where_our_code_raises_it():
+    with pytest.raises(RuntimeError), refusing("ccpo x", RuntimeError):
+        torch.zeros(2) + torch.zeros(3)
+    with pytest.raises(SystemExit), refusing("ccpo x", RuntimeError):
+        raise_in_the_package("RuntimeError")
+
+
+def raise_in_the_package(kind):
+    """As if a module of the package raised it."""
+    code = compile(f"raise {kind}('x')", str(RECIPES.parent / "module.py"), "exec")
+    exec(code, {})
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, TypeError, BrokenPipeError, KeyboardInterrupt])

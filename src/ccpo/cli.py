@@ -7,9 +7,10 @@ Train teams of language models, and evaluate, serve and show what came of it.
     ccpo report      write the report of one run or of several: one HTML file
     ccpo recipes     list the recipes that are shipped, or copy one out
 
-`ccpo COMMAND --help` says what each takes.
+`ccpo COMMAND --help` says what each takes. With CCPO_TRACEBACK=1 in the environment, an error has its traceback.
 """
 
+import contextlib
 import importlib
 import os
 import shutil
@@ -19,6 +20,8 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import patch
+
+import psutil
 
 from .exits import LINE_FILE, CommandParser, nearest, one_line, refuse, refusing
 from .shipped import LAUNCHES, copy_out, describe, find_launch, list_launches, list_recipes
@@ -102,8 +105,8 @@ def train(arguments: list[str]) -> None:
         parsed = parser.parse_args([*options, "--module", "ccpo.train", *fields])
     if parsed.config_file is None and not Path(launch.default_config_file).is_file():
         _set_defaults(parsed)
-    # torchrun would send Ctrl-C on, to workers that have it from the terminal, and kill them after 30 seconds.
-    parsed.signals_to_handle = "SIGTERM,SIGHUP,SIGQUIT"
+    # torchrun kills the workers 30 seconds after a signal, and saving may take longer: `_launch` hands these two on.
+    parsed.signals_to_handle = "SIGHUP,SIGQUIT"
     with tempfile.TemporaryDirectory() as folder, patch.object(launch, "simple_launcher", _become(folder)):
         _launch(launch.launch_command, parsed, Path(folder) / "line")
 
@@ -152,6 +155,13 @@ def _become(folder: str):
     from accelerate.utils.launch import prepare_simple_launcher_cmd_env
 
     def launcher(args) -> None:
+        os.environ[LINE_FILE] = ""
+        if args.num_processes not in (None, 1):
+            refuse(
+                "ccpo train",
+                f"`--num_processes {args.num_processes}` needs a way to start so many. Add `--accelerate_config ddp` "
+                "(or zero2, zero3, fsdp2), or `--multi_gpu`; or leave it out for one process.",
+            )
         command, environment = prepare_simple_launcher_cmd_env(args)
         shutil.rmtree(folder)
         sys.stdout.flush()
@@ -162,9 +172,10 @@ def _become(folder: str):
 
 def _launch(start, args, line: Path) -> None:
     """Start the workers, and end as the first that failed: with its status, and its line last on the screen."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
-    before = signal.signal(signal.SIGINT, lambda *_: None)  # the workers hear it from the terminal
+    before = {number: signal.signal(number, _hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     os.environ[LINE_FILE] = str(line)
     try:
         start(args)
@@ -173,12 +184,25 @@ def _launch(start, args, line: Path) -> None:
             sys.stderr.write(line.read_text(encoding="utf-8"))
         codes = [failure.exitcode for failure in error.failures.values()]
         sys.exit(next((code if code > 0 else 128 - code for code in codes if code), 1))
+    except SignalException as error:  # where torchrun heeds the signal itself
+        sys.exit(128 + error.sigval)
     except (ValueError, ImportError) as error:  # of the launcher's own options
         os.environ[LINE_FILE] = ""
         refuse("ccpo train", one_line(error))
     finally:
         del os.environ[LINE_FILE]
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _hand_on(number: int, frame) -> None:
+    """Give the workers the signal, which stops them when they have saved; with no worker yet, end."""
+    workers = psutil.Process().children()
+    if not workers:
+        sys.exit(128 + number)
+    for worker in workers:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            worker.send_signal(number)
 
 
 if __name__ == "__main__":

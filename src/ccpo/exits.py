@@ -14,12 +14,13 @@ STATUS = 2
 # Set by `ccpo train`: the file in which a worker leaves its line, which is said when all else has been said; empty
 # where the process has no launcher above it.
 LINE_FILE = "CCPO_LINE_FILE"
-# Waits until a process has ended, for a minute at most, and writes a line.
+TRACEBACK = "CCPO_TRACEBACK"
+# Waits until a process has ended, for ten seconds at most, and writes a line.
 _SAY_AFTER = """
 import os, select, sys
 end = select.poll()
 end.register(os.pidfd_open(int(sys.argv[1])), select.POLLIN)
-end.poll(60_000)
+end.poll(10_000)
 sys.stderr.write(sys.argv[2])
 """
 
@@ -40,23 +41,43 @@ def refusing(command: str, *more: type[Exception]) -> Iterator[None]:
     """
     End the process by [`refuse`] on a `ValueError`, an `OSError`, an `ImportError` or one of `more`.
 
-    Under `python -X dev` the error is raised as it is, with its traceback.
+    With `CCPO_TRACEBACK=1` in the environment the error is raised as it is, with its traceback.
 
     Args:
         command (`str`): what the line begins with, such as `"ccpo train"`.
-        more (`type[Exception]`): further errors that are the user's to mend.
+        more (`type[Exception]`): further errors that are the user's to mend, where code of this package raises them.
     """
     try:
         yield
     except (ValueError, OSError, ImportError, *more) as error:
-        if sys.flags.dev_mode or isinstance(error, BrokenPipeError):
+        ours = _is_ours(error)
+        if os.environ.get(TRACEBACK) or isinstance(error, BrokenPipeError) or (isinstance(error, more) and not ours):
             raise
-        refuse(command, one_line(error))
+        refuse(command, one_line(error) + ("" if ours else f" ({TRACEBACK}=1 in the environment shows where.)"))
 
 
-def refuse(command: str, message: str) -> NoReturn:
+def _is_ours(error: BaseException) -> bool:
+    """Whether code of this package raised the error."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and Path(frame.tb_frame.f_code.co_filename).is_relative_to(Path(__file__).parent)
+
+
+def _is_launched() -> bool:
+    """Whether a launcher that is not `ccpo train` has started this process."""
+    try:
+        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return LINE_FILE not in os.environ and any(
+        name in words for name in (b"accelerate", b"torchrun", b"torch.distributed")
+    )
+
+
+def refuse(command: str, message: str, status: int = STATUS) -> NoReturn:
     """
-    Say in one line on stderr what is wrong, and exit with status 2.
+    Say in one line on stderr what is wrong, and exit.
 
     `accelerate launch` and `torchrun` end with a traceback of their own when a worker fails. The first worker's line
     is said again after it, so that it is the last on the screen.
@@ -64,6 +85,7 @@ def refuse(command: str, message: str) -> NoReturn:
     Args:
         command (`str`): what the line begins with.
         message (`str`): what is wrong, and what to do.
+        status (`int`, defaults to 2): the exit status.
     """
     rank, line = os.environ.get("RANK", "0"), f"{command}: error: {message}\n"
     sys.stdout.flush()
@@ -80,7 +102,7 @@ def refuse(command: str, message: str) -> NoReturn:
             words = [sys.executable, "-c", _SAY_AFTER, str(os.getppid()), line]
             subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     sys.stderr.flush()
-    sys.exit(STATUS)
+    sys.exit(status)
 
 
 class CommandParser(argparse.ArgumentParser):

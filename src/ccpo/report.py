@@ -128,8 +128,8 @@ def say_who_helps(result: BenchmarkResult) -> str:
     """
     In words, whether each role helps, and whether the team is better than a single policy.
 
-    A role helps where the team is better than each arm that takes its text away, and the difference is *significant* in
-    the table. It hurts where the team is significantly worse than one of them.
+    A role helps where the team is better than each arm that takes its text away, and each difference is *significant*
+    in the table. It hurts where the team is significantly worse than one of them.
 
     Args:
         result ([`~ccpo.evaluation.BenchmarkResult`]): one benchmark's.

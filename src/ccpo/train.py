@@ -17,6 +17,7 @@ A recipe, with any field overridden:
 import itertools
 import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -31,7 +32,7 @@ from trl import ModelConfig
 
 from .arguments import TeamArguments, read_model_config, told_by
 from .data import has_splits, load_problems
-from .evaluation import Team, evaluate_team, to_markdown
+from .evaluation import Team, TeamEvaluation, evaluate_team, to_markdown
 from .evaluation import evaluate as evaluate_arms
 from .evaluation.arms import SINGLE, VOTES, build_arms, single_policy
 from .evaluation.loading import make_generators
@@ -46,10 +47,11 @@ from .tasks import MODELS, TASKS
 from .team.topology import Topology
 from .training.checks import check_arguments
 from .training.config import MultiAgentGRPOConfig
-from .training.output_dir import OutputError
+from .training.output_dir import OutputError, writing
 from .training.team_file import generator_options
 from .training.trainer import MultiAgentGRPOTrainer
 
+_RSS_UNIT = 1 if sys.platform == "darwin" else 1024  # Linux counts kilobytes
 TASK_OF_ITS_OWN = {"__config", "__dataset_name", "__task"}
 
 
@@ -112,12 +114,13 @@ def load_models(
             f"once with one, then with these and `{_name_models(warmed, team)}`."
         )
     if PartialState().is_main_process:
-        with patient_bars():
+        with patient_bars(), writing(args, "the models at the start"):
             for name in MODELS.keys() & {*models.values()}:
                 MODELS[name](built[name], seed=args.seed)
         if missing:
             options = {"steps": team.warm_start_steps, "use_cpu": args.use_cpu}
-            build_models(topology, warm, args.seed, shared=common == "shared", **options)
+            with writing(args, "the models at the start"):
+                build_models(topology, warm, args.seed, shared=common == "shared", **options)
     PartialState().wait_for_everyone()
     return {agent: built.get(name, name) for agent, name in (models | warmed).items()}
 
@@ -176,7 +179,7 @@ def compare_arms(whole: Team, problems, single: Team | None, team: TeamArguments
     except OtherSamplesError:  # of the team before this training
         numbers = (folder.with_name(f"{folder.name}-{n}") for n in itertools.count(1))
         aside = folder.rename(next(other for other in numbers if not other.exists()))
-        sys.stdout.write(f"{folder} was of another evaluation: moved to {aside}.\n")
+        sys.stdout.write(f"{folder} holds another evaluation. It was moved to {aside}.\n")
         results = evaluate_arms(whole, {name: problems}, output_dir=folder, **options)
     return "\n".join([to_markdown(results), *map(say_who_helps, results.values())]), folder
 
@@ -249,38 +252,49 @@ def run(prepared: Run) -> None:
     before = evaluate(models, held_out, outcome, *evaluation) if evaluates else None
     trainer.accelerator.wait_for_everyone()
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
-    if trainer.was_stopped:  # by SIGTERM, after a checkpoint: little time is left
+    if trainer.was_stopped:  # after a checkpoint; little time may be left
+        if trainer.accelerator.is_main_process:
+            sys.stdout.write("\nStopped. The same command goes on with `--resume_from_checkpoint true`.\n")
         trainer.accelerator.end_training()
         return
     trainer.save_model(args.output_dir)
-    output = Path(args.output_dir)
-    # one role's model is TRL's, in the folder itself
-    trained = {agent: str(output if topology.is_solo else output / agent) for agent in trainer.agents}
     if trainer.accelerator.is_main_process:
-        paths = {agent: Path(path) for agent, path in trained.items()}
-        title = f"{team.credit}, {team.dataset_name or team.task}, {trainer.state.global_step} steps"
-        after = evaluate(trained, held_out, outcome, *evaluation) if evaluates else None
-        paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title, before, after)
-        if evaluates:
-            if team.final_arms:
-                whole = Team(topology, load_generators(trained, *evaluation), outcome)
-                wants_single = {SINGLE, VOTES} & {*team.final_arms}
-                single = make_single(models, outcome, *evaluation) if wants_single else None
-                arms, paths["evaluation"] = compare_arms(whole, held_out, single, team, args)
-                sys.stdout.write(f"{arms}\n")
-            seconds = time.perf_counter() - prepared.started
-            extra = {"seconds": seconds, "credit": team.credit, "seed": args.seed}
-            extra["peak_gigabytes"] = getrusage(RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # Linux counts kilobytes
-            paths["summary"] = write_json(summarize(before, after, **extra), output / "summary.json")
-            paths["report"] = write_report(output)
-            show_summary(before, after, paths, seconds)
-        else:
-            paths["report"] = write_report(output)
-            sys.stdout.writelines(f"{label}: {path}\n" for label, path in paths.items())
+        with writing(args, "the run's curves, tables and report"):
+            finish(prepared, before)
     if args.push_to_hub:
         trainer.push_to_hub()
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.end_training()
+
+
+def finish(prepared: Run, before: TeamEvaluation | None) -> None:
+    """Evaluate the trained team, and write the run's curves, tables and report."""
+    team, args, topology = prepared.team, prepared.args, prepared.topology
+    trainer, models, held_out, outcome = prepared.trainer, prepared.models, prepared.held_out, prepared.outcome
+    evaluation = (topology, team, args, prepared.quantization_config)
+    output = Path(args.output_dir)
+    # one role's model is TRL's, in the folder itself
+    trained = {agent: str(output if topology.is_solo else output / agent) for agent in trainer.agents}
+    paths = {agent: Path(path) for agent, path in trained.items()}
+    title = f"{team.credit}, {team.dataset_name or team.task}, {trainer.state.global_step} steps"
+    after = evaluate(trained, held_out, outcome, *evaluation) if before is not None else None
+    paths["curves"] = plot_curves(trainer.state.log_history, output / "curves.png", title, before, after)
+    if before is not None:
+        if team.final_arms:
+            whole = Team(topology, load_generators(trained, *evaluation), outcome)
+            wants_single = {SINGLE, VOTES} & {*team.final_arms}
+            single = make_single(models, outcome, *evaluation) if wants_single else None
+            arms, paths["evaluation"] = compare_arms(whole, held_out, single, team, args)
+            sys.stdout.write(f"{arms}\n")
+        seconds = time.perf_counter() - prepared.started
+        extra = {"seconds": seconds, "credit": team.credit, "seed": args.seed}
+        extra["peak_gigabytes"] = getrusage(RUSAGE_SELF).ru_maxrss * _RSS_UNIT / 1e9
+        paths["summary"] = write_json(summarize(before, after, **extra), output / "summary.json")
+        paths["report"] = write_report(output)
+        show_summary(before, after, paths, seconds)
+    else:
+        paths["report"] = write_report(output)
+        sys.stdout.writelines(f"{label}: {path}\n" for label, path in paths.items())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -294,12 +308,14 @@ def main(arguments: list[str] | None = None) -> None:
     if {"-h", "--help", "--help-all"} & {*words}:
         sys.stdout.write(TeamParser().format_help("--help-all" in words))
         return
-    with refusing("ccpo train"):
-        prepared = prepare(*parse_arguments(words))
     try:
+        with refusing("ccpo train"):
+            prepared = prepare(*parse_arguments(words))
         run(prepared)
     except OutputError as error:
         refuse("ccpo train", one_line(error))
+    except KeyboardInterrupt:  # while nothing is trained, or the second one
+        refuse("ccpo train", "interrupted. What was saved before is complete.", 128 + signal.SIGINT)
 
 
 if __name__ == "__main__":

@@ -125,9 +125,15 @@ class CheckpointMixin:
         return self._saver.stopped
 
     def get_train_dataloader(self):
-        loader = super().get_train_dataloader()
-        if self.args.dataloader_num_workers:
-            started = getattr(loader, "base_dataloader", loader)  # within accelerate's, which starts no workers itself
+        return self._shielded(super().get_train_dataloader())
+
+    def get_eval_dataloader(self, eval_dataset=None):
+        return self._shielded(super().get_eval_dataloader(eval_dataset))
+
+    def _shielded(self, loader):
+        """The loader, whose workers do not hear the signals."""
+        started = getattr(loader, "base_dataloader", loader)  # within accelerate's, which starts no workers itself
+        if self.args.dataloader_num_workers and not isinstance(started.worker_init_fn, IgnoreSignals):
             started.worker_init_fn = IgnoreSignals(started.worker_init_fn)
         return loader
 
@@ -238,7 +244,7 @@ class CheckpointMixin:
         sharded = self.is_fsdp_enabled and "FULL_STATE_DICT" not in str(
             self.accelerator.state.fsdp_plugin.state_dict_type
         )
-        what = nullcontext() if self._saves_checkpoint else writing(self.args, "the models")
+        what = nullcontext() if self._saves_checkpoint else writing(self.args, "the models", output_dir)
         with all_trainable(self.model, self.agents), patient_bars(), what:
             if sharded:  # `Trainer` writes no models then
                 self._save(output_dir, state_dict=self.accelerator.get_state_dict(self.model))

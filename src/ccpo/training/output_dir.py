@@ -27,8 +27,10 @@ def check_output_dir(args: Any) -> None:
     if not args.should_save:
         return
     folder = Path(args.output_dir).absolute()
+    if not str(args.output_dir):
+        raise ValueError("`output_dir` is empty. Name a folder.")
     try:
-        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        there = next(path for path in (folder, *folder.parents) if _is_there(path))
         if not there.is_dir():
             raise ValueError(
                 f"`output_dir={str(args.output_dir)!r}`: {there} is a file. Name a folder, or move the file."
@@ -42,18 +44,28 @@ def check_output_dir(args: Any) -> None:
         ) from error
 
 
+def _is_there(path: Path) -> bool:
+    """As `os.path.lexists`, but a name that is too long raises `OSError`."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
 class OutputError(OSError):
     """`output_dir` could not be written while a run went on."""
 
 
 @contextmanager
-def writing(args: Any, what: str) -> Iterator[None]:
+def writing(args: Any, what: str, folder: str | None = None) -> Iterator[None]:
     """
     A while in which the run writes to `output_dir`.
 
     Args:
         args ([`~transformers.TrainingArguments`]): has `output_dir`.
         what (`str`): what is written, for the error.
+        folder (`str`, *optional*): where to, if it is not `output_dir`.
 
     Raises:
         [`OutputError`]: it cannot be written, as on a full disk. One line names the field and the remedy.
@@ -65,6 +77,8 @@ def writing(args: Any, what: str) -> Iterator[None]:
         if number not in _REASONS and not _NOT_WRITTEN.search(str(error)):
             raise
         words = os.strerror(number) if number else str(error).splitlines()[0]
+        if folder is not None and Path(folder) != Path(args.output_dir):
+            raise OutputError(f"{what} could not be written to {folder} ({words}). Name another folder.") from error
         raise OutputError(
             f"`output_dir={str(args.output_dir)!r}`: {what} could not be written ({words}). What was complete before, "
             "older checkpoints too, is as it was. Make room or give another disk, then go on from the last complete "
