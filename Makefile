@@ -16,7 +16,7 @@ WORKERS ?= 2
 export OMP_WAIT_POLICY ?= PASSIVE
 CHECK_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ccpo needs Python 3.11 or newer (TRL 1.16 does); this is %s. Set PYTHON=python3.12" % sys.version.split()[0])'
 
-.PHONY: install demo demo-llm study test test-all test-min test-new test-vllm quality style bench clean
+.PHONY: install demo demo-llm study docs test test-all test-min test-new test-vllm quality style bench clean
 
 install: $(STAMP)
 
@@ -95,15 +95,14 @@ bench: $(STAMP)  ## every benchmark: prints tables, writes outputs/bench/*.json 
 	-$(MAKE) $(LLM_STAMP)
 	$(BIN)/python benchmarks/run_all.py
 
-clean:
-	rm -rf $(VENV) $(VLLM_VENV) $(MIN_VENV) $(NEW_VENV) outputs site build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .coverage*
-
 DOCS_STAMP := $(VENV)/.docs
 
 $(DOCS_STAMP): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
 	@touch $@
 
-.PHONY: docs
 docs: $(DOCS_STAMP)  ## the documentation as a site, into site/; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+clean:
+	rm -rf $(VENV) $(VLLM_VENV) $(MIN_VENV) $(NEW_VENV) outputs site build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .coverage*

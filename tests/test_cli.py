@@ -295,10 +295,15 @@ def test_the_help_has_every_field_of_ours_once():
     assert {*shown} <= {action.dest for action in parser._actions}
     text, everything = parser.format_help(), parser.format_help(True)
     assert [line for line in text.splitlines() if re.fullmatch(r"\w.*:", line)] == [
-        "Recipe:", *(f"{title}:" for title in GROUPS)
+        "Recipe:", "Launch (ccpo train alone):", *(f"{title}:" for title in GROUPS)
     ]  # fmt: skip
     names = [field.name for kind in parser.dataclass_types for field in fields(kind) if field.init]
-    assert set(re.findall(r"^  --(\w+)", everything, re.MULTILINE)) == {"config", *names}
+    assert set(re.findall(r"^  --(\w+)", everything, re.MULTILINE)) == {
+        "config",
+        "accelerate_config",
+        "num_processes",
+        *names,
+    }
     assert 3 * len(text.splitlines()) < len(everything.splitlines())
     assert f"{len({*names}) - len(shown)} more fields: ccpo train --help-all" in text
 

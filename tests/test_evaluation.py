@@ -111,7 +111,7 @@ def test_evaluate_team_counts(chat, batch_size):
         (
             Dataset.from_dict({"question": ["1"]}),
             {},
-            r"`dataset` has no column 'prompt'; it has \['question'\]. Rename",
+            r"`dataset` has no column 'prompt'. Its columns are \['question'\]. Rename",
         ),
         (
             Dataset.from_dict({"prompt": ["1"]}),

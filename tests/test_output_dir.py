@@ -68,7 +68,7 @@ def test_only_what_failed_to_write_is_named(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of its own that is small, where one can be mounted; else files that may not grow."""
+    """A small disk, where one can be mounted."""
     folder = tmp_path / "disk"
     folder.mkdir()
     size = 3_000_000

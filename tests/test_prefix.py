@@ -202,7 +202,10 @@ def test_a_run_is_the_same_up_to_rounding(sharing, model_dirs, make_config, text
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"gradient_checkpointing": True}, "does not go with gradient_checkpointing=True, which drops the keys"),
+        (
+            {"gradient_checkpointing": True},
+            "does not work with gradient_checkpointing=True, which does not keep the keys",
+        ),
     ],
 )
 def test_what_it_does_not_go_with(settings, message, model_dirs, make_config, text_dataset, outcome):

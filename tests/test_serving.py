@@ -1011,7 +1011,7 @@ def test_a_package_that_is_missing(run_folder, monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "ccpo.evaluation.serving.app")
     with pytest.raises(SystemExit):
         main([str(run_folder)])
-    assert "needs fastapi and uvicorn: pip install ccpo[serve]" in capsys.readouterr().err
+    assert "needs fastapi and uvicorn: pip install 'ccpo[serve]'" in capsys.readouterr().err
 
 
 # ---- lm-evaluation-harness ----

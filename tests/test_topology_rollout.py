@@ -156,7 +156,7 @@ def test_a_lost_completion_is_an_error(broken, match):
     [
         (None, "The generator of role 'thinker' returned None. It must take a list of prompts and return a list"),
         ("abc", "The generator of role 'thinker' returned 'abc'"),
-        (["a", None, "c"], "The generator of role 'thinker' returned items that are not texts.*  got None"),
+        (["a", None, "c"], "The generator of role 'thinker' returned items that are not texts.* got None"),
         (["a", 5, "c"], "got 5"),
     ],
     ids=str,

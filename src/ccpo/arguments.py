@@ -1,4 +1,4 @@
-"""Command-line arguments of the examples: what to train on, which credit, which prompts, how models are loaded."""
+"""Command-line arguments of `ccpo train`: what to train on, which credit, which prompts, how models are loaded."""
 
 import dataclasses
 import inspect
@@ -62,7 +62,7 @@ def _refuse_idle(arguments: Any, names: tuple[str, ...], why: str) -> None:
 @dataclass
 class TeamArguments(ThinkSolveArguments, ScriptArguments):
     """
-    Arguments of `examples/train_ccpo.py` beside [`MultiAgentGRPOConfig`] and [`~trl.ModelConfig`]. Those of
+    Arguments of `ccpo train` beside [`MultiAgentGRPOConfig`] and [`~trl.ModelConfig`]. Those of
     Think-Solve alone stand in [`~ccpo.team.think_solve_arguments.ThinkSolveArguments`].
 
     Args:

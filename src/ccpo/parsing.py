@@ -133,7 +133,11 @@ class TeamParser(TrlParser):
         if everything:
             groups["The other fields of TRL"] = [_as_shown(actions[name]) for name in sorted(fields_of - shown)]
         recipe = _shown("config", "RECIPE", "A YAML file of fields, or a recipe that `ccpo recipes` lists.")
-        for title, own in {"Recipe": [recipe], **groups}.items():
+        launch = [
+            _shown("accelerate_config", "NAME", "How to launch: cpu, ddp, zero2, zero3, fsdp2, 2x8_zero3, or a file."),
+            _shown("num_processes", "INT", "Processes, one for each GPU; with every option of `accelerate launch`."),
+        ]
+        for title, own in {"Recipe": [recipe], "Launch (ccpo train alone)": launch, **groups}.items():
             form.start_section(title)
             form.add_arguments(own)
             form.end_section()

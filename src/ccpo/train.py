@@ -45,6 +45,7 @@ from .report import plot_curves, say_who_helps, show_summary, summarize, write_j
 from .shipped import DEFAULT_RECIPE
 from .tasks import MODELS, TASKS
 from .team.topology import Topology
+from .training.checkpoints import find_last_checkpoint
 from .training.checks import check_arguments
 from .training.config import MultiAgentGRPOConfig
 from .training.output_dir import OutputError, writing
@@ -60,7 +61,12 @@ def parse_arguments(arguments: list[str], defaults: tuple[str, ...] = ()):
     given = {argument.split("=")[0].replace("-", "_") for argument in arguments}  # --dataset-name is --dataset_name
     if not given & TASK_OF_ITS_OWN:
         arguments = ["--config", str(DEFAULT_RECIPE), *defaults, *arguments]
-    return TeamParser(launch_options=("--accelerate_config", "--num_processes")).parse_args_and_config(arguments)
+    try:
+        return TeamParser(launch_options=("--accelerate_config", "--num_processes")).parse_args_and_config(arguments)
+    except ValueError as error:
+        if "bf16/gpu" in str(error):
+            error.add_note("`bf16` needs a GPU that has it. To train on a CPU: `--use_cpu true --bf16 false`.")
+        raise
 
 
 def load_task(team: TeamArguments, args: MultiAgentGRPOConfig):
@@ -117,7 +123,8 @@ def load_models(
         with patient_bars(), writing(args, "the models at the start"):
             for name in MODELS.keys() & {*models.values()}:
                 MODELS[name](built[name], seed=args.seed)
-        if missing:
+        is_built = all((Path(path) / "config.json").is_file() for path in warmed.values())
+        if missing and not (args.resume_from_checkpoint and is_built):
             options = {"steps": team.warm_start_steps, "use_cpu": args.use_cpu}
             with writing(args, "the models at the start"):
                 build_models(topology, warm, args.seed, shared=common == "shared", **options)
@@ -226,6 +233,8 @@ def prepare(team: TeamArguments, args: MultiAgentGRPOConfig, model: ModelConfig)
         one = _single_policy(topology, team, args)[0] if wants_single else None
         build_arms(silent, team.final_arms, single=one and Team(one, dict.fromkeys(one.role_names, list)))
     check_arguments({}, [credit], args, train_dataset, topology, loading["peft_config"], held_out)
+    if args.resume_from_checkpoint is True:  # before a model is built
+        find_last_checkpoint(args.output_dir)
     models = load_models(team, args, model, topology)
     trainer = MultiAgentGRPOTrainer(
         model=models,

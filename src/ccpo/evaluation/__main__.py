@@ -39,13 +39,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         "path:problem_column:solution_column; or an embedded task, arithmetic or wordproblems")  # fmt: skip
     add("--output_dir", default="outputs/evaluation", help="gets the samples and the tables")
     add("--k", type=int, default=1, help="samples for each problem")
-    add("--arms", nargs="+", help="by default all that can be")
+    add("--arms", nargs="+", help="what to compare the team with; by default every arm that the team allows")
     add("--single", help="a run's folder or a model, for the single policy and its self-consistency")
     add("--single_prompt", help="what a model in --single is asked: a template with {problem}, or a file of it")
     add("--swap", nargs="+", default=[], metavar="ROLE=MODEL", help="another model in a role, as an arm")
     add("--batch_size", type=int, default=64, help="problems at once, each k times")
     add("--max_problems", type=int, help="the first of each benchmark")
-    add("--seed", type=int, default=0)
+    add("--seed", type=int, default=0, help="of the samples")
     return parser.parse_args(arguments)
 
 
@@ -97,7 +97,8 @@ def run(options: argparse.Namespace, embedded: Callable[[str], Dataset | None] =
             raise ValueError(f"`--swap` names {role!r}; the roles are {list(team.topology.role_names)}.")
         other = Team.from_models(model, Topology((Role(role),)), **common, **sampling[role])
         swaps[role] = other.generate[role]
-    results = evaluate(
+    results = _evaluate(
+        options,
         team,
         read_benchmarks(options, embedded),
         output_dir=options.output_dir,
@@ -111,6 +112,16 @@ def run(options: argparse.Namespace, embedded: Callable[[str], Dataset | None] =
         conversational=not options.text,
     )
     return "\n".join([to_markdown(results), *remarks, *(str(Path(options.output_dir) / name) for name in FILES)])
+
+
+def _evaluate(options: argparse.Namespace, *args, **kwargs):
+    """[`evaluate`], which says what the command's option is where prompts are no conversations."""
+    try:
+        return evaluate(*args, **kwargs)
+    except ValueError as error:
+        if "no chat template" in str(error) and not options.text:
+            error.add_note("In this command, add `--text`.")
+        raise
 
 
 def main(arguments: list[str] | None = None, embedded: Callable[[str], Dataset | None] = lambda name: None) -> None:

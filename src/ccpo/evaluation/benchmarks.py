@@ -9,6 +9,7 @@ from typing import Any
 from datasets import Dataset
 
 from ..data import load_problems
+from ..exits import nearest
 
 
 @dataclass(frozen=True)
@@ -96,9 +97,9 @@ def find_benchmark(given: Any) -> Benchmark:
     if len(columns) == 2 and path and all(columns):
         return Benchmark(Path(path).stem, path, None, "test", *columns)
     raise ValueError(
-        f"`benchmarks` names {given!r}, which is unknown. Known are {list(BENCHMARKS)}. For a file of your "
-        "own, write 'path:problem_column:solution_column'; for a local copy of a known one, write "
-        "'name=path'."
+        f"`benchmarks` names {given!r}, which is unknown.{nearest(str(given), BENCHMARKS)} Known are "
+        f"{list(BENCHMARKS)}, and to `ccpo evaluate` also arithmetic and wordproblems. For a file of your own, write "
+        "'path:problem_column:solution_column'; for a local copy of a known one, write 'name=path'."
     )
 
 

@@ -194,7 +194,7 @@ class OpenAIGenerator(CompletionGenerator):
         try:
             import openai
         except ImportError as error:
-            raise ImportError("OpenAIGenerator needs the openai client: pip install ccpo[serve]") from error
+            raise ImportError("OpenAIGenerator needs the openai client: pip install 'ccpo[serve]'") from error
         with _CLIENT_LOCK:
             if self._client is None:
                 key = os.environ.get("OPENAI_API_KEY") or "EMPTY" if self.api_key is None else self.api_key

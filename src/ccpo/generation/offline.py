@@ -200,7 +200,7 @@ class VLLMGenerator(LoadedGenerator):
             from vllm import LLM
             from vllm.lora.request import LoRARequest
         except ImportError as error:
-            raise ImportError("VLLMGenerator needs vLLM: pip install ccpo[vllm]") from error
+            raise ImportError("VLLMGenerator needs vLLM: pip install 'ccpo[vllm]'") from error
         adapter, options = read_adapter(self.model), dict(self.model_init_kwargs or {})
         base = adapter["base_model_name_or_path"] if adapter else find_base(self.model)
         if rank := self.lora_rank or (adapter or {}).get("r"):

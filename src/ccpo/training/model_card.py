@@ -166,12 +166,22 @@ def write_model_cards(folder: Path, card: TeamCard, model: Any) -> None:
             data=_describe_data(card),
             credit=credit_in_words(card.allocators, card.names),
             credit_yaml=_as_yaml(credit_of(card.allocators)),
-            unsaid="" if card.told else " A script has trained it: add `dataset_name` and the models.",
+            unsaid=_unsaid(card),
             recipe=recipe,
             fence=fence,
             versions="\n".join(f"- {name} {version}" for name, version in installed_versions().items()),
         )
         ModelCard(text).save(folder / agent / "README.md")
+
+
+def _unsaid(card: TeamCard) -> str:
+    """What a recipe of a script does not know."""
+    if card.told:
+        return ""
+    lora = (
+        ", and `use_peft` with the `lora_*` fields of its adapters" if card.args.policy_sharing == "adapters" else ""
+    )
+    return f" A script trained it: add `dataset_name` and the models{lora}."
 
 
 def _as_yaml(values: dict[str, Any]) -> str:

@@ -51,14 +51,20 @@ def recipe_of(
     for field in fields(args):
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         value = values.get(field.name)
-        if field.init and value is not None and value != default and field.name not in _NOT_RECIPE:
+        if field.init and value != default and field.name not in _NOT_RECIPE:
             if not field.name.endswith("_token"):
                 recipe.setdefault(field.name, value)
-    if recipe.get("accelerator_config") == AcceleratorConfig().to_dict():
-        del recipe["accelerator_config"]
+    if _set(recipe.get("accelerator_config")) == _set(AcceleratorConfig().to_dict()):
+        recipe.pop("accelerator_config", None)
     if recipe.get("report_to") == []:
         recipe["report_to"] = "none"
-    return {name: plain for name, value in recipe.items() if (plain := _plain(value)) is not None}
+    plain = {name: _plain(value) for name, value in recipe.items()}
+    return {name: value for name, value in plain.items() if value is not None or recipe[name] is None}
+
+
+def _set(options: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What is set of accelerate's options; a trainer that is built takes `use_configured_state` out."""
+    return {name: value for name, value in (options or {}).items() if value and name != "use_configured_state"}
 
 
 def credit_of(allocators: Sequence[CreditAllocator]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ On SIGTERM or SIGINT, open requests are answered before the server ends.
 import argparse
 import logging
 import os
+import socket
 import threading
 from pathlib import Path
 
@@ -38,10 +39,30 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def check_port(host: str, port: int) -> None:
+    """
+    Make sure, before a model loads, that the address can be bound.
+
+    Raises:
+        `ValueError`: it is in use, or is not this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            free.bind((host, port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise ValueError(
+                f"`--host {host} --port {port}` cannot be bound ({reason}). Name another port; 0 takes a free one."
+            ) from error
+
+
 def run(options: argparse.Namespace) -> None:
     """Load the team and serve it."""
     from .app import serve
 
+    check_port(options.host, options.port)
     team, _ = load_team(options, {"backend": options.backend, "seed": None})
     name = options.name or (Path(options.team).resolve().name if options.team is not None else "team")
     limits = {limit: getattr(options, limit) for limit in ("batch_size", "max_requests", "max_body_bytes")}

@@ -17,7 +17,7 @@ try:
     from fastapi.responses import JSONResponse, Response, StreamingResponse
     from starlette.exceptions import HTTPException
 except ImportError as error:
-    raise ImportError("Serving a team needs fastapi and uvicorn: pip install ccpo[serve]") from error
+    raise ImportError("Serving a team needs fastapi and uvicorn: pip install 'ccpo[serve]'") from error
 
 from ..team import Team
 from .batching import Batcher, Job

