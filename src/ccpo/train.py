@@ -17,6 +17,7 @@ A recipe, with any field overridden:
 import itertools
 import json
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -294,12 +295,14 @@ def main(arguments: list[str] | None = None) -> None:
     if {"-h", "--help", "--help-all"} & {*words}:
         sys.stdout.write(TeamParser().format_help("--help-all" in words))
         return
-    with refusing("ccpo train"):
-        prepared = prepare(*parse_arguments(words))
     try:
+        with refusing("ccpo train"):
+            prepared = prepare(*parse_arguments(words))
         run(prepared)
     except OutputError as error:
         refuse("ccpo train", one_line(error))
+    except KeyboardInterrupt:  # where no step is under way, or for the second time
+        sys.exit(128 + signal.SIGINT)
 
 
 if __name__ == "__main__":
