@@ -308,9 +308,7 @@ def test_a_recipe_is_copied_out(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"`smoke/config_gsm8` is not a shipped recipe. Did you mean"):
         copy_out("smoke/config_gsm8")
     assert copy_out("accelerate_configs/zero2.yaml").name == "zero2.yaml"
-    with pytest.raises(
-        ValueError, match=r"mine.yaml is to be a folder. Name one: the copy is called config_math"
-    ):
+    with pytest.raises(ValueError, match=r"mine.yaml is to be a folder. Name one: the copy is called config_math"):
         copy_out("smoke/config_math.yaml", "mine.yaml")
     with pytest.raises(ValueError, match=r"zero2.yaml/config_math.yaml cannot be written \(.*\). Name another folder"):
         copy_out("smoke/config_math.yaml", "zero2.yaml")

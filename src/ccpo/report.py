@@ -47,6 +47,7 @@ def plot_curves(
     """
     from matplotlib.figure import Figure
 
+    log_history = [row for row in log_history if "step" in row]  # a callback of one's own may add others
     panels, blocks = _with_marks(find_panels([log_history]), log_history, before, after), [find_blocks(log_history)]
     rows = max(1, -(-len(panels) // 3))
     figure = Figure(figsize=(13.8, 3.4 * rows), layout="constrained")
