@@ -4,6 +4,8 @@ from collections import Counter
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from test_arithmetic import loss
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -111,6 +113,12 @@ def test_warm_start_is_deterministic_and_agents_go_on_from_a_common_start(tmp_pa
     still = arithmetic.warm_start_team(team, tmp_path / "still", 5, learning_rate=0.0, **options)
     start = arithmetic.build_policy(arithmetic.build_tokenizer(), 5).state_dict()
     assert all(same(weights(path), start) for path in [*still.values(), tmp_path / "still" / "shared"])
+
+
+def test_what_is_trained_next_may_have_another_precision(tmp_path):
+    warm.warm_start(tmp_path, thinker_steps=1, solver_steps=1, disable_tqdm=True)
+    assert Accelerator(mixed_precision="bf16", cpu=True).mixed_precision == "bf16"
+    AcceleratorState._reset_state()
 
 
 def test_one_policy_for_all_agents(trainings, tmp_path):

@@ -20,6 +20,7 @@ from launching import needs_deepspeed, write_zero_config
 from trl import GRPOConfig, ScriptArguments
 
 from ccpo import MultiAgentGRPOConfig, cli
+from ccpo import train as run_script
 from ccpo.arguments import TeamArguments
 from ccpo.evaluation import __main__ as evaluation
 from ccpo.exits import LINE_FILE, CommandParser, nearest, one_line, refuse, refusing
@@ -140,6 +141,9 @@ def train(*words):
         (["--learning_rate"], "argument --learning_rate/--learning-rate: expected one argument."),
         (["--credit", "luck"], "argument --credit: invalid choice: 'luck' .choose from .*"),
         (["--config"], "`--config` is given without a recipe. Give the path of a YAML file after it."),
+        (["–config", "x"], "`–config` is not an argument. Did you mean `--config`?"),
+        (["--config", "a", "--config=b"], "`--config` is given more than once. Put the fields into one recipe."),
+        (["--accelerate_config", "zero2"], "`--accelerate_config` is the launcher's. Give it to `ccpo train`, .*"),
         (["--config", "smoke/config_gsm8.yaml"], ".*Did you mean `smoke/config_gsm8k.yaml`.*"),
     ],
 )
@@ -157,6 +161,31 @@ def test_a_name_is_checked_before_the_values(tmp_path):
     recipe.write_text("datset_name: x\nproblem_column: q\n")
     with pytest.raises(ValueError, match=r"`datset_name` in .*r.yaml is not a field. Did you mean `dataset_name`\?"):
         train(f"--config={recipe}")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (b"max_steps: [", "`--config .*r.yaml` is not YAML: .*Correct the file."),
+        ("run_name: Möwe".encode("latin-1"), "`--config .*r.yaml` is not a text in UTF-8: .*Save it as UTF-8."),
+        (b"# nothing yet", "`--config .*r.yaml` has no fields. Write one a line, such as `learning_rate: 1e-6`."),
+        (b"- max_steps", "`--config .*r.yaml` has no fields."),
+        (b"on: 3", "`on` in .*r.yaml is not a field: YAML does not read it as a text."),
+        (b"max_steps: 1\nbeta: 0\nmax_steps: 2", "`max_steps` stands in .*r.yaml 2 times. Leave one."),
+        (b"save_strategy: no", "`save_strategy` in .*r.yaml is false: .* Put it in quotes. .*'no', 'steps'"),
+        (b"output_dir: 2024-01-31", r"`output_dir` must be text, got datetime.date\(2024, 1, 31\). Put it in quotes."),
+        (b"max_steps: 2.5", "`max_steps` must be a whole number, got 2.5."),
+    ],
+)
+def test_a_recipe_that_cannot_be_read(recipe, message, tmp_path):
+    (tmp_path / "r.yaml").write_bytes(recipe)
+    with pytest.raises(ValueError, match=message):
+        train("--config", str(tmp_path / "r.yaml"))
+
+
+def test_a_recipe_may_be_written_on_windows(tmp_path):
+    (tmp_path / "r.yaml").write_bytes(b"\xef\xbb\xbfuse_cpu: true\r\nmax_steps: 3\r\n")
+    assert train("--config", str(tmp_path / "r.yaml"))[1].max_steps == 3
 
 
 def test_nearest():
@@ -204,6 +233,18 @@ def raise_in_the_package(kind):
 def test_what_a_user_cannot_mend_is_raised(kind):
     with pytest.raises(kind), refusing("ccpo x"):
         raise kind("x")
+
+
+def test_ctrl_c_before_a_step_shows_no_traceback(monkeypatch):
+    """Where models are built, or evaluated, there is no step to finish."""
+
+    def build(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_script, "prepare", build)
+    with pytest.raises(SystemExit) as end:
+        run_script.main(["--config", "smoke/config_gsm8k.yaml", "--use_cpu", "true"])
+    assert end.value.code == 128 + signal.SIGINT
 
 
 def test_where_a_worker_leaves_its_line(tmp_path, monkeypatch, capsys):
@@ -347,6 +388,10 @@ def test_a_recipe_is_copied_out(tmp_path, monkeypatch, capsys):
     with pytest.raises(ValueError, match=r"`smoke/config_gsm8` is not a shipped recipe. Did you mean"):
         copy_out("smoke/config_gsm8")
     assert copy_out("accelerate_configs/zero2.yaml").name == "zero2.yaml"
+    with pytest.raises(ValueError, match=r"mine.yaml is to be a folder. Name one: the copy is called config_math"):
+        copy_out("smoke/config_math.yaml", "mine.yaml")
+    with pytest.raises(ValueError, match=r"zero2.yaml/config_math.yaml cannot be written \(.*\). Name another folder"):
+        copy_out("smoke/config_math.yaml", "zero2.yaml")
 
 
 def test_a_run_is_told_apart_from_its_launcher():

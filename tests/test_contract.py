@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import trl
 from accelerate import Accelerator
-from accelerate.state import GradientState
+from accelerate.state import AcceleratorState, GradientState
 from packaging.version import Version
 from transformers import Trainer, modeling_utils
 from transformers.cache_utils import DynamicCache
@@ -91,6 +91,7 @@ FUNCTIONS = {
     "transformers.generation": ["GenerationMode"],
     "transformers.integrations": ["deepspeed"],
     "transformers.integrations.deepspeed": ["_hf_deepspeed_config_weak_ref", "unset_hf_deepspeed_config"],
+    "accelerate.state": ["AcceleratorState"],
     "accelerate.commands": ["launch"],
     "accelerate.commands.launch": ["launch_command_parser", "default_config_file", "simple_launcher"],
     "accelerate.utils.launch": ["prepare_simple_launcher_cmd_env"],
@@ -171,6 +172,10 @@ def test_gradients_are_kept_in_step_by_hand_under_deepspeed():
     backward = inspect.getsource(Accelerator.backward)
     assert "self.deepspeed_engine_wrapped.backward(loss, sync_gradients=self.sync_gradients, **kwargs)" in backward
     assert "scale_wrt_gas" in inspect.getsource(Trainer.training_step)
+
+
+def test_the_precision_of_a_process_can_be_forgotten():
+    assert callable(AcceleratorState._reset_state), users_of("_reset_state")
 
 
 def test_a_cache_says_what_its_layers_are():

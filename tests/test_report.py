@@ -4,6 +4,7 @@ import json
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import matplotlib.image
 import numpy as np
@@ -161,6 +162,22 @@ def test_table_is_printed(tmp_path, capsys):
     assert f"summary: {paths['summary']}" in out and "61 seconds" in out
     show_summary(AFTER, AFTER, {}, seconds=1)
     assert rows_of(capsys.readouterr().out)["no answer found"] == ["150 of 600", "150 of 600", ""]
+
+
+def test_a_row_of_a_callback_without_a_step_is_not_drawn(tmp_path):
+    history = [{"note": "mine", "credit/joint_accuracy": 0.1}, {"step": 1, "credit/joint_accuracy": 0.5}]
+    files = [plot_curves(rows, tmp_path / f"{len(rows)}.png", after=AFTER) for rows in (history, history[1:])]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_what_cannot_be_scored_is_no_number_and_a_path_no_markup(capsys):
+    none, lost = Proportion(0, 0), (math.nan,) * 8
+    unknown = TeamEvaluation(none, none, none, 8, none, {"planner": none}, lost, {"planner": lost})
+    show_summary(unknown, unknown, {"summary": Path("runs [bold] [/x]")}, seconds=1)
+    out = capsys.readouterr().out
+    rows = rows_of(out)
+    assert rows["joint accuracy"] == rows["solo accuracy"] == ["-", "-", ""]
+    assert rows["unscorable"] == ["8 of 8", "8 of 8", ""] and "summary: runs [bold] [/x]\n" in out
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -82,17 +82,24 @@ class TeamParser(TrlParser):
             `ValueError`: a name that is not a field, a value that a field cannot have, or a recipe that is not there.
         """
         args = [word for a in args for word in (a.split("=", 1) if a.startswith("--config=") else [a])]
+        if args.count("--config") > 1:
+            raise ValueError("`--config` is given more than once. Put the fields into one recipe.")
         if "--config" in args:
             place = args.index("--config") + 1
             if place == len(args):
                 raise ValueError("`--config` is given without a recipe. Give the path of a YAML file after it.")
             self._config = args[place] = str(find_recipe(args[place]))
-        try:
-            return super().parse_args_and_config(args, *more, **kwargs)
-        except yaml.YAMLError as error:
-            raise ValueError(f"`--config {self._config}` is not YAML: {one_line(error)}. Correct the file.") from error
+            _check_recipe(self._config)
+        return super().parse_args_and_config(args, *more, **kwargs)
 
     def set_defaults_with_config(self, **kwargs) -> list[str]:
+        for action in self._actions:
+            value = kwargs.get(action.dest)
+            if isinstance(value, bool) and action.choices is not None and value not in action.choices:
+                raise ValueError(
+                    f"`{action.dest}` in {self._config} is {str(value).lower()}: that is what YAML makes of yes, no, "
+                    f"on and off. Put it in quotes. It may be one of {[*map(str, action.choices)]}."
+                )
         rest = super().set_defaults_with_config(**kwargs)
         if rest:
             name = rest[0].removeprefix("--")
@@ -103,7 +110,9 @@ class TeamParser(TrlParser):
         parsed, rest = super().parse_known_args(args, namespace)
         if rest:
             name = rest[0].split("=")[0]
-            known = [f"--{known}" for known in self._names()]
+            if name in self._launch_options:
+                raise ValueError(f"`{name}` is the launcher's. Give it to `ccpo train`, or before `-m ccpo.train`.")
+            known = ["--config", *(f"--{known}" for known in self._names())]
             raise ValueError(f"`{name}` is not an argument.{nearest(name, [*known, *self._launch_options])}")
         return parsed, rest
 
@@ -144,6 +153,25 @@ class TeamParser(TrlParser):
         if not everything:
             form.add_text(f"TRL has {len(fields_of - shown)} more fields: {self.prog} --help-all")
         return form.format_help()
+
+
+def _check_recipe(path: str) -> None:
+    """Refuse a file that is not YAML, and one whose fields are not names, or stand in it twice."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            recipe = yaml.compose(file, yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"`--config {path}` is not YAML: {one_line(error)}. Correct the file.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`--config {path}` is not a text in UTF-8: {error}. Save it as UTF-8.") from error
+    if not isinstance(recipe, yaml.MappingNode):
+        raise ValueError(f"`--config {path}` has no fields. Write one a line, such as `learning_rate: 1e-6`.")
+    names = [key.value for key, _ in recipe.value]
+    for key, _ in recipe.value:
+        if key.tag not in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+            raise ValueError(f"`{key.value}` in {path} is not a field: YAML does not read it as a text.")
+        if names.count(key.value) > 1:
+            raise ValueError(f"`{key.value}` stands in {path} {names.count(key.value)} times. Leave one.")
 
 
 def _as_shown(action: argparse.Action) -> argparse.Action:

@@ -47,6 +47,7 @@ def plot_curves(
     """
     from matplotlib.figure import Figure
 
+    log_history = [row for row in log_history if "step" in row]  # a callback of one's own may add others
     panels, blocks = _with_marks(find_panels([log_history]), log_history, before, after), [find_blocks(log_history)]
     rows = max(1, -(-len(panels) // 3))
     figure = Figure(figsize=(13.8, 3.4 * rows), layout="constrained")
@@ -173,26 +174,29 @@ def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str,
     console = Console(width=None if sys.stdout.isatty() else _WIDE)
     between = " [" if console.width >= _WIDE else "\n["
 
-    def add(label: str, *cells: str) -> None:
-        table.add_row(label, *(cell.replace(" [", between) for cell in cells))
+    def add(label: str, *cells: Proportion | str) -> None:
+        known = ("-" if isinstance(cell, Proportion) and not cell.total else str(cell) for cell in cells)
+        table.add_row(label, *(cell.replace(" [", between) for cell in known))
 
     def difference(role: str | None = None) -> str:
         if not all(found.right if role is None else found.right_without.get(role) for found in (before, after)):
             return ""
         value, (low, high) = paired_difference(before, after, role)
+        if math.isnan(value):  # no problem can be scored before and after
+            return ""
         return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
 
     table = Table(title=f"{total} held-out problems, 95 % intervals")
     for column in ("", "before", "after", "after less before"):
         table.add_column(column, justify="right" if column else "left")
-    add("joint accuracy", str(before.joint), str(after.joint), difference())
+    add("joint accuracy", before.joint, after.joint, difference())
     if len(after.without) > 1:
         for role, share in after.without.items():
-            add(f"without {role}", str(before.without[role]), str(share), difference(role))
+            add(f"without {role}", before.without[role], share, difference(role))
     elif after.solo is not None:
-        add("solo accuracy", str(before.solo), str(after.solo), difference(next(iter(after.without), None)))
+        add("solo accuracy", before.solo, after.solo, difference(next(iter(after.without), None)))
     if after.leak.total:
-        add("leak rate", str(before.leak), str(after.leak))
+        add("leak rate", before.leak, after.leak)
     if before.no_answer and after.no_answer:
         add(
             "no answer found",
@@ -201,5 +205,5 @@ def show_summary(before: TeamEvaluation, after: TeamEvaluation, paths: dict[str,
     add("unscorable", *(f"{found.unscorable} of {total}" for found in (before, after)))
     console.print(table)
     for label, path in paths.items():
-        console.print(f"{label}: {path}", soft_wrap=True)
+        console.print(f"{label}: {path}", soft_wrap=True, markup=False)
     console.print(f"{seconds:.0f} seconds")

@@ -83,7 +83,7 @@ def copy_out(name: str, folder: str | Path = ".") -> Path:
         `Path`: the copy.
 
     Raises:
-        `ValueError`: no such recipe, or a file of this name is there.
+        `ValueError`: no such recipe, a file of this name is there, or the folder cannot be one.
     """
     wanted, names = (
         name.removeprefix("recipes/"),
@@ -94,5 +94,10 @@ def copy_out(name: str, folder: str | Path = ".") -> Path:
     copy = Path(folder) / Path(wanted).name
     if copy.exists():
         raise ValueError(f"{copy} is there already. Move it, or name another folder.")
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    return Path(shutil.copyfile(RECIPES / wanted, copy))
+    if copy.parent.suffix in (".yaml", ".yml") and not copy.parent.exists():
+        raise ValueError(f"{copy.parent} is to be a folder. Name one: the copy is called {copy.name} there.")
+    try:
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        return Path(shutil.copyfile(RECIPES / wanted, copy))
+    except OSError as error:
+        raise ValueError(f"{copy} cannot be written ({error.strerror}). Name another folder.") from error

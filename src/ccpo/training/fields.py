@@ -4,6 +4,7 @@ import contextlib
 import json
 import re
 import types
+from datetime import date
 from numbers import Integral, Number
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -90,13 +91,15 @@ def check_scalars(arguments: Any) -> None:
             wrong = True
         elif isinstance(value, bool):
             wrong = not kinds & {bool, str}  # some of TRL's fields accept both
+        elif isinstance(value, date):  # what YAML makes of 2024-01-31
+            wrong = True
         elif isinstance(value, Number):
-            wrong = kinds == {str}
+            wrong = kinds == {str} or (kinds == {int} and not float(value).is_integer())
         else:
             wrong = isinstance(value, str) and kinds == {bool}
         if wrong:
             words = " or ".join(word for kind, word in _WORDS.items() if kind in kinds)
-            quoted = " Put it in quotes." if isinstance(value, Number) and kinds == {str} else ""
+            quoted = " Put it in quotes." if isinstance(value, Number | date) and kinds == {str} else ""
             raise ValueError(f"`{name}` must be {words}, got {value!r}.{quoted}")
 
 

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 
+from accelerate.state import AcceleratorState
 from datasets import Dataset, concatenate_datasets
 from transformers import PreTrainedModel, PrinterCallback, ProgressCallback
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
@@ -194,5 +195,6 @@ def _train(
     result = trainer.train()
     with patient_bars():
         trainer.save_model(path)
+    AcceleratorState._reset_state()  # else what is trained next in this process must have the same `bf16`
     logger.info("Warm-started the %s: mean loss %.3f, saved to %s", name, result.training_loss, path)
     return model
