@@ -80,7 +80,7 @@ def _load_file(name: str, split: str, columns: tuple[str, ...]) -> Dataset:
     except _UNREADABLE as error:  # an empty file raises a bare StopIteration
         raise ValueError(
             f"`dataset_name={name!r}` has no rows that can be read as {suffix}{packed} (split {split!r}). Check the "
-            f"file. ({error.__cause__ or error})"
+            f"file. ({str(error.__cause__ or error) or 'it is empty'})"
         ) from error
 
 
