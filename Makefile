@@ -103,7 +103,7 @@ $(DOCS_STAMP): $(STAMP)
 	@touch $@
 
 docs: $(DOCS_STAMP)  ## the documentation as a site, into site/; a warning is an error
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict  # with --quiet it would count no warning
 
 clean:
 	rm -rf $(VENV) $(VLLM_VENV) $(MIN_VENV) $(NEW_VENV) outputs site build *.egg-info src/*.egg-info .pytest_cache .ruff_cache .coverage*

@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -411,6 +412,17 @@ def test_the_reference_has_every_public_name():
     for name in named:
         module, _, attribute = name.rpartition(".")
         assert hasattr(importlib.import_module(module), attribute), name
+
+
+def test_a_broken_link_fails_make_docs(tmp_path):
+    pytest.importorskip("mkdocs")
+    (words,) = re.findall(r"mkdocs (build [^#\n]*)", (ROOT / "Makefile").read_text())
+    (tmp_path / "mkdocs.yml").write_text("site_name: x\n")
+    (tmp_path / "docs").mkdir()
+    for text, status in (("# A page", 0), ("[a](none.md)", 1)):
+        (tmp_path / "docs" / "index.md").write_text(text)
+        built = subprocess.run([sys.executable, "-m", "mkdocs", *words.split()], cwd=tmp_path, capture_output=True)
+        assert built.returncode == status, built.stderr.decode()
 
 
 def load_hook(name: str) -> ModuleType:
