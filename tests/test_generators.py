@@ -929,7 +929,7 @@ def test_prompts_that_cannot_be_sent():
 
 def test_missing_client_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(ImportError, match=r"pip install ccpo\[serve\]"):
+    with pytest.raises(ImportError, match=r"pip install 'ccpo\[serve\]'"):
         OpenAIGenerator("m", "http://127.0.0.1:1/v1")(TEXTS)
 
 

@@ -453,7 +453,8 @@ def test_what_cannot_be(tmp_path):
         with pytest.raises(ValueError, match="`seed` must be an integer of at least 0, got"):
             evaluate(team, {"four": PROBLEMS}, seed=wrong, **options)
     with pytest.raises(
-        ValueError, match=r"`benchmarks` names 'MATH501', which is unknown. Known are \['MATH500', 'GSM8K'"
+        ValueError,
+        match=r"`benchmarks` names 'MATH501', which is unknown. Did you mean `MATH500`\? Known are \['MATH500'",
     ):
         evaluate(team, ["MATH501"], **options)
     with pytest.raises(ValueError, match="`benchmarks` is empty"):
