@@ -259,6 +259,15 @@ def test_where_a_worker_leaves_its_line(tmp_path, monkeypatch, capsys):
     assert line.read_text() == "ccpo x: error: no\n" and capsys.readouterr().err == "[rank 1] ccpo x: error: other\n"
 
 
+def test_a_line_is_said_once_where_no_launcher_is_above(monkeypatch):
+    """A user, or a Slurm script, may set what accelerate sets; nothing is waited for then."""
+    monkeypatch.delenv(LINE_FILE, raising=False)
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
+    code = "from ccpo.exits import refuse; refuse('ccpo x', 'no')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (2, "ccpo x: error: no\n")
+
+
 def test_arguments_of_the_other_commands(capsys):
     parser = CommandParser("ccpo x", None)
     parser.add_argument("--max_problems", type=int)

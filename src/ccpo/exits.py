@@ -66,13 +66,11 @@ def _is_ours(error: BaseException) -> bool:
 
 def _is_launched() -> bool:
     """Whether a launcher that is not `ccpo train` has started this process."""
-    try:
-        words = Path(f"/proc/{os.getppid()}/cmdline").read_bytes()
-    except OSError:
+    parent = Path(f"/proc/{os.getppid()}/cmdline")
+    if LINE_FILE in os.environ or not parent.is_file():
         return False
-    return LINE_FILE not in os.environ and any(
-        name in words for name in (b"accelerate", b"torchrun", b"torch.distributed")
-    )
+    words = parent.read_bytes()
+    return any(name in words for name in (b"accelerate", b"torchrun", b"torch.distributed"))
 
 
 def refuse(command: str, message: str, status: int = STATUS) -> NoReturn:
@@ -95,10 +93,7 @@ def refuse(command: str, message: str, status: int = STATUS) -> NoReturn:
         Path(os.environ[LINE_FILE]).write_text(line, encoding="utf-8")
     else:
         sys.stderr.write(line)
-        launched = LINE_FILE not in os.environ and {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"} & {
-            *os.environ
-        }
-        if launched and hasattr(os, "pidfd_open"):
+        if _is_launched() and hasattr(os, "pidfd_open"):
             words = [sys.executable, "-c", _SAY_AFTER, str(os.getppid()), line]
             subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
     sys.stderr.flush()

@@ -40,18 +40,17 @@ GROUPS = {
     "Often set, of TRL": (
         *("model_name_or_path", "output_dir", "learning_rate", "per_device_train_batch_size"),
         *("gradient_accumulation_steps", "max_steps", "num_train_epochs", "max_completion_length", "temperature"),
+        *("beta", "loss_type", "use_peft", "lora_r", "lora_alpha", "dtype", "bf16", "use_cpu"),
         *(
-            "beta",
-            "loss_type",
-            "use_peft",
-            "lora_r",
-            "lora_alpha",
-            "dtype",
-            "bf16",
-            "use_cpu",
             "gradient_checkpointing",
+            "use_vllm",
+            "vllm_mode",
+            "logging_steps",
+            "save_steps",
+            "resume_from_checkpoint",
+            "report_to",
+            "seed",
         ),
-        *("use_vllm", "vllm_mode", "logging_steps", "save_steps", "resume_from_checkpoint", "report_to", "seed"),
     ),
 }
 _USAGE = "%(prog)s [--config RECIPE] [--FIELD VALUE ...]"

@@ -65,9 +65,9 @@ def find_launch(given: str) -> Path:
     """
     if Path(given).is_file():
         return Path(given)
-    if given in list_launches():
-        return RECIPES / LAUNCHES / f"{given}.yaml"
     names = list_launches()
+    if given in names:
+        return RECIPES / LAUNCHES / f"{given}.yaml"
     raise ValueError(f"`--accelerate_config {given}` is neither a file nor one of {names}.{nearest(given, names)}")
 
 
@@ -85,10 +85,8 @@ def copy_out(name: str, folder: str | Path = ".") -> Path:
     Raises:
         `ValueError`: no such recipe, a file of this name is there, or the folder cannot be one.
     """
-    wanted, names = (
-        name.removeprefix("recipes/"),
-        [*list_recipes(), *(f"{LAUNCHES}/{n}.yaml" for n in list_launches())],
-    )
+    names = [*list_recipes(), *(f"{LAUNCHES}/{launch}.yaml" for launch in list_launches())]
+    wanted = name.removeprefix("recipes/")
     if wanted not in names:
         raise ValueError(f"`{name}` is not a shipped recipe.{nearest(wanted, names)} `ccpo recipes` lists them.")
     copy = Path(folder) / Path(wanted).name
